@@ -1,0 +1,44 @@
+"""The pix2pix step in plain PyTorch: what the engines' step must equal, and what it is timed against."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PlainStep:
+    """Two networks and two Adams, stepped as in pix2pix (arXiv:1611.07004): BCE with logits, L1 weight."""
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        lr: float,
+        betas: tuple[float, float],
+        l1_weight: float = 100.0,
+    ) -> None:
+        self.generator, self.discriminator, self.l1_weight = generator, discriminator, l1_weight
+        self.generator_adam = torch.optim.Adam(generator.parameters(), lr, betas, fused=True)
+        self.discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr, betas, fused=True)
+
+    def __call__(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """One step. Returns (discriminator's loss, generator's total loss) before the updates."""
+        fake = self.generator(condition)
+
+        self.discriminator_adam.zero_grad()
+        on_fake = self.discriminator(condition, fake.detach())
+        on_real = self.discriminator(condition, target)
+        fake_loss = F.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake))
+        real_loss = F.binary_cross_entropy_with_logits(on_real, torch.ones_like(on_real))
+        discriminator_loss = 0.5 * (real_loss + fake_loss)
+        discriminator_loss.backward()  # type: ignore[no-untyped-call]
+        self.discriminator_adam.step()
+
+        self.generator_adam.zero_grad()
+        self.discriminator.requires_grad_(False)
+        logits = self.discriminator(condition, fake)
+        adversarial = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+        generator_loss = adversarial + self.l1_weight * F.l1_loss(fake, target)
+        generator_loss.backward()  # type: ignore[no-untyped-call]
+        self.generator_adam.step()
+        self.discriminator.requires_grad_(True)
+        return discriminator_loss.detach(), generator_loss.detach()

@@ -1,0 +1,29 @@
+"""`hpc-recolor COMMAND`: the same as `python -m hpc_recolor.COMMAND`."""
+
+import sys
+from importlib import import_module
+
+from hpc_recolor import cli
+
+COMMANDS = {
+    "train": "train a colorizer on a folder of photographs",
+    "colorize": "color photographs with a trained run",
+    "demo": "train on the photographs inside pip packages and show the result",
+}
+
+
+def main() -> int:
+    """Run the command named first, with the arguments behind it."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        return cli.run(import_module(f"hpc_recolor.{name}").app, rest)
+    listing = "\n".join(f"  {command:<10}{meaning}" for command, meaning in COMMANDS.items())
+    if name in ("-h", "--help"):
+        print(f"Usage: hpc-recolor COMMAND [--help] ...\n\n{listing}")
+        return 0
+    print(f"error: unknown command {name}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+    return cli.BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Command lines to function calls, and errors to one line and exit code 2. The only door to cyclopts."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from hpc_recolor.config import Config, explain
+from hpc_recolor.distributed import is_main_process
+from hpc_recolor.errors import UserError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+# Every field of the config as a flag: --section.field VALUE.
+ConfigFlags = Annotated[Config, Parameter(name="*")]
+
+
+def command(name: str) -> App:
+    """An app whose flags are spelled as the config's keys, in full."""
+    spelling = Parameter(name_transform=lambda key: key, consume_multiple=True, negative_iterable=())
+    return App(
+        name=name,
+        help_format="plaintext",
+        version_flags=(),
+        default_parameter=spelling,
+        result_action="return_value",
+    )
+
+
+def given(flags: Config) -> dict[str, Any]:
+    """Only what was said on the command line, as a nested mapping."""
+    return flags.model_dump(exclude_unset=True)
+
+
+def run(app: App, argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
+    try:
+        app(argv, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        cause = error.__cause__
+        return _fail(explain(cause, "command line") if isinstance(cause, ValidationError) else str(error))
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _fail(message: str) -> int:
+    if is_main_process():
+        print("error:", " ".join(message.split()), file=sys.stderr)
+    return BAD_INPUT

@@ -1,0 +1,35 @@
+"""`python -m hpc_recolor.colorize`: color photographs with a trained run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from hpc_recolor import cli
+from hpc_recolor.errors import UserError
+
+app = cli.command("hpc_recolor.colorize")
+
+
+@app.default
+def colorize(
+    *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; any size, gray or color.")],
+    run: Annotated[Path, Parameter(help="Run folder; its newest checkpoint is taken.")],
+    out: Annotated[Path, Parameter(help="Folder for the colored copies, as PNG.")],
+) -> None:
+    """Color photographs, keeping their luminance at full resolution.
+
+    Writes OUT/NAME.png for each photograph. One that cannot be read is skipped and named.
+    """
+    if not photos:
+        raise UserError("PHOTO is missing: name at least one photograph or folder")
+    from hpc_recolor.evaluation.colorizer import colorize_files  # after the parsing: it imports torch
+
+    skipped = colorize_files(list(photos), run, out)
+    if skipped:
+        raise UserError(f"skipped {len(skipped)} photographs that cannot be read: {'; '.join(skipped)}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

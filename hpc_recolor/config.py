@@ -1,0 +1,220 @@
+"""The typed config of a run, and the only reader and writer of YAML."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from hpc_recolor.errors import UserError
+
+ColorName = Literal["rgb", "lab"]
+GeneratorName = Literal["unet", "autoencoder", "resnet"]
+NormName = Literal["batch", "sync_batch", "instance"]
+AdversarialName = Literal["bce", "l1", "mse"]
+FitName = Literal["stretch", "crop", "pad"]
+
+# Input sides must be multiples of these, so that what is halved comes back to the same size.
+SIZE_MULTIPLE: dict[GeneratorName, int] = {"unet": 32, "autoencoder": 16, "resnet": 4}
+
+# A run may go on with other values of these. Everything else would make it another run.
+FREE_TO_CHANGE = (
+    "run.name",
+    "run.folder",
+    "data.threads",
+    "train.epochs",
+    "train.threads",
+    "checkpoint",
+    "tracking",
+)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunConfig(Section):
+    name: str = Field(
+        "train",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the run: its folder inside run.folder. Letters, digits, '.', '_' and '-'.",
+    )
+    folder: Path = Field(Path("runs"), description="Folder that holds the run folders.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, sample order, flips and dropout.")
+
+
+class DataConfig(Section):
+    photos: Path | None = Field(None, description="Folder of photographs to learn from (nested folders too).")
+    held_out: Path | None = Field(
+        None,
+        description="Folder of photographs to measure on. Without it, held_out_count of data.photos are set aside.",
+    )
+    held_out_count: int = Field(
+        16, ge=1, description="Photographs set aside from data.photos, chosen by run.seed [photographs, 1 or more]."
+    )
+    size: int = Field(128, ge=32, description="Side that photographs are resized to [pixels, 32 or more].")
+    fit: FitName = Field(
+        "stretch", description="How a photograph becomes a square: stretched, cut at the center, or padded with black."
+    )
+    flip_horizontal: bool = Field(True, description="Mirror half of the samples left to right.")
+    flip_vertical: bool = Field(True, description="Mirror half of the samples top to bottom.")
+    threads: int = Field(2, ge=1, description="DALI's threads on each rank [threads, 1 or more].")
+
+
+class ModelConfig(Section):
+    generator: GeneratorName = Field("unet", description="Architecture of the generator.")
+    color: ColorName = Field("lab", description="What is learned: gray to RGB, or Lab's L to ab.")
+    width: int = Field(
+        64, ge=1, description="Channels of the first layer of both networks; deeper layers scale [channels, 1 or more]."
+    )
+    norm: NormName = Field(
+        "batch", description="Normalization: over the batch of a rank, over all ranks' batches, or over each image."
+    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of channels dropped in the generator [0 to below 1].")
+
+
+class LossConfig(Section):
+    l1_weight: float = Field(100.0, ge=0, description="Weight of L1 beside the adversarial loss [0 or more].")
+    adversarial: AdversarialName = Field(
+        "bce",
+        description="Criterion on the discriminator's logits: cross-entropy, mean |sigmoid - label|, least squares.",
+    )
+
+
+class TrainConfig(Section):
+    epochs: int = Field(45, ge=1, description="Passes over the photographs [epochs, 1 or more].")
+    batch_size: int = Field(16, ge=1, description="Images in a step, over all ranks together [images, 1 or more].")
+    lr: float = Field(
+        2e-4, gt=0, description="Adam's learning rate, both networks: constant, then linear to zero [above 0]."
+    )
+    lr_constant: float = Field(
+        0.5, ge=0, le=1, description="Share of the run with constant learning rate, before it falls [0 to 1]."
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.5, 0.999), description="Adam's decay rates of the first and second moment [each 0 to below 1]."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes a GPU if any.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of each rank; by default its share of the cores [threads, 1 or more]."
+    )
+
+
+class CheckpointConfig(Section):
+    every_images: int = Field(
+        10_000, ge=1, description="Images between two checkpoints; the last step always makes one [images, 1 or more]."
+    )
+    keep: int = Field(2, ge=1, description="Newest checkpoints that are kept [checkpoints, 1 or more].")
+
+
+class TrackingConfig(Section):
+    log_every_steps: int = Field(10, ge=1, description="Steps between two readings of the losses [steps, 1 or more].")
+    samples_every_images: int = Field(
+        5_000,
+        ge=1,
+        description="Images between two measurements on held-out photographs, with pictures [images, 1 or more].",
+    )
+    samples: int = Field(8, ge=1, description="Held-out photographs in a picture of samples [rows, 1 or more].")
+    tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder's logs/.")
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def load_config(file: Path | None, overrides: dict[str, Any]) -> Config:
+    """Read a config file and lay `overrides` (a nested mapping, as from the command line) over it.
+
+    Raises UserError if the file is missing, is no YAML mapping, or holds an unknown key or an illegal value.
+    """
+    tree = _merge(read_yaml(file) if file else {}, overrides)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(explain(error, str(file) if file else "command line")) from None
+    _check_size(config)
+    return config
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A config file as nested dictionaries. Raises UserError if it cannot be read as a YAML mapping."""
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise UserError(f"config file {file}: {error.strerror}; name an existing file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"config file {file} is not text; name a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"config file {file}{place}: not legal YAML ({getattr(error, 'problem', error)})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"config file {file} holds a {type(tree).__name__}; write 'section: {{key: value}}'")
+    return {section: {} if values is None else values for section, values in tree.items()}
+
+
+def to_yaml(config: Config) -> str:
+    """The config as YAML text that `load_config` reads back to the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def changed_keys(old: Config, new: Config) -> list[str]:
+    """Lines `key: old -> new` for every difference that would make `new` another run than `old`."""
+    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    return [
+        f"{key}: {before[key]} -> {after[key]}"
+        for key in before
+        if before[key] != after[key] and not any(key == free or key.startswith(free + ".") for free in FREE_TO_CHANGE)
+    ]
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """One line for all that pydantic found: key, value, reason and fix. `source` is where the values came from."""
+    return f"{source}: " + "; ".join(_explain_one(detail) for detail in error.errors())
+
+
+def _explain_one(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        legal = [name for name, _ in _leaves(Config().model_dump())] + list(Config.model_fields)
+        near = difflib.get_close_matches(key, legal, n=1, cutoff=0.5)
+        return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "; --help lists the legal keys")
+    reason = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{key}={detail['input']}: {reason}; see --help"
+
+
+def _check_size(config: Config) -> None:
+    multiple = SIZE_MULTIPLE[config.model.generator]
+    if config.data.size % multiple:
+        raise UserError(
+            f"data.size={config.data.size} does not fit model.generator={config.model.generator}: "
+            f"use a multiple of {multiple}"
+        )
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,75 @@
+"""The color photographs that come inside scikit-image, scikit-learn and matplotlib, cut into tiles."""
+
+from itertools import product
+from pathlib import Path
+
+from PIL import Image
+
+from hpc_recolor.errors import UserError
+
+SIDE = 128
+# Every HOLD_OUT_EACH-th square of a SIDE-sized grid over each photograph is measured on and never learned from.
+HOLD_OUT_EACH = 8
+TRAIN_SIDES = (96, 128, 192, 256)
+HELD_OUT_PHOTO = "grace_hopper.png"
+
+Box = tuple[int, int, int, int]
+
+
+def write_tiles(folder: Path) -> None:
+    """Write train/*.png, held_out/*.png, and one whole photograph that no tile is from. Safe to repeat.
+
+    Raises UserError if one of the packages is missing.
+    """
+    done = folder / ".complete"
+    if done.exists():
+        return
+    for name, photo in _load().items():
+        learned, held_out = tile_boxes(*photo.size)
+        for kind, boxes in (("train", learned), ("held_out", held_out)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            for box in boxes:
+                tile = photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
+                tile.save(folder / kind / f"{name}-{'-'.join(map(str, box))}.png")
+    _held_out_photo().save(folder / HELD_OUT_PHOTO)
+    done.touch()
+
+
+def tile_boxes(width: int, height: int) -> tuple[list[Box], list[Box]]:
+    """Boxes (left, top, right, bottom) to learn from and to hold out. No two of different kind share a pixel."""
+    grid = _squares(width, height, SIDE, SIDE)
+    held_out = grid[HOLD_OUT_EACH // 2 :: HOLD_OUT_EACH]
+    learned = [
+        box
+        for side in TRAIN_SIDES
+        for box in _squares(width, height, side, side // 2)
+        if not any(_overlap(box, other) for other in held_out)
+    ]
+    return learned, held_out
+
+
+def _squares(width: int, height: int, side: int, step: int) -> list[Box]:
+    places = product(range(0, height - side + 1, step), range(0, width - side + 1, step))
+    return [(left, top, left + side, top + side) for top, left in places]
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _load() -> dict[str, Image.Image]:
+    try:
+        import skimage.data
+        from sklearn.datasets import load_sample_image
+    except ImportError as error:
+        raise UserError(f"the demo's photographs are missing ({error}): pip install 'hpc-recolor[demo]'") from None
+    photos = {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    photos["motorcycle"] = skimage.data.stereo_motorcycle()[0]
+    photos |= {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
+    return {name: Image.fromarray(pixels) for name, pixels in photos.items()}
+
+
+def _held_out_photo() -> Image.Image:
+    import matplotlib.cbook
+
+    return Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")

@@ -1,0 +1,124 @@
+"""A folder -> the photographs in it that can be read."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from hpc_recolor.config import DataConfig
+from hpc_recolor.data.order import SampleOrder
+from hpc_recolor.distributed import World, gather
+from hpc_recolor.errors import UserError
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class BadPhoto:
+    """A photograph that was left out, and why."""
+
+    path: Path
+    reason: str
+
+
+def find_photos(folder: Path, key: str) -> list[Path]:
+    """Every photograph in a folder and its subfolders, sorted by path, hidden ones left out.
+
+    key: the config key that named the folder, for the message. Raises UserError if the folder is missing or has none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{key}={folder}: no such folder; name a folder of photographs")
+    photos = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PHOTO_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    if not photos:
+        raise UserError(f"{key}={folder}: no photographs in it; expected {', '.join(sorted(PHOTO_SUFFIXES))} files")
+    return photos
+
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None: ...
+
+
+def find_bad_photos(paths: Sequence[Path], progress: Progress = _silent) -> list[BadPhoto]:
+    """Decode every photograph once and return those that cannot be read. progress: told (done, total)."""
+    bad = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for done, (path, reason) in enumerate(zip(paths, pool.map(unreadable_reason, paths), strict=True), start=1):
+            if reason:
+                bad.append(BadPhoto(path, reason))
+            progress(done, len(paths))
+    return bad
+
+
+def unreadable_reason(path: Path) -> str | None:
+    """Why a photograph cannot be decoded, or None if it can."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no reason to leave a photograph out
+            with Image.open(path) as photo:
+                photo.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def fingerprint(folder: Path, paths: Sequence[Path]) -> str:
+    """SHA-256 over the photographs' paths inside the folder and their sizes in bytes: is it still the same set?"""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class PhotoSets:
+    """Readable photographs to learn from and to measure on, disjoint, and what was left out."""
+
+    train: list[Path]
+    held_out: list[Path]
+    bad: list[BadPhoto]
+    fingerprint: str
+
+
+def collect(data: DataConfig, seed: int, world: World, progress: Progress = _silent) -> PhotoSets:
+    """Find and check the photographs of a config; ranks share the work. All ranks get the same sets.
+
+    Raises UserError if a folder is missing, or has too few readable photographs.
+    """
+    if data.photos is None:
+        raise UserError("data.photos is not set: name a folder of photographs with --data.photos DIR")
+    train = find_photos(data.photos, "data.photos")
+    held_out = find_photos(data.held_out, "data.held_out") if data.held_out else []
+    shares = gather(world, find_bad_photos((train + held_out)[world.rank :: world.size], progress))
+    bad = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
+    unreadable = {photo.path for photo in bad}
+    train = [path for path in train if path not in unreadable]
+    held_out = [path for path in held_out if path not in unreadable]
+    if data.held_out is None:
+        if len(train) <= data.held_out_count:
+            raise UserError(
+                f"data.held_out_count={data.held_out_count} leaves nothing to learn from: {data.photos} has "
+                f"{len(train)} readable photographs; set fewer aside or add photographs"
+            )
+        drawn, _ = SampleOrder(len(train), seed).draw(0, data.held_out_count)
+        chosen = set(drawn.tolist())
+        held_out = [path for number, path in enumerate(train) if number in chosen]
+        train = [path for number, path in enumerate(train) if number not in chosen]
+    for key, folder, photos in (("data.photos", data.photos, train), ("data.held_out", data.held_out, held_out)):
+        if not photos:
+            raise UserError(
+                f"{key}={folder}: none of its photographs can be read; the first fails with: {bad[0].reason}"
+            )
+    return PhotoSets(train, held_out, bad, fingerprint(data.photos, train))

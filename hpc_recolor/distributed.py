@@ -1,0 +1,113 @@
+"""Ranks: start-up, who am I, and what all ranks do together. The only reader of RANK and the like."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hpc_recolor.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among the ranks, and what it computes on."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: "torch.device"
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def is_main_process() -> bool:
+    """True on rank 0, and where no launcher set a rank. Needs no process group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def world_size() -> int:
+    """How many ranks the launcher started. Needs no process group."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start(device: str, threads: int | None) -> World:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) that torchrun's environment describes, or one of one rank.
+
+    device: "auto", "cpu" or "cuda". threads: CPU threads of this rank; None shares the machine's cores evenly.
+    Raises UserError if CUDA is asked for and not there.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device=cuda, but torch finds no GPU here: use train.device=cpu, or check nvidia-smi")
+    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    rank, size = int(os.environ.get("RANK", "0")), world_size()
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # Said here, because OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it to the bit.
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    if kind == "cuda":
+        torch.cuda.set_device(local_rank)
+    if not dist.is_initialized():
+        backend = "nccl" if kind == "cuda" else "gloo"
+        if "MASTER_ADDR" in os.environ:
+            dist.init_process_group(backend, rank=rank, world_size=size)
+        else:  # one rank needs no address and no port
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    return World(rank, size, local_rank, torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu"))
+
+
+def stop() -> None:
+    """Leave the process group."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def on_main(world: World, action: Callable[[], Result]) -> Result:
+    """Run `action` on rank 0 and hand its result to all ranks; a UserError of it is raised on all of them."""
+    import torch.distributed as dist
+
+    outcome: list[Any] = [None, None]
+    if world.is_main:
+        try:
+            outcome[0] = action()
+        except UserError as error:
+            outcome[1] = str(error)
+    if world.size > 1:
+        dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    result: Result = outcome[0]
+    return result
+
+
+def gather(world: World, mine: Result) -> list[Result]:
+    """Every rank's `mine`, in order of rank, on every rank."""
+    import torch.distributed as dist
+
+    if world.size == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world.size
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def average_(world: World, tensors: Iterable["torch.Tensor"]) -> None:
+    """Replace each floating-point tensor by its mean over all ranks."""
+    import torch.distributed as dist
+
+    for tensor in tensors:
+        if world.size > 1 and tensor.is_floating_point():
+            dist.all_reduce(tensor)
+            tensor.div_(world.size)

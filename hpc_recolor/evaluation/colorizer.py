@@ -1,0 +1,119 @@
+"""Color one photograph of any size with a trained generator."""
+
+from io import BytesIO
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hpc_recolor.color_space import make_pair, to_pictures
+from hpc_recolor.config import Config
+from hpc_recolor.data.sources import find_photos, unreadable_reason
+from hpc_recolor.errors import UserError
+from hpc_recolor.models.build import Generator, build_generator, load_weights
+from hpc_recolor.run_folder import GENERATOR_WEIGHTS, newest_checkpoint, open_run, write_atomically
+from recolor_kernels import lab_to_rgb_u8, rgb_to_lab
+
+# A strip of a photograph is converted at a time, and none is shown longer than this many of its short sides.
+STRIP_ROWS = 256
+LONGEST_ASPECT = 8
+
+
+class Colorizer:
+    """A generator in eval mode that colors Pillow pictures and keeps their luminance."""
+
+    def __init__(self, generator: Generator, config: Config) -> None:
+        self.generator = generator.eval()
+        self.color = config.model.color
+        self.size = config.data.size
+
+    @classmethod
+    def from_run(cls, folder: Path) -> "Colorizer":
+        """The generator of a run's newest checkpoint, on CPU. Raises UserError if there is none or it does not fit."""
+        run, config = open_run(folder)
+        checkpoint = newest_checkpoint(run)
+        generator = build_generator(config.model, config.data.size)
+        load_weights(generator, load_file(checkpoint / GENERATOR_WEIGHTS), checkpoint)
+        return cls(generator, config)
+
+    @torch.no_grad()
+    def __call__(self, photo: Image.Image) -> Image.Image:
+        """A colored copy: same size, upright, with the photo's own L* at full resolution and the predicted a*, b*.
+
+        photo: any mode and size; color in it is used for nothing but its luminance.
+        """
+        upright = to_rgb(photo)
+        ab_N2HW = F.interpolate(self._predict_ab(upright), size=(upright.height, upright.width), mode="bilinear")
+        rgb_u8_NHWC = _as_tensor(upright)
+        for top in range(0, upright.height, STRIP_ROWS):
+            rows = slice(top, top + STRIP_ROWS)
+            lightness, _ = rgb_to_lab(rgb_u8_NHWC[:, rows])
+            rgb_u8_NHWC[:, rows] = lab_to_rgb_u8(lightness, ab_N2HW[:, :, rows])
+        return Image.fromarray(rgb_u8_NHWC[0].numpy())
+
+    def _predict_ab(self, photo: Image.Image) -> Tensor:
+        """ab / 110 as the generator sees the photo at the size it was trained at: (1,2,h,w)."""
+        scale = self.size / min(photo.size)
+        width, height = (min(LONGEST_ASPECT * self.size, max(self.size, round(side * scale))) for side in photo.size)
+        small = _as_tensor(photo.resize((width, height), Image.Resampling.BILINEAR))
+        condition, _ = make_pair(small, self.color)
+        padding = (0, -width % self.generator.multiple, 0, -height % self.generator.multiple)
+        output = self.generator(F.pad(condition, padding, mode="replicate"))[:, :, :height, :width]
+        return output if self.color == "lab" else rgb_to_lab(to_pictures(condition, output, self.color))[1]
+
+
+def to_rgb(photo: Image.Image) -> Image.Image:
+    """Upright 8-bit RGB of a Pillow picture of any mode; 16-bit gray is scaled down, transparency dropped."""
+    upright = ImageOps.exif_transpose(photo)
+    if upright.mode.startswith("I;16"):
+        upright = upright.point(lambda value: value / 257).convert("L")
+    return upright.convert("RGB")
+
+
+def _as_tensor(photo: Image.Image) -> Tensor:
+    return torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(1, photo.height, photo.width, 3)
+
+
+def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
+    """Color photographs, or all of a folder, into out/NAME.png, telling each on stdout.
+
+    Returns a line for each photograph that cannot be read. Raises UserError before anything is written if a path does
+    not exist, if two results would have one name, or if a result would replace one of the photographs.
+    """
+    files = [file for path in photos for file in (find_photos(path, "PHOTO") if path.is_dir() else [path])]
+    targets = _targets(files, out)
+    colorizer = Colorizer.from_run(run)
+    skipped = []
+    for file, target in targets.items():
+        reason = unreadable_reason(file)
+        if reason:
+            skipped.append(f"{file} ({reason})")
+            continue
+        with Image.open(file) as photo:
+            picture = colorizer(photo)
+        out.mkdir(parents=True, exist_ok=True)
+        content = BytesIO()
+        picture.save(content, "PNG")
+        write_atomically(target, content.getvalue())
+        print(target)
+    return skipped
+
+
+def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
+    originals = {file.resolve() for file in files}
+    targets: dict[Path, Path] = {}
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"PHOTO={file}: no such file; name a photograph or a folder of them")
+        target = out / f"{file.stem}.png"
+        if target in targets.values():
+            raise UserError(
+                f"PHOTO={file}: a second result would be {target}; color these in two calls, to two folders"
+            )
+        if target.resolve() in originals:
+            raise UserError(f"out={out}: {target} is one of the photographs and would be replaced; name another folder")
+        targets[file] = target
+    return targets

@@ -1,0 +1,61 @@
+"""Pictures of samples and of losses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+CAPTION_HEIGHT = 16
+GAP = 4
+
+
+def sample_grid(columns: dict[str, NDArray[np.uint8]]) -> Image.Image:
+    """Pictures side by side under captions. columns: caption -> uint8 (N,H,W,3), all of one shape."""
+    count, height, width, _ = next(iter(columns.values())).shape
+    size = (len(columns) * (width + GAP) + GAP, CAPTION_HEIGHT + count * (height + GAP) + GAP)
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
+    for column, (caption, pictures) in enumerate(columns.items()):
+        left = GAP + column * (width + GAP)
+        draw.text((left, 2), caption, fill="black")
+        for row, picture in enumerate(pictures):
+            grid.paste(Image.fromarray(picture), (left, CAPTION_HEIGHT + GAP + row * (height + GAP)))
+    return grid
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl. A last line without its line break was cut by a kill, and is no row."""
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def plot_losses(metrics: Path, out: Path) -> None:
+    """Draw both networks' losses, and the held-out error, over the epochs of a metrics.jsonl."""
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    rows = read_metrics(metrics)
+    training = [row for row in rows if row["kind"] == "train"]
+    held_out = [row for row in rows if row["kind"] == "held_out"]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    curves = (
+        (left, training, "discriminator", "discriminator"),
+        (left, training, "adversarial", "generator, adversarial"),
+        (middle, training, "l1", "generator, L1 (training)"),
+        (middle, held_out, "l1", "L1 (held out)"),
+        (right, held_out, "ab_error", "model"),
+        (right, held_out, "gray_ab_error", "gray copy"),
+    )
+    for axes, points, key, label in curves:
+        axes.plot([row["epoch"] for row in points], [row[key] for row in points], label=label)
+    for axes, title in (
+        (left, "Discriminator against generator"),
+        (middle, "Generator's L1"),
+        (right, "Held-out ab error [Lab units]"),
+    ):
+        axes.set(title=title, xlabel="epoch", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(out, dpi=120)

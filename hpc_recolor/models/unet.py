@@ -1,0 +1,71 @@
+"""U-Net: halve to the bottleneck, double back, and hand each level's features across (arXiv:1611.07004)."""
+
+import torch
+from torch import Tensor, nn
+
+from hpc_recolor.config import NormName
+from hpc_recolor.models.norm import make_norm
+
+MAX_DEPTH = 7
+
+
+def depth_for(size: int) -> int:
+    """Halvings for pictures of this side: as often as it is even, 7 at most. 128 px goes down to 1 px."""
+    depth = 0
+    while depth < MAX_DEPTH and size % 2 == 0:
+        size //= 2
+        depth += 1
+    return depth
+
+
+class UNet(nn.Module):
+    """Condition (N,1,H,W) to output (N,C,H,W) in [-1, 1]; H and W must be multiples of `multiple`."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, norm: NormName, dropout: float) -> None:
+        super().__init__()
+        self.multiple = 2**depth
+        channels = [width * min(2**level, 8) for level in range(depth)]
+        self.down = nn.ModuleList()
+        for level in range(depth):
+            before = inputs if level == 0 else channels[level - 1]
+            self.down.append(_down(before, channels[level], level == 0, level == depth - 1, norm))
+        self.up = nn.ModuleList()
+        for level in reversed(range(depth)):
+            innermost = level == depth - 1
+            before = channels[level] * (1 if innermost else 2)
+            if level == 0:
+                self.up.append(
+                    nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(before, outputs, 4, stride=2, padding=1), nn.Tanh())
+                )
+            else:
+                after = channels[level - 1]
+                # pix2pix drops in the widest levels, the innermost one left out
+                share = dropout if after == 8 * width and not innermost else 0.0
+                self.up.append(_up(before, after, share, norm))
+
+    def forward(self, condition: Tensor) -> Tensor:
+        features = [condition]
+        for down in self.down:
+            features.append(down(features[-1]))
+        output = features.pop()
+        for up in self.up[:-1]:
+            output = torch.cat((features.pop(), up(output)), dim=1)
+        result: Tensor = self.up[-1](output)
+        return result
+
+
+def _down(before: int, after: int, outermost: bool, innermost: bool, norm: NormName) -> nn.Sequential:
+    layers: list[nn.Module] = [] if outermost else [nn.LeakyReLU(0.2)]
+    layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False))
+    if not outermost and not innermost:
+        layers.append(make_norm(norm, after))
+    return nn.Sequential(*layers)
+
+
+def _up(before: int, after: int, dropout: float, norm: NormName) -> nn.Sequential:
+    layers: list[nn.Module] = [
+        nn.ReLU(),
+        nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
+        make_norm(norm, after),
+    ]
+    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))

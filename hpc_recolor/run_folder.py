@@ -1,0 +1,126 @@
+"""The run folder: what lies where, who may go on in it, and which checkpoint is the newest whole one."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_recolor.config import Config, changed_keys, load_config, to_yaml
+from hpc_recolor.errors import UserError
+
+MANIFEST = "manifest.json"
+GENERATOR_WEIGHTS = "generator.safetensors"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places inside a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        return self.path / "losses.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+
+def claim(config: Config) -> RunFolder:
+    """Create the run folder of a config, or go on in it if it holds the same run.
+
+    Raises UserError if the folder holds another run, or files that are no run.
+    """
+    run = RunFolder(config.run.folder / config.run.name)
+    if run.config.is_file():
+        changes = changed_keys(load_config(run.config, {}), config)
+        if changes:
+            raise UserError(
+                f"run.name={config.run.name}: {run.path} holds another run ({'; '.join(changes)}); "
+                "give the same values to go on with it, or another run.name"
+            )
+    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise UserError(f"run.name={config.run.name}: {run.path} exists and is no run folder; give another run.name")
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.config, to_yaml(config).encode())
+    except OSError as error:
+        raise UserError(f"run.folder={config.run.folder}: cannot write {run.path} ({error.strerror})") from None
+    return run
+
+
+def open_run(folder: Path) -> tuple[RunFolder, Config]:
+    """An existing run folder and its config. Raises UserError if it is none."""
+    run = RunFolder(folder)
+    if not run.config.is_file():
+        raise UserError(f"{folder} is no run folder: it has no config.yaml; name a folder that training wrote")
+    return run, load_config(run.config, {})
+
+
+def checkpoints(run: RunFolder) -> list[Path]:
+    """The committed checkpoints, oldest first. Only what has a manifest is a checkpoint."""
+    return sorted(manifest.parent for manifest in run.checkpoints.glob(f"images-*/{MANIFEST}"))
+
+
+def newest_checkpoint(run: RunFolder) -> Path:
+    """The newest checkpoint, every file of it verified. Raises UserError if there is none or it is damaged."""
+    found = checkpoints(run)
+    if not found:
+        raise UserError(f"{run.path} has no checkpoint yet; train first")
+    verify(found[-1])
+    return found[-1]
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint. Raises UserError if it cannot be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {checkpoint} is damaged: {MANIFEST} cannot be read ({error})") from None
+    return manifest
+
+
+def verify(checkpoint: Path) -> None:
+    """Raise UserError unless every file of the checkpoint has the size and SHA-256 of its manifest."""
+    for name, expected in read_manifest(checkpoint)["files"].items():
+        file = checkpoint / name
+        if not file.is_file() or describe(file) != expected:
+            raise UserError(
+                f"checkpoint {checkpoint} is damaged: {name} is not what was written; "
+                "remove this checkpoint's folder to go on from the one before"
+            )
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """Size [bytes] and SHA-256 of a file, as manifests hold them."""
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a kill, finds the old content or the new, never a part."""
+    beside = file.with_name(f".{file.name}.writing")
+    with beside.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(file)

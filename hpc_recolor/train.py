@@ -1,0 +1,39 @@
+"""`python -m hpc_recolor.train`: train a colorizer on a folder of photographs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from hpc_recolor import cli
+from hpc_recolor.config import Config, load_config, to_yaml
+
+app = cli.command("hpc_recolor.train")
+
+
+@app.default
+def train(
+    *,
+    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags win over it.")] = None,
+    print_config: Annotated[
+        bool, Parameter(name="--print-config", negative=(), help="Print the resulting config as YAML and stop.")
+    ] = False,
+    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+) -> None:
+    """Train a colorizer on a folder of photographs.
+
+    The same command again goes on from the newest checkpoint. On several ranks:
+    torchrun --nproc_per_node 2 -m hpc_recolor.train ...
+    """
+    resolved = load_config(config, cli.given(flags))
+    if print_config:
+        print(to_yaml(resolved), end="")
+        return
+    from hpc_recolor.training import trainer  # after the parsing: it imports torch
+
+    trainer.train(resolved)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

@@ -1,0 +1,121 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, and a line of progress."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hpc_recolor.config import Config
+from hpc_recolor.evaluation.figures import plot_losses, read_metrics
+from hpc_recolor.evaluation.metrics import Scores
+from hpc_recolor.run_folder import RunFolder, write_atomically
+from hpc_recolor.training.step import StepLosses
+
+# Where no terminal redraws the line, a new one is printed at most this often.
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Tracker:
+    """Writes a run's numbers, on rank 0 alone. Rows newer than the checkpoint it goes on from are removed."""
+
+    def __init__(self, run: RunFolder, config: Config, images_seen: int, images_total: int, per_epoch: int) -> None:
+        self.run, self.config = run, config
+        self.images_total, self.per_epoch = images_total, per_epoch
+        self.first_seen, self.last_seen = images_seen, images_seen
+        self.started_s = self.last_s = time.monotonic()
+        self.line_s = 0.0
+        _rewind(run, images_seen)
+        self.writer = self._open_tensorboard(images_seen) if config.tracking.tensorboard else None
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(), console=self.console
+        )
+        self.task = self.progress.add_task("starting", total=images_total, completed=images_seen)
+
+    def __enter__(self) -> "Tracker":
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+        if self.writer:
+            self.writer.close()
+
+    def log_step(self, images_seen: int, losses: StepLosses, lr: float) -> None:
+        """Note the mean losses since the last call, as floats."""
+        now = time.monotonic()
+        rate = (images_seen - self.last_seen) / (now - self.last_s)
+        self.restart_clock(images_seen)
+        values = losses._asdict() | {"lr": lr, "images_per_s": rate}
+        self._append("train", images_seen, values)
+        self._show(images_seen, losses, rate)
+
+    def log_scores(self, images_seen: int, scores: Scores) -> None:
+        """Note the scores on held-out photographs, and draw the curves anew."""
+        self._append("held_out", images_seen, asdict(scores))
+        plot_losses(self.run.metrics, self.run.losses)
+        self.say(
+            f"  held out, {scores.photographs} photographs: ab error {scores.ab_error:.2f}, "
+            f"gray copy {scores.gray_ab_error:.2f}"
+        )
+        self.restart_clock(images_seen)
+
+    def restart_clock(self, images_seen: int) -> None:
+        """Leave what came between two steps (a checkpoint, a measurement) out of images/s."""
+        self.last_seen, self.last_s = images_seen, time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _append(self, kind: str, images_seen: int, values: dict[str, Any]) -> None:
+        row = {"kind": kind, "images_seen": images_seen, "epoch": images_seen / self.per_epoch} | values
+        with self.run.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for key, value in values.items():
+            if self.writer:
+                self.writer.add_scalar(f"{kind}/{key}", value, images_seen)
+
+    def _show(self, images_seen: int, losses: StepLosses, rate: float) -> None:
+        text = (
+            f"epoch {images_seen / self.per_epoch:.1f}/{self.config.train.epochs}  {rate:.1f} images/s  "
+            f"D {losses.discriminator:.3f}  G {losses.generator:.2f} (L1 {losses.l1:.4f})"
+        )
+        self.progress.update(self.task, completed=images_seen, description=text)
+        now = time.monotonic()
+        if not self.console.is_terminal and (
+            now - self.line_s > SECONDS_BETWEEN_LINES or images_seen >= self.images_total
+        ):
+            self.line_s = now
+            trained = images_seen - self.first_seen
+            left_s = (self.images_total - images_seen) * (now - self.started_s) / trained
+            self.say(f"{text}  {max(0.0, left_s):.0f} s left")
+
+    def _open_tensorboard(self, images_seen: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.run.logs), purge_step=images_seen + 1)
+
+
+@contextmanager
+def checking_progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar for the check of photographs; the function it yields is told how many are done, of how many."""
+    columns = (TextColumn("checking photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _rewind(run: RunFolder, images_seen: int) -> None:
+    if run.metrics.exists():
+        kept = [row for row in read_metrics(run.metrics) if row["images_seen"] <= images_seen]
+        write_atomically(run.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())

@@ -1,0 +1,27 @@
+"""Color conversion and losses for colorizers, as functions on tensors.
+
+Ranges, used everywhere: RGB pictures are uint8 in NHWC; L is L*/50 - 1 and ab is ab/110, so both are about [-1, 1];
+gray and RGB targets are v/127.5 - 1. Networks' tensors are NCHW.
+"""
+
+from recolor_kernels.reference import (
+    AB_SCALE,
+    Criterion,
+    l1_loss,
+    lab_to_rgb_u8,
+    patch_loss,
+    rgb_float_to_u8,
+    rgb_to_gray,
+    rgb_to_lab,
+)
+
+__all__ = [
+    "AB_SCALE",
+    "Criterion",
+    "l1_loss",
+    "lab_to_rgb_u8",
+    "patch_loss",
+    "rgb_float_to_u8",
+    "rgb_to_gray",
+    "rgb_to_lab",
+]

@@ -1,0 +1,47 @@
+"""Packaging. `kernels/` is a room, not a package: `recolor_kernels` inside it is, and can be used alone."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version: dict[str, str] = {}
+exec(Path("hpc_recolor/__init__.py").read_text(), version)
+
+setup(
+    name="hpc-recolor",
+    version=version["__version__"],
+    description="Train colorizers of gray photographs with pix2pix, from one laptop to a SLURM cluster",
+    long_description=Path("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["hpc_recolor", "hpc_recolor.*"])
+    + find_packages("kernels", include=["recolor_kernels", "recolor_kernels.*"]),
+    package_dir={"": ".", "recolor_kernels": "kernels/recolor_kernels"},
+    install_requires=[
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "triton>=3.6; platform_system == 'Linux'",
+        "deepspeed>=0.19.8",
+        "submitit>=1.5.4",
+        "numpy>=2.0",
+        "pillow>=11.0",
+        "pydantic>=2.11",
+        "cyclopts>=5.4",
+        "pyyaml>=6.0",
+        "rich>=14.0",
+        "tensorboard>=2.20",
+        "matplotlib>=3.10",
+        "torchmetrics>=1.8",
+        "safetensors>=0.6",
+    ],
+    extras_require={
+        # DALI has one package for each CUDA major version, and the two overwrite each other: pick one.
+        "cuda13": ["nvidia-dali-cuda130>=2.1"],
+        "cuda12": ["nvidia-dali-cuda120>=2.1"],
+        "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
+        "dev": ["hypothesis>=6.130", "mypy>=1.18", "pytest>=8.4", "ruff>=0.14", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["hpc-recolor = hpc_recolor.__main__:main"]},
+)
