@@ -72,4 +72,5 @@ def _load() -> dict[str, Image.Image]:
 def _held_out_photo() -> Image.Image:
     import matplotlib.cbook
 
-    return Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
+    with Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as photo:
+        return photo.convert("RGB")

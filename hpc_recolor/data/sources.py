@@ -16,6 +16,8 @@ from hpc_recolor.distributed import World, gather
 from hpc_recolor.errors import UserError
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+# By content, in Pillow's words: what DALI decodes too. One file that it cannot decode would end its pipeline.
+PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def unreadable_reason(path: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no reason to leave a photograph out
             with Image.open(path) as photo:
+                if photo.format not in PHOTO_FORMATS:
+                    return f"holds {photo.format}, expected one of {', '.join(sorted(PHOTO_FORMATS))}"
                 photo.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return " ".join(str(error).split()) or type(error).__name__

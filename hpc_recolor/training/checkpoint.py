@@ -37,7 +37,7 @@ def save(run: RunFolder, engines: Engines, images_seen: int, photos: str, keep: 
     """
     final = run.checkpoints / f"images-{images_seen:012d}"
     beside = run.checkpoints / ".writing"
-    on_main(world, lambda: _make_empty(beside))
+    on_main(world, lambda: _start_over(run, beside))
     averaged = [_averaged_state(engine.module, world) for engine in engines]  # a collective: on all ranks
     mine = [_write_rank_state(beside, engines, world)]
     if world.is_main:
@@ -80,9 +80,12 @@ def restore(run: RunFolder, engines: Engines, photos: str, world: World) -> int:
     return int(manifest["images_seen"])
 
 
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _start_over(run: RunFolder, beside: Path) -> None:
+    """An empty folder to write into, and none left of savings and prunings that were killed."""
+    remnants = [folder for folder in run.checkpoints.glob("images-*") if not (folder / MANIFEST).exists()]
+    for folder in (beside, *remnants):
+        shutil.rmtree(folder, ignore_errors=True)
+    beside.mkdir(parents=True)
 
 
 def _averaged_state(network: nn.Module, world: World) -> dict[str, Tensor]:

@@ -1,0 +1,35 @@
+# Every target makes what it needs: a virtual environment in .venv with all packages. Safe to run again.
+PYTHON ?= python3
+# Major version of CUDA that DALI is built for: 13 or 12.
+CUDA ?= 13
+RUN := .venv/bin/python
+READY := .venv/ready-cuda$(CUDA)
+
+.PHONY: help demo test lint clean
+help:
+	@echo 'make demo   train on the photographs inside pip packages and show the result (5 minutes)'
+	@echo 'make test   run all tests'
+	@echo 'make lint   check style and types'
+	@echo 'make clean  remove .venv and caches; runs/ stays'
+
+demo: $(READY)
+	$(RUN) -m hpc_recolor.demo
+
+test: $(READY)
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(READY): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda$(CUDA),demo,dev]'
+	touch $@

@@ -1,0 +1,60 @@
+"""Photographs that tests make for themselves, commands as users run them, and one table of tolerances."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# The smallest run that goes through everything.
+TINY = (
+    *("--data.size", "32", "--data.held_out_count", "3", "--model.width", "4", "--train.batch_size", "4"),
+    *("--train.epochs", "1", "--train.threads", "1", "--tracking.log_every_steps", "1"),
+)
+
+
+def paint_photo(number: int, width: int = 48, height: int = 40) -> Image.Image:
+    """A smooth colored picture, another one for each number."""
+    draw = np.random.default_rng(number)
+    y, x = np.mgrid[0:1:height*1j, 0:1:width*1j]  # fmt: skip
+    waves = [np.sin(2 * np.pi * (draw.random() * 2 * x + draw.random() * 2 * y + draw.random())) for _ in range(3)]
+    return Image.fromarray(np.stack([127.5 + 127.5 * wave for wave in waves], axis=-1).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 15 photographs, some in a subfolder, as PNG and JPEG."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "nested" / "deeper").mkdir(parents=True)
+    for number in range(15):
+        place = folder / "nested" / "deeper" if number % 3 == 0 else folder
+        paint_photo(number).save(place / f"photo{number:02d}.{'jpg' if number % 2 else 'png'}")
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """`command("train", "--flag", ..., ranks=2)` runs `python -m hpc_recolor.train --flag ...` in an empty folder."""
+
+    def run(name: str, *arguments: object, ranks: int = 1) -> "subprocess.CompletedProcess[str]":
+        module = f"hpc_recolor.{name}"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+        environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+        return subprocess.run(
+            [sys.executable, *launcher, "-m", module, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment | {"COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

@@ -1,0 +1,48 @@
+"""The sample order: pure, complete, and blind to batches and ranks."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpc_recolor.data.order import SampleOrder
+
+SAMPLES = st.integers(1, 50)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@given(SAMPLES, SEEDS, st.integers(0, 5))
+def test_every_epoch_has_every_sample_once(samples: int, seed: int, epoch: int) -> None:
+    numbers, _ = SampleOrder(samples, seed).draw(epoch * samples, samples)
+    assert sorted(numbers) == list(range(samples))
+
+
+@given(SAMPLES, SEEDS, st.integers(0, 200), st.lists(st.integers(0, 40), max_size=8))
+def test_the_stream_is_the_same_however_it_is_cut(samples: int, seed: int, start: int, cuts: list[int]) -> None:
+    whole = SampleOrder(samples, seed).draw(start, sum(cuts))
+    order = SampleOrder(samples, seed)
+    parts = [order.draw(start + sum(cuts[:number]), cut) for number, cut in enumerate(cuts)]
+    for kind in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([part[kind] for part in parts] or [whole[kind]]), whole[kind])
+
+
+def test_epochs_and_seeds_differ() -> None:
+    order = SampleOrder(100, 7)
+    first, second = order.draw(0, 100), order.draw(100, 100)
+    other = SampleOrder(100, 8).draw(0, 100)
+    for kind in (0, 1):
+        assert not np.array_equal(first[kind], second[kind])
+        assert not np.array_equal(first[kind], other[kind])
+
+
+def test_flips_are_fair_and_independent() -> None:
+    _, flips = SampleOrder(10_000, 0).draw(0, 10_000)
+    both = flips[:, 0] & flips[:, 1]
+    assert np.abs(flips.mean(axis=0) - 0.5).max() < 0.02
+    assert abs(both.mean() - 0.25) < 0.02
+
+
+def test_the_order_of_a_seed_never_changes() -> None:
+    """A run that goes on under a newer version must see each sample once an epoch."""
+    numbers, flips = SampleOrder(8, 0).draw(6, 6)
+    assert numbers.tolist() == [4, 5, 7, 4, 5, 1]
+    assert flips.astype(int).tolist() == [[1, 1], [0, 0], [0, 0], [0, 0], [1, 1], [1, 0]]

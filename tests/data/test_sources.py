@@ -1,0 +1,74 @@
+"""Which photographs of a folder are taken, and which are left out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from hpc_recolor.config import DataConfig
+from hpc_recolor.data.sources import collect, find_bad_photos, find_photos, fingerprint
+from hpc_recolor.distributed import World
+from hpc_recolor.errors import UserError
+from tests.conftest import paint_photo
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def test_nested_folders_are_searched_and_hidden_ones_are_not(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / "album").mkdir()
+    for place in (tmp_path / ".thumbnails", tmp_path / "album"):
+        paint_photo(0).save(place / "photo.JPG")
+    (tmp_path / "notes.txt").write_text("no photograph")
+    assert find_photos(tmp_path, "data.photos") == [tmp_path / "album" / "photo.JPG"]
+    assert len(find_photos(photos, "data.photos")) == 15
+
+
+@pytest.mark.parametrize(("name", "message"), [("missing", "no such folder"), ("empty", "no photographs in it")])
+def test_a_folder_without_photographs_is_named(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=f"data.photos=.*{name}: {message}"):
+        find_photos(tmp_path / name, "data.photos")
+
+
+def test_truncated_and_foreign_files_are_found(tmp_path: Path) -> None:
+    paint_photo(0).save(tmp_path / "good.jpg")
+    whole = (tmp_path / "good.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("no photograph")
+    (tmp_path / "empty.jpg").touch()
+    paint_photo(0).save(tmp_path / "moving.jpg", format="GIF")
+    bad = find_bad_photos(find_photos(tmp_path, "data.photos"))
+    assert [photo.path.name for photo in bad] == ["empty.jpg", "moving.jpg", "text.png", "truncated.jpg"]
+    assert "holds GIF" in bad[1].reason
+    assert "truncated" in bad[3].reason.lower()
+
+
+def test_held_out_photographs_are_disjoint_and_chosen_by_seed(photos: Path) -> None:
+    data = DataConfig(photos=photos, held_out_count=4)
+    one, again, other = collect(data, 1, ALONE), collect(data, 1, ALONE), collect(data, 2, ALONE)
+    assert one == again
+    assert one.held_out != other.held_out
+    assert len(one.held_out) == 4
+    assert sorted(one.train + one.held_out) == find_photos(photos, "data.photos")
+
+
+def test_too_few_photographs_to_set_aside_are_refused(photos: Path) -> None:
+    with pytest.raises(UserError, match=r"data.held_out_count=15 leaves nothing.*has 15 readable"):
+        collect(DataConfig(photos=photos, held_out_count=15), 0, ALONE)
+
+
+def test_a_folder_of_broken_photographs_says_why(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no photograph")
+    with pytest.raises(UserError, match="has 0 readable"):
+        collect(DataConfig(photos=tmp_path), 0, ALONE)
+
+
+def test_the_fingerprint_notices_another_set_of_photographs(tmp_path: Path) -> None:
+    for number in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    paths = find_photos(tmp_path, "data.photos")
+    before = fingerprint(tmp_path, paths)
+    paths[0].rename(tmp_path / "renamed.png")
+    assert fingerprint(tmp_path, find_photos(tmp_path, "data.photos")) != before

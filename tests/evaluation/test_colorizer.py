@@ -1,0 +1,60 @@
+"""One photograph colored: size, orientation and luminance stay."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.color import rgb2lab
+
+from hpc_recolor.config import ColorName, Config, ModelConfig
+from hpc_recolor.evaluation.colorizer import Colorizer, to_rgb
+from hpc_recolor.models.build import build_generator
+from tests import tolerances
+from tests.conftest import paint_photo
+
+
+def colorizer(color: ColorName = "lab") -> Colorizer:
+    config = Config(model=ModelConfig(width=4, color=color))
+    torch.manual_seed(0)
+    return Colorizer(build_generator(config.model, config.data.size), config)
+
+
+def lightness(photo: Image.Image) -> "np.typing.NDArray[np.float64]":
+    values: np.typing.NDArray[np.float64] = rgb2lab(np.asarray(photo))[..., 0]
+    return values
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (300, 20), (20, 300), (513, 257), (3000, 4)])
+def test_any_size_is_kept(size: tuple[int, int]) -> None:
+    assert colorizer()(paint_photo(0, *size)).size == size
+
+
+@pytest.mark.parametrize("color", ["rgb", "lab"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_luminance_is_the_photographs_own_at_full_resolution(color: ColorName, mode: str) -> None:
+    photo = paint_photo(3, 200, 150).convert(mode)
+    colored = colorizer(color)(photo)
+    assert np.abs(lightness(colored) - lightness(photo.convert("RGB"))).mean() <= tolerances.LUMINANCE
+
+
+def test_gray_may_come_as_one_channel_or_three() -> None:
+    photo = paint_photo(3, 200, 150)
+    gray = photo.convert("L")
+    one, other = (np.asarray(colorizer("rgb")(picture)) for picture in (gray, gray.convert("RGB")))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_rotated_photograph_comes_out_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paint_photo(0, 60, 40).save(tmp_path / "rotated.jpg", exif=exif)
+    with Image.open(tmp_path / "rotated.jpg") as photo:
+        assert colorizer()(photo).size == (40, 60)
+
+
+def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    levels = np.asarray(to_rgb(Image.fromarray(ramp)))[..., 0].astype(int)
+    assert np.abs(levels - ramp / 257).max() <= 1

@@ -1,0 +1,33 @@
+"""Pictures of samples and losses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hpc_recolor.evaluation.figures import plot_losses, read_metrics, sample_grid
+
+
+def test_sample_grid_shows_every_picture_untouched() -> None:
+    random = np.random.default_rng(0)
+    columns = {name: random.integers(0, 256, (3, 10, 12, 3), np.uint8) for name in ("gray", "colorized", "original")}
+    grid = np.asarray(sample_grid(columns))
+    for column, pictures in enumerate(columns.values()):
+        for row, picture in enumerate(pictures):
+            top, left = 20 + row * 14, 4 + column * 16
+            np.testing.assert_array_equal(grid[top : top + 10, left : left + 12], picture)
+
+
+def test_losses_are_drawn_even_before_the_first_measurement(tmp_path: Path) -> None:
+    losses = {"discriminator": 0.7, "adversarial": 0.7, "l1": 0.1}
+    row = {"kind": "train", "images_seen": 4, "epoch": 0.5} | losses
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
+    with Image.open(tmp_path / "losses.png") as figure:
+        assert figure.width > 1000
+
+
+def test_a_row_cut_by_a_kill_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train"}\n{"kind": "tr')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"kind": "train"}]

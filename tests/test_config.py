@@ -1,0 +1,71 @@
+"""The config: YAML and flags in, one line out for what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpc_recolor.config import Config, changed_keys, load_config, to_yaml
+from hpc_recolor.errors import UserError
+from tests.conftest import ROOT
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("train: {epochs: 3, lr: 1e-3}\ndata:\n")
+    config = load_config(tmp_path / "run.yaml", {"train": {"epochs": 5}})
+    assert (config.train.epochs, config.train.lr, config.train.batch_size) == (5, 1e-3, Config().train.batch_size)
+
+
+@given(st.integers(1, 1000), st.floats(1e-8, 1.0), st.sampled_from(["rgb", "lab"]), st.booleans())
+def test_yaml_brings_the_same_config_back(epochs: int, lr: float, color: Any, flip: bool) -> None:
+    tree = {"train": {"epochs": epochs, "lr": lr}, "model": {"color": color}, "data": {"flip_vertical": flip}}
+    config = load_config(None, tree)
+    assert load_config(None, yaml.safe_load(to_yaml(config))) == config
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("**/*.yaml")), ids=lambda file: str(file.name))
+def test_every_config_of_the_project_is_legal_and_says_how_to_run_it(file: Path) -> None:
+    load_config(file, {})
+    head = file.read_text().split("\n\n")[0].splitlines()[:6]
+    for word in ("Hardware:", "Expected:"):
+        assert any(word in line for line in head if line.startswith("#")), f"{file.name} does not say {word}"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("train: {epoch: 3}", ["unknown key train.epoch", "did you mean train.epochs?"]),
+        ("trian: {epochs: 3}", ["unknown key trian", "did you mean train"]),
+        ("train: {epochs: many}", ["train.epochs=many", "valid integer"]),
+        ("train: {epochs: 0}", ["train.epochs=0", "greater than or equal to 1"]),
+        ("model: {generator: vit}", ["model.generator=vit", "'unet', 'autoencoder' or 'resnet'"]),
+        ("train: 3", ["train=3"]),
+        ("run: {name: ../x}", ["run.name=../x"]),
+        ("[1, 2]", ["holds a list"]),
+        ("train: {epochs: 3", ["line 1", "not legal YAML"]),
+        ("train: {epochs: 0, lr: x}", ["train.epochs=0", "train.lr=x"]),
+        ("data: {size: 100}", ["data.size=100", "multiple of 32"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(tmp_path / "run.yaml", {})
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_only_changes_that_make_another_run_are_named() -> None:
+    old = Config()
+    new = load_config(None, {"train": {"epochs": 99, "lr": 1e-3}, "checkpoint": {"keep": 5}, "model": {"width": 8}})
+    assert changed_keys(old, new) == ["model.width: 64 -> 8", "train.lr: 0.0002 -> 0.001"]
+
+
+def test_the_reader_of_files_that_are_no_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is not text"):
+        load_config(tmp_path / "run.yaml", {})

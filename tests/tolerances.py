@@ -1,0 +1,20 @@
+"""How close is equal. Every tolerance of the tests stands here, and none is loosened to pass."""
+
+# Lab values of the float32 reference against scikit-image in float64 [Lab units].
+LAB_FLOAT32 = 1e-3
+LAB_FLOAT64 = 1e-9
+
+# Parameters and Adam's moments after five steps, engines against plain PyTorch.
+TWIN_ABSOLUTE = 1e-6
+TWIN_MOMENT_RELATIVE = 1e-4
+
+# Losses of one rank against two ranks at the same global batch, relative.
+RANKS_FLOAT32_5_STEPS = 1e-5
+RANKS_FLOAT32_20_STEPS = 1e-3
+RANKS_FLOAT64 = 1e-9
+
+# L* of a colored photograph against the photograph's own, mean absolute [Lab units]: half a level of 8 bits and gamut.
+LUMINANCE = 1.0
+
+# DALI's decode of a lossy or converted photograph against Pillow's, worst pixel [levels of 255].
+DECODE_LEVELS = 3

@@ -1,0 +1,46 @@
+"""One rank in the test's own process, and workers on several."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hpc_recolor.distributed import World, start
+from tests.conftest import ROOT
+
+Worker = Callable[..., list[Any]]
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """This process as the only rank; stays for the session, since DeepSpeed cannot leave a process group."""
+    return start("cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    """`on_ranks(2, worker, ...)` calls worker(...), from tests.training.workers, on two real ranks over gloo.
+
+    Returns what each rank returned, in order of rank.
+    """
+
+    def run(ranks: int, worker: Callable[..., Any], *arguments: Any) -> list[Any]:
+        out = tmp_path_factory.mktemp(worker.__name__)
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+        call = [worker.__name__, json.dumps(arguments), str(out)]
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "tests.training.workers", *call],
+            cwd=ROOT,
+            env={key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "DS_ACCELERATOR")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [json.loads((out / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+    return run

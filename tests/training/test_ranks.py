@@ -1,0 +1,51 @@
+"""Two ranks compute what one rank computes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpc_recolor.distributed import World
+from tests import tolerances
+from tests.training import workers
+from tests.training.conftest import Worker
+
+
+@pytest.fixture(scope="module")
+def one_rank(world: World) -> dict[str, Any]:
+    return workers.rank_agreement(world)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(on_ranks: Worker) -> list[dict[str, Any]]:
+    return on_ranks(2, workers.rank_agreement)
+
+
+def relative_difference(one: list[list[float]], two: list[list[float]]) -> "np.typing.NDArray[np.float64]":
+    expected = np.array(one, np.float64)
+    return np.asarray(np.abs(expected - np.array(two)) / np.abs(expected))
+
+
+def test_losses_agree(one_rank: dict[str, Any], two_ranks: list[dict[str, Any]]) -> None:
+    difference = relative_difference(one_rank["float32"], two_ranks[0]["float32"])
+    assert difference[:5].max() <= tolerances.RANKS_FLOAT32_5_STEPS
+    assert difference.max() <= tolerances.RANKS_FLOAT32_20_STEPS
+
+
+@pytest.mark.parametrize("generator", workers.GENERATORS)
+def test_losses_agree_tightly_in_float64(
+    one_rank: dict[str, Any], two_ranks: list[dict[str, Any]], generator: str
+) -> None:
+    key = f"float64 {generator}"
+    assert relative_difference(one_rank[key], two_ranks[0][key]).max() <= tolerances.RANKS_FLOAT64
+
+
+def test_batchnorm_over_ranks_equals_batchnorm_over_the_whole_batch(
+    one_rank: dict[str, Any], two_ranks: list[dict[str, Any]]
+) -> None:
+    whole, (first, second) = one_rank["norm"], (rank["norm"] for rank in two_ranks)
+    for number, name in enumerate(("output", "input gradient")):
+        np.testing.assert_allclose(np.concatenate((first[number], second[number])), whole[number], err_msg=name)
+    for number, name in ((2, "weight gradient"), (3, "bias gradient"), (4, "mean"), (5, "variance")):
+        np.testing.assert_allclose(first[number], whole[number], err_msg=name)
+        np.testing.assert_array_equal(first[number], second[number], err_msg=name)

@@ -1,0 +1,156 @@
+"""The engines' step against plain PyTorch's, and proof that the comparison sees what it is there to see."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import recolor_kernels
+from benchmarks.plain_step import PlainStep
+from hpc_recolor.config import GeneratorName, LossConfig
+from hpc_recolor.distributed import World
+from hpc_recolor.training import step as step_module
+from hpc_recolor.training.engine import Engines, build_engines
+from hpc_recolor.training.step import gan_step, learning_rate
+from tests import tolerances
+from tests.training.workers import random_batch, small_config
+
+STEPS = 5
+
+
+def twin_difference(world: World, generator: GeneratorName = "unet") -> tuple[float, float]:
+    """After STEPS steps: worst difference of a parameter, and worst of Adam's moments relative to the tensor's largest.
+
+    Adam's update hides the scale of a gradient; its moments show it.
+    """
+    config = small_config(model={"width": 8, "dropout": 0.5, "generator": generator})
+    engines = build_engines(config, world)
+    networks = [deepcopy(engine.module) for engine in engines]
+    plain = PlainStep(networks[0], networks[1], config.train.lr, config.train.betas)
+    for number in range(STEPS):
+        condition, target = random_batch(number, config)
+        torch.manual_seed(number)
+        gan_step(engines, condition, target, config.loss)
+        torch.manual_seed(number)
+        plain(condition, target)
+    parameter, moment = 0.0, 0.0
+    for engine, network, adam in zip(engines, networks, (plain.generator_adam, plain.discriminator_adam), strict=True):
+        for ours, theirs in zip(engine.module.parameters(), network.parameters(), strict=True):
+            parameter = max(parameter, float((ours - theirs).abs().max()))
+            for key in ("exp_avg", "exp_avg_sq"):
+                expected = adam.state[theirs][key]
+                difference = (
+                    (engine.optimizer.state[ours][key] - expected).abs().max()
+                    if ours in engine.optimizer.state
+                    else expected.abs().max()
+                )
+                moment = max(moment, float(difference / expected.abs().max()))
+    return parameter, moment
+
+
+def is_equal(difference: tuple[float, float]) -> bool:
+    return difference[0] <= tolerances.TWIN_ABSOLUTE and difference[1] <= tolerances.TWIN_MOMENT_RELATIVE
+
+
+@pytest.mark.parametrize("generator", ["unet", "autoencoder", "resnet"])
+def test_the_engines_step_equals_plain_pytorch(world: World, generator: GeneratorName) -> None:
+    assert is_equal(twin_difference(world, generator))
+
+
+def drop_adversarial_gradient(patch: pytest.MonkeyPatch) -> None:
+    original = recolor_kernels.patch_loss
+    patch.setattr(
+        step_module,
+        "patch_loss",
+        lambda x, real, criterion: original(x.detach() if real else x, real, criterion) + 0 * x.sum(),
+    )
+
+
+def double_generator_loss(patch: pytest.MonkeyPatch) -> None:
+    original = recolor_kernels.l1_loss
+    patch.setattr(step_module, "l1_loss", lambda *pair: 2 * original(*pair))
+
+
+def double_discriminator_loss(patch: pytest.MonkeyPatch) -> None:
+    original = step_module.discriminator_step
+
+    def doubled(engine: Any, *arguments: Any) -> Tensor:
+        backward = engine.backward
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(engine, "backward", lambda loss: backward(2 * loss))
+            return original(engine, *arguments)
+
+    patch.setattr(step_module, "discriminator_step", doubled)
+
+
+def leak_generators_gradient_into_discriminator(patch: pytest.MonkeyPatch) -> None:
+    """What a missing requires_grad_(False) would do: the adversarial loss moves the discriminator too."""
+    original = step_module.generator_step
+
+    def leaking(engines: Engines, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig) -> Any:
+        logits = engines.discriminator(condition, prediction.detach())
+        engines.discriminator.backward(recolor_kernels.patch_loss(logits, True, loss.adversarial))
+        result = original(engines, condition, target, prediction, loss)
+        engines.discriminator.step()
+        return result
+
+    patch.setattr(step_module, "generator_step", leaking)
+
+
+def judge_with_stale_logits(patch: pytest.MonkeyPatch) -> None:
+    """The generator's step before the discriminator's: no fresh forward of the updated discriminator."""
+
+    def swapped(engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig) -> Any:
+        prediction = engines.generator(condition)
+        step_module.generator_step(engines, condition, target, prediction, loss)
+        step_module.discriminator_step(engines.discriminator, condition, target, prediction.detach(), loss)
+
+    patch.setitem(globals(), "gan_step", swapped)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        drop_adversarial_gradient,
+        double_generator_loss,
+        double_discriminator_loss,
+        leak_generators_gradient_into_discriminator,
+        judge_with_stale_logits,
+    ],
+)
+def test_the_comparison_notices(world: World, monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Any], None]) -> None:
+    mistake(monkeypatch)
+    assert not is_equal(twin_difference(world))
+
+
+@pytest.mark.parametrize("criterion", ["bce", "l1", "mse"])
+def test_every_adversarial_criterion_trains_both_networks(world: World, criterion: str) -> None:
+    config = small_config(loss={"adversarial": criterion})
+    engines = build_engines(config, world)
+    before = [deepcopy(engine.module.state_dict()) for engine in engines]
+    losses = gan_step(engines, *random_batch(0, config), config.loss)
+    assert all(torch.isfinite(loss) for loss in losses)
+    torch.testing.assert_close(losses.generator, config.loss.l1_weight * losses.l1 + losses.adversarial)
+    for engine, old in zip(engines, before, strict=True):
+        for name, parameter in engine.module.named_parameters():
+            assert not torch.equal(parameter, old[name]), name
+
+
+def test_same_seed_same_networks(world: World) -> None:
+    one, two = (build_engines(small_config(), world) for _ in range(2))
+    other = build_engines(small_config(run={"seed": 1}), world)
+    for first, second, third in zip(one, two, other, strict=True):
+        weight, same, different = (next(engine.module.parameters()) for engine in (first, second, third))
+        assert torch.equal(weight, same)
+        assert not torch.equal(weight, different)
+
+
+@pytest.mark.parametrize(
+    ("images_seen", "constant", "expected"),
+    [(0, 0.5, 1.0), (50, 0.5, 1.0), (75, 0.5, 0.5), (100, 0.5, 0.0), (25, 0.0, 0.75), (99, 1.0, 1.0)],
+)
+def test_learning_rate_is_constant_then_falls_to_zero(images_seen: int, constant: float, expected: float) -> None:
+    assert learning_rate(2.0, images_seen, 100, constant) == pytest.approx(2 * expected)
