@@ -5,6 +5,7 @@ import platform
 import sys
 import time
 from copy import deepcopy
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -42,7 +43,6 @@ def step(
 
 def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
     """Medians [ms a step] of both sides and their ratio, with machine, versions and config."""
-    import deepspeed
     import torch
 
     from benchmarks.plain_step import PlainStep
@@ -89,7 +89,7 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "versions": {
             "torch": torch.__version__,
-            "deepspeed": deepspeed.__version__,
+            "deepspeed": version("deepspeed"),
             "python": platform.python_version(),
         },
         "config": config.model_dump(mode="json", include={"model", "loss", "train", "data"}),

@@ -1,6 +1,7 @@
 """Pictures of samples and of losses."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ CAPTION_HEIGHT = 16
 GAP = 4
 
 
-def sample_grid(columns: dict[str, NDArray[np.uint8]]) -> Image.Image:
-    """Pictures side by side under captions. columns: caption -> uint8 (N,H,W,3), all of one shape."""
+def sample_grid(columns: dict[str, NDArray[np.uint8]], across: int = 2) -> Image.Image:
+    """Pictures side by side under captions, `across` samples in a row. columns: caption -> uint8 (N,H,W,3)."""
     count, height, width, _ = next(iter(columns.values())).shape
-    size = (len(columns) * (width + GAP) + GAP, CAPTION_HEIGHT + count * (height + GAP) + GAP)
-    grid = Image.new("RGB", size, "white")
+    block = len(columns) * (width + GAP) + GAP
+    rows = -(-count // across)
+    grid = Image.new("RGB", (across * block, CAPTION_HEIGHT + rows * (height + GAP)), "white")
     draw = ImageDraw.Draw(grid)
-    for column, (caption, pictures) in enumerate(columns.items()):
-        left = GAP + column * (width + GAP)
+    for number, (column, (caption, pictures)) in product(range(across), enumerate(columns.items())):
+        left = number * block + column * (width + GAP)
         draw.text((left, 2), caption, fill="black")
-        for row, picture in enumerate(pictures):
-            grid.paste(Image.fromarray(picture), (left, CAPTION_HEIGHT + GAP + row * (height + GAP)))
+        for row, picture in enumerate(pictures[number::across]):
+            grid.paste(Image.fromarray(picture), (left, CAPTION_HEIGHT + row * (height + GAP)))
     return grid
 
 

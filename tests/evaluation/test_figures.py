@@ -12,10 +12,10 @@ from hpc_recolor.evaluation.figures import plot_losses, read_metrics, sample_gri
 def test_sample_grid_shows_every_picture_untouched() -> None:
     random = np.random.default_rng(0)
     columns = {name: random.integers(0, 256, (3, 10, 12, 3), np.uint8) for name in ("gray", "colorized", "original")}
-    grid = np.asarray(sample_grid(columns))
+    grid = np.asarray(sample_grid(columns, across=2))
     for column, pictures in enumerate(columns.values()):
-        for row, picture in enumerate(pictures):
-            top, left = 20 + row * 14, 4 + column * 16
+        for number, picture in enumerate(pictures):
+            top, left = 16 + number // 2 * 14, number % 2 * 52 + column * 16
             np.testing.assert_array_equal(grid[top : top + 10, left : left + 12], picture)
 
 

@@ -39,14 +39,10 @@ def twin_difference(world: World, generator: GeneratorName = "unet") -> tuple[fl
     parameter, moment = 0.0, 0.0
     for engine, network, adam in zip(engines, networks, (plain.generator_adam, plain.discriminator_adam), strict=True):
         for ours, theirs in zip(engine.module.parameters(), network.parameters(), strict=True):
-            parameter = max(parameter, float((ours - theirs).abs().max()))
+            parameter = max(parameter, float((ours - theirs).detach().abs().max()))
             for key in ("exp_avg", "exp_avg_sq"):
                 expected = adam.state[theirs][key]
-                difference = (
-                    (engine.optimizer.state[ours][key] - expected).abs().max()
-                    if ours in engine.optimizer.state
-                    else expected.abs().max()
-                )
+                difference = (engine.optimizer.state[ours][key] - expected).abs().max()
                 moment = max(moment, float(difference / expected.abs().max()))
     return parameter, moment
 
