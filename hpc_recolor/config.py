@@ -33,7 +33,7 @@ FREE_TO_CHANGE = (
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -55,7 +55,7 @@ class DataConfig(Section):
     held_out_count: int = Field(
         16, ge=1, description="Photographs set aside from data.photos, chosen by run.seed [photographs, 1 or more]."
     )
-    size: int = Field(128, ge=32, description="Side that photographs are resized to [pixels, 32 or more].")
+    size: int = Field(128, ge=32, le=4096, description="Side that photographs are resized to [pixels, 32 to 4096].")
     fit: FitName = Field(
         "stretch", description="How a photograph becomes a square: stretched, cut at the center, or padded with black."
     )
@@ -68,7 +68,10 @@ class ModelConfig(Section):
     generator: GeneratorName = Field("unet", description="Architecture of the generator.")
     color: ColorName = Field("lab", description="What is learned: gray to RGB, or Lab's L to ab.")
     width: int = Field(
-        64, ge=1, description="Channels of the first layer of both networks; deeper layers scale [channels, 1 or more]."
+        64,
+        ge=1,
+        le=1024,
+        description="Channels of both networks' first layer; the others scale [channels, 1 to 1024].",
     )
     norm: NormName = Field(
         "batch", description="Normalization: over the batch of a rank, over all ranks' batches, or over each image."
@@ -188,9 +191,13 @@ def explain(error: ValidationError, source: str) -> str:
 def _explain_one(detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
+        if len(detail["loc"]) == 1 and "." in key:
+            return f"unknown key '{key}'; in a file write it nested, as {key.replace('.', ': {')}: ...}}"
         legal = [name for name, _ in _leaves(Config().model_dump())] + list(Config.model_fields)
         near = difflib.get_close_matches(key, legal, n=1, cutoff=0.5)
         return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "; --help lists the legal keys")
+    if detail["type"] == "invalid_key":
+        return f"key {detail['input']} is no text; --help lists the legal keys"
     reason = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{key}={detail['input']}: {reason}; see --help"
 

@@ -1,17 +1,39 @@
 """The run folder: what lies where, who may go on in it, and which checkpoint is the newest whole one."""
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
 
 from hpc_recolor.config import Config, changed_keys, load_config, to_yaml
 from hpc_recolor.errors import UserError
 
 MANIFEST = "manifest.json"
 GENERATOR_WEIGHTS = "generator.safetensors"
+
+
+_REMOVE_IT = "is not what was written; remove this checkpoint's folder to go on from the one before"
+
+
+class FileRecord(BaseModel):
+    """A file of a checkpoint."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a checkpoint consists of. photos: fingerprint of the training set; files: by name."""
+
+    format: Literal[1] = 1
+    images_seen: int
+    world_size: int
+    photos: str
+    versions: dict[str, str]
+    files: dict[str, FileRecord]
 
 
 @dataclass(frozen=True)
@@ -90,37 +112,38 @@ def newest_checkpoint(run: RunFolder) -> Path:
     return found[-1]
 
 
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
+def read_manifest(checkpoint: Path) -> Manifest:
     """The manifest of a checkpoint. Raises UserError if it cannot be read."""
     try:
-        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {checkpoint} is damaged: {MANIFEST} cannot be read ({error})") from None
-    return manifest
+        return Manifest.model_validate_json((checkpoint / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"checkpoint {checkpoint} is damaged: {MANIFEST} {_REMOVE_IT}") from None
 
 
 def verify(checkpoint: Path) -> None:
     """Raise UserError unless every file of the checkpoint has the size and SHA-256 of its manifest."""
-    for name, expected in read_manifest(checkpoint)["files"].items():
+    for name, expected in read_manifest(checkpoint).files.items():
         file = checkpoint / name
         if not file.is_file() or describe(file) != expected:
-            raise UserError(
-                f"checkpoint {checkpoint} is damaged: {name} is not what was written; "
-                "remove this checkpoint's folder to go on from the one before"
-            )
+            raise UserError(f"checkpoint {checkpoint} is damaged: {name} {_REMOVE_IT}")
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """Size [bytes] and SHA-256 of a file, as manifests hold them."""
+def describe(file: Path) -> FileRecord:
+    """Size and SHA-256 of a file, as manifests hold them."""
     with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileRecord(size_bytes=file.stat().st_size, sha256=digest)
 
 
 def write_atomically(file: Path, content: bytes) -> None:
     """Write a file so that a reader, or a kill, finds the old content or the new, never a part."""
     beside = file.with_name(f".{file.name}.writing")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hpc_recolor.config import DataConfig
+from hpc_recolor.config import Config
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.distributed import World, gather
 from hpc_recolor.errors import UserError
@@ -28,10 +28,11 @@ class BadPhoto:
     reason: str
 
 
-def find_photos(folder: Path, key: str) -> list[Path]:
+def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Path]:
     """Every photograph in a folder and its subfolders, sorted by path, hidden ones left out.
 
-    key: the config key that named the folder, for the message. Raises UserError if the folder is missing or has none.
+    key: the config key that named the folder, for the message. without: a subfolder to leave out.
+    Raises UserError if the folder is missing or has none.
     """
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: no such folder; name a folder of photographs")
@@ -40,7 +41,8 @@ def find_photos(folder: Path, key: str) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in PHOTO_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        and not path.is_dir()
+        and not (without and without.resolve() in path.resolve().parents)
     )
     if not photos:
         raise UserError(f"{key}={folder}: no photographs in it; expected {', '.join(sorted(PHOTO_SUFFIXES))} files")
@@ -96,14 +98,17 @@ class PhotoSets:
     fingerprint: str
 
 
-def collect(data: DataConfig, seed: int, world: World, progress: Progress = _silent) -> PhotoSets:
+def collect(config: Config, world: World, progress: Progress = _silent) -> PhotoSets:
     """Find and check the photographs of a config; ranks share the work. All ranks get the same sets.
 
     Raises UserError if a folder is missing, or has too few readable photographs.
     """
+    data = config.data
     if data.photos is None:
         raise UserError("data.photos is not set: name a folder of photographs with --data.photos DIR")
-    train = find_photos(data.photos, "data.photos")
+    # Pictures that runs write are not to learn from, should the run folders lie among the photographs.
+    runs = config.run.folder if data.photos.resolve() in config.run.folder.resolve().parents else None
+    train = find_photos(data.photos, "data.photos", without=runs)
     held_out = find_photos(data.held_out, "data.held_out") if data.held_out else []
     shares = gather(world, find_bad_photos((train + held_out)[world.rank :: world.size], progress))
     bad = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
@@ -114,15 +119,17 @@ def collect(data: DataConfig, seed: int, world: World, progress: Progress = _sil
         if len(train) <= data.held_out_count:
             raise UserError(
                 f"data.held_out_count={data.held_out_count} leaves nothing to learn from: {data.photos} has "
-                f"{len(train)} readable photographs; set fewer aside or add photographs"
+                f"{len(train)} readable photographs{_first_of(bad)}; set fewer aside or add photographs"
             )
-        drawn, _ = SampleOrder(len(train), seed).draw(0, data.held_out_count)
+        drawn, _ = SampleOrder(len(train), config.run.seed).draw(0, data.held_out_count)
         chosen = set(drawn.tolist())
         held_out = [path for number, path in enumerate(train) if number in chosen]
         train = [path for number, path in enumerate(train) if number not in chosen]
     for key, folder, photos in (("data.photos", data.photos, train), ("data.held_out", data.held_out, held_out)):
         if not photos:
-            raise UserError(
-                f"{key}={folder}: none of its photographs can be read; the first fails with: {bad[0].reason}"
-            )
+            raise UserError(f"{key}={folder}: none of its photographs can be read{_first_of(bad)}")
     return PhotoSets(train, held_out, bad, fingerprint(data.photos, train))
+
+
+def _first_of(bad: list[BadPhoto]) -> str:
+    return f" ({len(bad)} cannot be read, the first is {bad[0].path}: {bad[0].reason})" if bad else ""

@@ -94,10 +94,9 @@ def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
             continue
         with Image.open(file) as photo:
             picture = colorizer(photo)
-        out.mkdir(parents=True, exist_ok=True)
         content = BytesIO()
         picture.save(content, "PNG")
-        write_atomically(target, content.getvalue())
+        _write(target, content.getvalue())
         print(target)
     return skipped
 
@@ -117,3 +116,11 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
             raise UserError(f"out={out}: {target} is one of the photographs and would be replaced; name another folder")
         targets[file] = target
     return targets
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, content)
+    except OSError as error:
+        raise UserError(f"out={target.parent}: cannot write {target} ({error.strerror})") from None

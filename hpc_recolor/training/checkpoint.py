@@ -1,6 +1,5 @@
 """Commit, restore and prune checkpoints: one folder, one manifest, one rename for both networks."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +16,7 @@ from hpc_recolor.models.build import load_weights
 from hpc_recolor.run_folder import (
     GENERATOR_WEIGHTS,
     MANIFEST,
+    Manifest,
     RunFolder,
     checkpoints,
     describe,
@@ -43,14 +43,13 @@ def save(run: RunFolder, engines: Engines, images_seen: int, photos: str, keep: 
     if world.is_main:
         mine += _write_shared_state(beside, engines, averaged)
     files = {file.name: describe(file) for some in gather(world, mine) for file in some}
-    manifest = {
-        "format": 1,
-        "images_seen": images_seen,
-        "world_size": world.size,
-        "photos": photos,
-        "versions": {"hpc_recolor": hpc_recolor.__version__, "torch": torch.__version__},
-        "files": files,
-    }
+    manifest = Manifest(
+        images_seen=images_seen,
+        world_size=world.size,
+        photos=photos,
+        versions={"hpc_recolor": hpc_recolor.__version__, "torch": torch.__version__},
+        files=files,
+    )
     on_main(world, lambda: _commit(beside, final, manifest))
     on_main(world, lambda: _prune(run, keep))
 
@@ -65,7 +64,7 @@ def restore(run: RunFolder, engines: Engines, photos: str, world: World) -> int:
         return 0
     path = on_main(world, lambda: newest_checkpoint(run))
     manifest = read_manifest(path)
-    if manifest["photos"] != photos:
+    if manifest.photos != photos:
         raise UserError(
             f"checkpoint {path} was trained on other photographs: restore the folder, or give a new run.name"
         )
@@ -73,11 +72,11 @@ def restore(run: RunFolder, engines: Engines, photos: str, world: World) -> int:
     for name, engine in zip(("generator", "discriminator"), engines, strict=True):
         load_weights(engine.module, state[name], path)
         engine.optimizer.load_state_dict(state[f"{name}_optimizer"])
-    if manifest["world_size"] == world.size:
+    if manifest.world_size == world.size:
         _restore_rank_state(path, engines, world)
     else:
-        torch.manual_seed(hash((manifest["images_seen"], world.rank)))
-    return int(manifest["images_seen"])
+        torch.manual_seed(hash((manifest.images_seen, world.rank)))
+    return manifest.images_seen
 
 
 def _start_over(run: RunFolder, beside: Path) -> None:
@@ -132,10 +131,10 @@ def _rank_file(folder: Path, world: World) -> Path:
     return folder / f"rank_{world.rank:05d}.pt"
 
 
-def _commit(beside: Path, final: Path, manifest: dict[str, Any]) -> None:
-    for name in manifest["files"]:
+def _commit(beside: Path, final: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
         _fsync(beside / name)
-    write_atomically(beside / MANIFEST, json.dumps(manifest, indent=2).encode())
+    write_atomically(beside / MANIFEST, manifest.model_dump_json(indent=2).encode())
     _fsync(beside)
     beside.rename(final)
     _fsync(final.parent)

@@ -34,13 +34,16 @@ class Tracker:
         self.writer = self._open_tensorboard(images_seen) if config.tracking.tensorboard else None
         self.console = Console(stderr=True)
         self.progress = Progress(
-            BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(), console=self.console
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,  # or it would print empty lines
         )
         self.task = self.progress.add_task("starting", total=images_total, completed=images_seen)
 
     def __enter__(self) -> "Tracker":
-        if self.console.is_terminal:
-            self.progress.start()
+        self.progress.start()
         return self
 
     def __exit__(
@@ -86,8 +89,9 @@ class Tracker:
                 self.writer.add_scalar(f"{kind}/{key}", value, images_seen)
 
     def _show(self, images_seen: int, losses: StepLosses, rate: float) -> None:
+        epochs = self.config.train.epochs
         text = (
-            f"epoch {images_seen / self.per_epoch:.1f}/{self.config.train.epochs}  {rate:.1f} images/s  "
+            f"epoch {min(images_seen / self.per_epoch, epochs):.1f}/{epochs}  {rate:.1f} images/s  "
             f"D {losses.discriminator:.3f}  G {losses.generator:.2f} (L1 {losses.l1:.4f})"
         )
         self.progress.update(self.task, completed=images_seen, description=text)
@@ -110,7 +114,8 @@ class Tracker:
 def checking_progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar for the check of photographs; the function it yields is told how many are done, of how many."""
     columns = (TextColumn("checking photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

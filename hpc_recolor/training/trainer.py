@@ -50,7 +50,7 @@ class Trainer:
         self.held_out = load_photos(photos.held_out[world.rank :: world.size], config.data, world)
         self.losses_sum = torch.zeros(len(StepLosses._fields), device=world.device)
         self.steps_unread = 0
-        self.tracker = self._open_tracker() if world.is_main else None
+        self.tracker: Tracker | None = None
 
     @property
     def batch_size(self) -> int:
@@ -65,6 +65,7 @@ class Trainer:
         batches = training_batches(
             self.photos.train, order, self.images_seen, self.batch_size, self.config.data, self.world
         )
+        self.tracker = self._open_tracker() if self.world.is_main else None
         with self.tracker or nullcontext():
             while self.images_seen < self.images_total:
                 self.run_step(next(batches))
@@ -140,7 +141,7 @@ def _check_ranks(config: Config) -> None:
 
 def _collect_photos(config: Config, world: World) -> PhotoSets:
     with checking_progress(shown=world.is_main) as progress:
-        photos = collect(config.data, config.run.seed, world, progress)
+        photos = collect(config, world, progress)
     if photos.bad and world.is_main:
         print(f"left out {len(photos.bad)} photographs that cannot be read:", file=sys.stderr)
         for bad in photos.bad:

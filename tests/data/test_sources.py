@@ -6,13 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
-from hpc_recolor.config import DataConfig
+from hpc_recolor.config import Config, load_config
 from hpc_recolor.data.sources import collect, find_bad_photos, find_photos, fingerprint
 from hpc_recolor.distributed import World
 from hpc_recolor.errors import UserError
 from tests.conftest import paint_photo
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def config(photos: Path, held_out_count: int, seed: int = 0, runs: Path = Path("runs")) -> Config:
+    data = {"photos": photos, "held_out_count": held_out_count}
+    return load_config(None, {"data": data, "run": {"seed": seed, "folder": runs}})
 
 
 def test_nested_folders_are_searched_and_hidden_ones_are_not(photos: Path, tmp_path: Path) -> None:
@@ -46,8 +51,7 @@ def test_truncated_and_foreign_files_are_found(tmp_path: Path) -> None:
 
 
 def test_held_out_photographs_are_disjoint_and_chosen_by_seed(photos: Path) -> None:
-    data = DataConfig(photos=photos, held_out_count=4)
-    one, again, other = collect(data, 1, ALONE), collect(data, 1, ALONE), collect(data, 2, ALONE)
+    one, again, other = (collect(config(photos, 4, seed), ALONE) for seed in (1, 1, 2))
     assert one == again
     assert one.held_out != other.held_out
     assert len(one.held_out) == 4
@@ -56,13 +60,13 @@ def test_held_out_photographs_are_disjoint_and_chosen_by_seed(photos: Path) -> N
 
 def test_too_few_photographs_to_set_aside_are_refused(photos: Path) -> None:
     with pytest.raises(UserError, match=r"data.held_out_count=15 leaves nothing.*has 15 readable"):
-        collect(DataConfig(photos=photos, held_out_count=15), 0, ALONE)
+        collect(config(photos, 15), ALONE)
 
 
 def test_a_folder_of_broken_photographs_says_why(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no photograph")
-    with pytest.raises(UserError, match="has 0 readable"):
-        collect(DataConfig(photos=tmp_path), 0, ALONE)
+    with pytest.raises(UserError, match=r"has 0 readable.*text.png: cannot identify"):
+        collect(config(tmp_path, 16), ALONE)
 
 
 def test_the_fingerprint_notices_another_set_of_photographs(tmp_path: Path) -> None:
@@ -72,3 +76,11 @@ def test_the_fingerprint_notices_another_set_of_photographs(tmp_path: Path) -> N
     before = fingerprint(tmp_path, paths)
     paths[0].rename(tmp_path / "renamed.png")
     assert fingerprint(tmp_path, find_photos(tmp_path, "data.photos")) != before
+
+
+def test_pictures_of_runs_among_the_photographs_are_not_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "train" / "samples").mkdir(parents=True)
+    for place in ("a.png", "b.png", "runs/train/samples/images-1.png"):
+        paint_photo(0).save(tmp_path / place)
+    sets = collect(config(tmp_path, 1, runs=tmp_path / "runs"), ALONE)
+    assert sorted(sets.train + sets.held_out) == [tmp_path / "a.png", tmp_path / "b.png"]

@@ -37,8 +37,7 @@ def run_config(photos: Path, folder: Path, epochs: int, keep: int = 10, every_im
 
 
 def train(config: Config, world: World) -> Trainer:
-    photos = collect(config.data, config.run.seed, world)
-    trainer = Trainer(config, world, photos, claim(config))
+    trainer = Trainer(config, world, collect(config, world), claim(config))
     trainer.run_loop()
     return trainer
 
