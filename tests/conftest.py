@@ -58,3 +58,27 @@ def command(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder: files with their bytes, folders with None."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def changed(flags: tuple[str, ...], **values: object) -> list[str]:
+    """The flags with other values: `changed(TINY, **{"train.epochs": 2})`; flags that were not there are added."""
+    merged = dict(zip(flags[::2], flags[1::2], strict=True))
+    merged |= {f"--{key}": str(value) for key, value in values.items()}
+    return [part for pair in merged.items() for part in pair]
+
+
+def error_line(result: "subprocess.CompletedProcess[str]") -> str:
+    """The one line on stderr that a refused command ends with."""
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]

@@ -75,7 +75,7 @@ def restore(run: RunFolder, engines: Engines, photos: str, world: World) -> int:
     if manifest.world_size == world.size:
         _restore_rank_state(path, engines, world)
     else:
-        torch.manual_seed(hash((manifest.images_seen, world.rank)))
+        torch.manual_seed(manifest.images_seen * 2**16 + world.rank)
     return manifest.images_seen
 
 

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 from skimage.color import rgb2lab
 
-from tests.commands.test_bad_input import changed, contents, error_line
-from tests.conftest import TINY, Command, paint_photo
+from tests.conftest import TINY, Command, changed, contents, error_line, paint_photo
 
 
 @pytest.fixture(scope="module")

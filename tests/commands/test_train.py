@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.commands.test_bad_input import changed, contents
-from tests.conftest import TINY, Command, paint_photo
+from tests.conftest import TINY, Command, changed, contents, paint_photo
 
 # Checkpoints after 8 and 12 photographs.
 FLAGS = (*TINY, "--checkpoint.every_images", "4")
@@ -141,3 +140,21 @@ def test_finished_run_colors_photographs(command: Command, tmp_path: Path, run: 
     result = command("colorize", "unseen.jpg", "--run", run, "--out", "colored")
     assert result.returncode == 0, result.stderr
     assert sorted(contents(tmp_path / "colored")) == ["unseen.png"]
+
+
+def test_two_ranks_train_one_run_that_one_rank_goes_on_with(command: Command, photos: Path, tmp_path: Path) -> None:
+    flags = (*TINY, "--data.photos", str(photos), "--model.norm", "sync_batch")
+    together = command("train", *flags, ranks=2)
+    assert together.returncode == 0, together.stderr
+    manifest = json.loads(next((tmp_path / "runs").glob("train/checkpoints/*/manifest.json")).read_text())
+    assert manifest["world_size"] == 2
+    assert sorted(manifest["files"]) == [
+        "generator.safetensors",
+        "rank_00000.pt",
+        "rank_00001.pt",
+        "training_state.pt",
+    ]
+    alone = command("train", *changed(flags, **{"train.epochs": 2}))
+    assert alone.returncode == 0, alone.stderr
+    rows = [json.loads(line) for line in (tmp_path / "runs/train/metrics.jsonl").read_text().splitlines()]
+    assert [row["images_seen"] for row in rows if row["kind"] == "train"] == [4, 8, 12, 16, 20, 24]
