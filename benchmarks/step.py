@@ -1,21 +1,22 @@
 """`python -m benchmarks.step`: the engines' step beside a plain PyTorch twin, in one process, in turn."""
 
 import json
-import platform
 import sys
 import time
 from copy import deepcopy
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from benchmarks.machine import describe_machine
 from hpc_recolor import cli
 from hpc_recolor.config import Config, load_config
 
 app = cli.command("benchmarks.step")
+
+WARM_UP_ROUNDS = 2
 
 
 @app.default
@@ -32,8 +33,10 @@ def step(
     """
     config = load_config(None, cli.given(flags))
     result = measure(config, max(7, rounds), steps)
+    machine = result["machine"]
+    where = machine["gpu"] or f"CPU, {machine['threads']} threads"
     print(
-        f"{result['device']}, width {config.model.width}, batch {config.train.batch_size}, {config.data.size} px: "
+        f"{where}, width {config.model.width}, batch {config.train.batch_size}, {config.data.size} px: "
         f"ours {result['ours_ms']:.1f} ms, plain {result['plain_ms']:.1f} ms a step, "
         f"plain / ours = {result['ratio']:.3f} (medians of {result['rounds']} rounds)"
     )
@@ -72,26 +75,19 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
         "plain": lambda: plain(condition, target),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for number in range(-WARM_UP_ROUNDS, rounds):
         for name in sorted(sides, reverse=number % 2 == 1):  # neither side is always the first
             elapsed_ms = time_ms(sides[name])
-            if number > 0:  # round 0 warms up
+            if number >= 0:
                 times[name].append(elapsed_ms)
     ours_ms, plain_ms = median(times["ours"]), median(times["plain"])
-    gpu = torch.cuda.get_device_name() if world.device.type == "cuda" else None
     return {
         "ours_ms": ours_ms,
         "plain_ms": plain_ms,
         "ratio": plain_ms / ours_ms,
         "rounds": rounds,
         "times_ms": times,
-        "device": gpu or f"CPU, {torch.get_num_threads()} threads",
-        "machine": platform.machine(),
-        "versions": {
-            "torch": torch.__version__,
-            "deepspeed": version("deepspeed"),
-            "python": platform.python_version(),
-        },
+        "machine": describe_machine(),
         "config": config.model_dump(mode="json", include={"model", "loss", "train", "data"}),
     }
 
