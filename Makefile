@@ -1,9 +1,7 @@
 # Every target makes what it needs: a virtual environment in .venv with all packages. Safe to run again.
 PYTHON ?= python3
-# Major version of CUDA that DALI is built for: 13 or 12.
-CUDA ?= 13
 RUN := .venv/bin/python
-READY := .venv/ready-cuda$(CUDA)
+READY := .venv/ready
 
 .PHONY: help demo test lint clean
 help:
@@ -31,5 +29,5 @@ $(READY): setup.py constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda$(CUDA),demo,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,demo,dev]'
 	touch $@

@@ -9,13 +9,13 @@ from typing import Any
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, GPU, versions and the commit of the code."""
+    """Processor, cores, GPU, versions and the commit of the code ("-dirty" if files differ from it)."""
     import torch
 
     root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
     return {
-        "machine": platform.machine(),
+        "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -23,3 +23,9 @@ def describe_machine() -> dict[str, Any]:
         "versions": {name: version(name) for name in ("torch", "deepspeed", "triton", "numpy")},
         "commit": commit.stdout.strip() or None,
     }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

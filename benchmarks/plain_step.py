@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpc_recolor.config import Config
+from hpc_recolor.models.build import build_discriminator, build_generator
+from hpc_recolor.training.engine import Engines
+
 
 class PlainStep:
     """Two networks and two Adams, stepped as in pix2pix (arXiv:1611.07004): BCE with logits, L1 weight."""
@@ -14,11 +18,20 @@ class PlainStep:
         discriminator: nn.Module,
         lr: float,
         betas: tuple[float, float],
-        l1_weight: float = 100.0,
+        l1_weight: float,
     ) -> None:
         self.generator, self.discriminator, self.l1_weight = generator, discriminator, l1_weight
         self.generator_adam = torch.optim.Adam(generator.parameters(), lr, betas, fused=True)
         self.discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr, betas, fused=True)
+
+    @classmethod
+    def beside(cls, engines: Engines, config: Config) -> "PlainStep":
+        """A twin of the engines with networks of its own that start from the same weights."""
+        device = next(engines.generator.module.parameters()).device
+        generator, discriminator = build_generator(config.model, config.data.size), build_discriminator(config.model)
+        for network, engine in zip((generator, discriminator), engines, strict=True):
+            network.to(device).load_state_dict(engine.module.state_dict())
+        return cls(generator, discriminator, config.train.lr, config.train.betas, config.loss.l1_weight)
 
     def __call__(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """One step. Returns (discriminator's loss, generator's total loss) before the updates."""

@@ -3,16 +3,17 @@
 import json
 import sys
 import time
-from copy import deepcopy
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from benchmarks.machine import describe_machine
 from hpc_recolor import cli
 from hpc_recolor.config import Config, load_config
+from hpc_recolor.errors import UserError
 
 app = cli.command("benchmarks.step")
 
@@ -22,8 +23,8 @@ WARM_UP_ROUNDS = 2
 @app.default
 def step(
     *,
-    rounds: Annotated[int, Parameter(help="Timed rounds of both sides [rounds, 7 or more].")] = 11,
-    steps: Annotated[int, Parameter(help="Steps in a round [steps].")] = 2,
+    rounds: Annotated[int, Parameter(validator=Number(gte=7), help="Timed rounds [rounds, 7 or more].")] = 11,
+    steps: Annotated[int, Parameter(validator=Number(gte=1), help="Steps in a round [steps, 1 or more].")] = 2,
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
     flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
 ) -> None:
@@ -32,7 +33,11 @@ def step(
     Above 1 the engines' step is the faster. Both start from the same weights and see the same random batches.
     """
     config = load_config(None, cli.given(flags))
-    result = measure(config, max(7, rounds), steps)
+    if config.loss.adversarial != "bce":
+        raise UserError(f"loss.adversarial={config.loss.adversarial}: the plain step knows only bce")
+    if out and not out.parent.is_dir():
+        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+    result = measure(config, rounds, steps)
     machine = result["machine"]
     where = machine["gpu"] or f"CPU, {machine['threads']} threads"
     print(
@@ -56,8 +61,7 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
 
     world = start(config.train.device, config.train.threads)
     engines = build_engines(config, world)
-    networks = [deepcopy(engine.module) for engine in engines]
-    plain = PlainStep(networks[0], networks[1], config.train.lr, config.train.betas, config.loss.l1_weight)
+    plain = PlainStep.beside(engines, config)
     shape = (config.train.batch_size, CONDITION_CHANNELS, config.data.size, config.data.size)
     condition = torch.rand(shape, device=world.device) * 2 - 1
     target = torch.rand(shape[0], target_channels(config.model.color), *shape[2:], device=world.device) * 2 - 1

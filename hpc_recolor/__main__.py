@@ -8,7 +8,6 @@ from hpc_recolor import cli
 COMMANDS = {
     "train": "train a colorizer on a folder of photographs",
     "colorize": "color photographs with a trained run",
-    "demo": "train on the photographs inside pip packages and show the result",
 }
 
 

@@ -1,4 +1,4 @@
-"""Command lines to function calls, and errors to one line and exit code 2. The only door to cyclopts."""
+"""Command lines to function calls with cyclopts, and errors to one line and exit code 2."""
 
 import sys
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from hpc_recolor.errors import UserError
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-# Every field of the config as a flag: --section.field VALUE.
+# Every field of the config as a flag: --section.field VALUE, or --section.field=true for a switch.
 ConfigFlags = Annotated[Config, Parameter(name="*")]
 
 
@@ -45,7 +45,8 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        if is_main_process():
+            print("interrupted; what was committed stays, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     return 0
 

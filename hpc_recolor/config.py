@@ -43,7 +43,9 @@ class RunConfig(Section):
         description="Name of the run: its folder inside run.folder. Letters, digits, '.', '_' and '-'.",
     )
     folder: Path = Field(Path("runs"), description="Folder that holds the run folders.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, sample order, flips and dropout.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of weights, sample order, flips and dropout [0 to below 2^32]."
+    )
 
 
 class DataConfig(Section):
@@ -76,7 +78,9 @@ class ModelConfig(Section):
     norm: NormName = Field(
         "batch", description="Normalization: over the batch of a rank, over all ranks' batches, or over each image."
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="Share of channels dropped in the generator [0 to below 1].")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Probability that the generator drops a value, in its inner layers [0 to below 1]."
+    )
 
 
 class LossConfig(Section):

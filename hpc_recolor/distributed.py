@@ -1,6 +1,5 @@
 """Ranks: start-up, who am I, and what all ranks do together. The only reader of RANK and the like."""
 
-import ctypes
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,8 +33,8 @@ def is_main_process() -> bool:
 
 
 def world_size() -> int:
-    """How many ranks the launcher started. Needs no process group."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many ranks the launcher started; 1 where none did. Needs no process group."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def start(device: str, threads: int | None) -> World:
@@ -56,29 +55,25 @@ def start(device: str, threads: int | None) -> World:
     # Said here, because OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it to the bit.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if kind == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {rank} has no GPU of its own: {local_size} ranks here, {torch.cuda.device_count()} GPUs; "
+                "start one rank a GPU, or use train.device=cpu"
+            )
         torch.cuda.set_device(local_rank)
-    else:
-        _keep_freed_memory()
+        # float32 is to mean float32: torch would let convolutions round to TF32.
+        torch.backends.cudnn.allow_tf32 = False
     if not dist.is_initialized():
         backend = "nccl" if kind == "cuda" else "gloo"
-        if "MASTER_ADDR" in os.environ:
+        if "RANK" in os.environ:
+            missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+            if missing:
+                raise UserError(f"RANK is set, but not {', '.join(missing)}: start ranks with torchrun, or unset RANK")
             dist.init_process_group(backend, rank=rank, world_size=size)
         else:  # one rank needs no address and no port
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=0, world_size=1)
     return World(rank, size, local_rank, torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu"))
-
-
-def _keep_freed_memory() -> None:
-    """Keep glibc from handing large freed blocks back to the kernel, only to ask for them again within the same step.
-
-    Measured on two cores, U-Net of width 64, batch 4: 13 % of a step's time went into those page faults.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have none
-        trim_threshold, mmap_max = -1, -4  # glibc, malloc.h
-        mallopt(trim_threshold, -1)
-        mallopt(mmap_max, 0)
 
 
 def stop() -> None:
@@ -90,19 +85,26 @@ def stop() -> None:
 
 
 def on_main(world: World, action: Callable[[], Result]) -> Result:
-    """Run `action` on rank 0 and hand its result to all ranks; a UserError of it is raised on all of them."""
+    """Run `action` on rank 0 and hand its result to all ranks.
+
+    If it fails there it fails everywhere: UserError on all ranks, or the error itself on rank 0 and RuntimeError on the
+    others, so that none waits for a rank that is gone.
+    """
     import torch.distributed as dist
 
     outcome: list[Any] = [None, None]
     if world.is_main:
         try:
             outcome[0] = action()
-        except UserError as error:
-            outcome[1] = str(error)
+        except Exception as error:
+            outcome[1] = error if isinstance(error, UserError) else RuntimeError(f"rank 0 failed: {error!r}")
+            if world.size > 1:
+                dist.broadcast_object_list(outcome, src=0)
+            raise
     if world.size > 1:
         dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
-        raise UserError(outcome[1])
+        raise outcome[1]
     result: Result = outcome[0]
     return result
 

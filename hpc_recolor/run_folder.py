@@ -67,8 +67,8 @@ class RunFolder:
         return self.path / "logs"
 
 
-def claim(config: Config) -> RunFolder:
-    """Create the run folder of a config, or go on in it if it holds the same run.
+def find(config: Config) -> RunFolder:
+    """The run folder of a config, not yet there or holding the same run. Writes nothing.
 
     Raises UserError if the folder holds another run, or files that are no run.
     """
@@ -78,16 +78,22 @@ def claim(config: Config) -> RunFolder:
         if changes:
             raise UserError(
                 f"run.name={config.run.name}: {run.path} holds another run ({'; '.join(changes)}); "
-                "give the same values to go on with it, or another run.name"
+                "give the same values to go on with it, or another run.name, or remove the folder"
             )
-    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+    elif run.path.exists() and (
+        not run.path.is_dir() or any(not path.name.startswith(".") for path in run.path.iterdir())
+    ):
         raise UserError(f"run.name={config.run.name}: {run.path} exists and is no run folder; give another run.name")
+    return run
+
+
+def claim(run: RunFolder, config: Config) -> None:
+    """Create the run folder if need be, and write the config into it. Raises UserError if it cannot be written."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomically(run.config, to_yaml(config).encode())
     except OSError as error:
         raise UserError(f"run.folder={config.run.folder}: cannot write {run.path} ({error.strerror})") from None
-    return run
 
 
 def open_run(folder: Path) -> tuple[RunFolder, Config]:

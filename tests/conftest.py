@@ -17,7 +17,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # The smallest run that goes through everything.
 TINY = (
     *("--data.size", "32", "--data.held_out_count", "3", "--model.width", "4", "--train.batch_size", "4"),
-    *("--train.epochs", "1", "--train.threads", "1", "--tracking.log_every_steps", "1"),
+    *("--train.epochs", "1", "--train.threads", "1", "--train.device", "cpu", "--tracking.log_every_steps", "1"),
 )
 
 

@@ -4,6 +4,16 @@
 LAB_FLOAT32 = 1e-3
 LAB_FLOAT64 = 1e-9
 
+# Ranges of [-1, 1], and levels of gray against Pillow's rounding to integers [levels of 255].
+RANGE = 1e-6
+GRAY_LEVELS = 0.51
+
+# Means over ten thousand fair coins: four standard deviations.
+FAIR_COIN = 0.02
+
+# Mean ab errors, float32 against scikit-image's float64, relative.
+AB_ERROR_RELATIVE = 1e-5
+
 # Parameters and Adam's moments after five steps, engines against plain PyTorch.
 TWIN_ABSOLUTE = 1e-6
 TWIN_MOMENT_RELATIVE = 1e-4

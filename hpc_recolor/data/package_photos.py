@@ -1,5 +1,6 @@
 """The color photographs that come inside scikit-image, scikit-learn and matplotlib, cut into tiles."""
 
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -21,9 +22,10 @@ def write_tiles(folder: Path) -> None:
 
     Raises UserError if one of the packages is missing.
     """
-    done = folder / ".complete"
-    if done.exists():
+    done, rules = folder / ".complete", f"{SIDE} {HOLD_OUT_EACH} {TRAIN_SIDES} {HELD_OUT_PHOTO}"
+    if done.exists() and done.read_text() == rules:
         return
+    shutil.rmtree(folder, ignore_errors=True)
     for name, photo in _load().items():
         learned, held_out = tile_boxes(*photo.size)
         for kind, boxes in (("train", learned), ("held_out", held_out)):
@@ -32,7 +34,7 @@ def write_tiles(folder: Path) -> None:
                 tile = photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
                 tile.save(folder / kind / f"{name}-{'-'.join(map(str, box))}.png")
     _held_out_photo().save(folder / HELD_OUT_PHOTO)
-    done.touch()
+    done.write_text(rules)
 
 
 def tile_boxes(width: int, height: int) -> tuple[list[Box], list[Box]]:

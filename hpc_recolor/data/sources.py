@@ -12,12 +12,14 @@ from PIL import Image
 
 from hpc_recolor.config import Config
 from hpc_recolor.data.order import SampleOrder
-from hpc_recolor.distributed import World, gather
+from hpc_recolor.data.pipeline import undecodable
+from hpc_recolor.distributed import World, gather, on_main
 from hpc_recolor.errors import UserError
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-# By content, in Pillow's words: what DALI decodes too. One file that it cannot decode would end its pipeline.
+# By content, in Pillow's words: what DALI decodes too.
 PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
+CHECKED_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,28 @@ class BadPhoto:
 
 
 def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Path]:
-    """Every photograph in a folder and its subfolders, sorted by path, hidden ones left out.
+    """Every photograph in a folder and its subfolders, links followed, sorted by path.
 
-    key: the config key that named the folder, for the message. without: a subfolder to leave out.
-    Raises UserError if the folder is missing or has none.
+    Left out are hidden files and folders, run folders (what runs draw is no photograph), and the folder `without`.
+    key: the config key that named the folder, for the message. Raises UserError if the folder is missing or has none.
     """
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: no such folder; name a folder of photographs")
-    photos = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PHOTO_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.is_dir()
-        and not (without and without.resolve() in path.resolve().parents)
-    )
+    photos = []
+    visited = {os.path.realpath(without)} if without else set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        is_run = "config.yaml" in files and "samples" in folders and place != str(folder)
+        if here in visited or is_run:
+            folders.clear()
+            continue
+        visited.add(here)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names = [name for name in files if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")]
+        photos += [Path(place, name) for name in names]
     if not photos:
         raise UserError(f"{key}={folder}: no photographs in it; expected {', '.join(sorted(PHOTO_SUFFIXES))} files")
-    return photos
+    return sorted(photos)
 
 
 Progress = Callable[[int, int], None]
@@ -56,25 +62,31 @@ def _silent(done: int, total: int) -> None: ...
 
 
 def find_bad_photos(paths: Sequence[Path], progress: Progress = _silent) -> list[BadPhoto]:
-    """Decode every photograph once and return those that cannot be read. progress: told (done, total)."""
+    """Decode every photograph with Pillow, which is strict, and with DALI, which trains: those that either cannot read.
+
+    progress: told (done, total).
+    """
     bad = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for done, (path, reason) in enumerate(zip(paths, pool.map(unreadable_reason, paths), strict=True), start=1):
-            if reason:
-                bad.append(BadPhoto(path, reason))
-            progress(done, len(paths))
-    return bad
+    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        warnings.simplefilter("ignore")  # odd metadata is no reason to leave a photograph out
+        for start in range(0, len(paths), CHECKED_TOGETHER):
+            group = paths[start : start + CHECKED_TOGETHER]
+            reasons = dict(zip(group, pool.map(unreadable_reason, group), strict=True))
+            bad += [BadPhoto(path, reason) for path, reason in reasons.items() if reason]
+            bad += [
+                BadPhoto(path, "DALI cannot decode it") for path in undecodable([p for p in group if not reasons[p]])
+            ]
+            progress(start + len(group), len(paths))
+    return sorted(bad, key=lambda photo: photo.path)
 
 
 def unreadable_reason(path: Path) -> str | None:
-    """Why a photograph cannot be decoded, or None if it can."""
+    """Why Pillow cannot decode a photograph, or None if it can."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no reason to leave a photograph out
-            with Image.open(path) as photo:
-                if photo.format not in PHOTO_FORMATS:
-                    return f"holds {photo.format}, expected one of {', '.join(sorted(PHOTO_FORMATS))}"
-                photo.load()
+        with Image.open(path) as photo:
+            if photo.format not in PHOTO_FORMATS:
+                return f"holds {photo.format}, expected one of {', '.join(sorted(PHOTO_FORMATS))}"
+            photo.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return None
@@ -106,10 +118,11 @@ def collect(config: Config, world: World, progress: Progress = _silent) -> Photo
     data = config.data
     if data.photos is None:
         raise UserError("data.photos is not set: name a folder of photographs with --data.photos DIR")
-    # Pictures that runs write are not to learn from, should the run folders lie among the photographs.
-    runs = config.run.folder if data.photos.resolve() in config.run.folder.resolve().parents else None
-    train = find_photos(data.photos, "data.photos", without=runs)
-    held_out = find_photos(data.held_out, "data.held_out") if data.held_out else []
+    photos, aside = data.photos, data.held_out
+    train = on_main(world, lambda: find_photos(photos, "data.photos"))
+    held_out = on_main(world, lambda: find_photos(aside, "data.held_out") if aside else [])
+    measured = {path.resolve() for path in held_out}
+    train = [path for path in train if path.resolve() not in measured]
     shares = gather(world, find_bad_photos((train + held_out)[world.rank :: world.size], progress))
     bad = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
     unreadable = {photo.path for photo in bad}
@@ -125,10 +138,10 @@ def collect(config: Config, world: World, progress: Progress = _silent) -> Photo
         chosen = set(drawn.tolist())
         held_out = [path for number, path in enumerate(train) if number in chosen]
         train = [path for number, path in enumerate(train) if number not in chosen]
-    for key, folder, photos in (("data.photos", data.photos, train), ("data.held_out", data.held_out, held_out)):
-        if not photos:
-            raise UserError(f"{key}={folder}: none of its photographs can be read{_first_of(bad)}")
-    return PhotoSets(train, held_out, bad, fingerprint(data.photos, train))
+    for key, folder, found in (("data.photos", photos, train), ("data.held_out", aside, held_out)):
+        if not found:
+            raise UserError(f"{key}={folder}: none of its photographs can be read, or all are held out{_first_of(bad)}")
+    return PhotoSets(train, held_out, bad, fingerprint(photos, train))
 
 
 def _first_of(bad: list[BadPhoto]) -> str:

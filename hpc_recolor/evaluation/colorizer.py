@@ -83,7 +83,7 @@ def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
     Returns a line for each photograph that cannot be read. Raises UserError before anything is written if a path does
     not exist, if two results would have one name, or if a result would replace one of the photographs.
     """
-    files = [file for path in photos for file in (find_photos(path, "PHOTO") if path.is_dir() else [path])]
+    files = [file for path in photos for file in (find_photos(path, "PHOTO", without=out) if path.is_dir() else [path])]
     targets = _targets(files, out)
     colorizer = Colorizer.from_run(run)
     skipped = []

@@ -35,7 +35,8 @@ def score(generator: nn.Module, originals_u8_NHWC: Tensor, color: ColorName, wor
     originals_u8_NHWC: every world.size-th photograph from world.rank on, uint8 (n,H,W,3); n may differ by one.
     """
     rows: list[tuple[float, float, float]] = []
-    for original in torch.split(originals_u8_NHWC, 16):
+    for start in range(0, len(originals_u8_NHWC), 16):  # a rank may have none
+        original = originals_u8_NHWC[start : start + 16]
         condition, target = make_pair(original, color)
         output = generator(condition)
         model_error = ab_error(to_pictures(condition, output, color), original)

@@ -42,7 +42,8 @@ def save(run: RunFolder, engines: Engines, images_seen: int, photos: str, keep: 
     mine = [_write_rank_state(beside, engines, world)]
     if world.is_main:
         mine += _write_shared_state(beside, engines, averaged)
-    files = {file.name: describe(file) for some in gather(world, mine) for file in some}
+    shares = gather(world, {file.name: describe(file) for file in mine})
+    files = {name: record for share in shares for name, record in share.items()}
     manifest = Manifest(
         images_seen=images_seen,
         world_size=world.size,
@@ -57,8 +58,9 @@ def save(run: RunFolder, engines: Engines, images_seen: int, photos: str, keep: 
 def restore(run: RunFolder, engines: Engines, photos: str, world: World) -> int:
     """Bring both engines to the newest checkpoint, if there is one. Returns the images seen by then, else 0.
 
-    On as many ranks as it was saved on, the run goes on to the bit; on others BatchNorm's statistics are the mean over
-    the old ranks and dropout draws anew. Raises UserError if it is damaged, or of other photographs or networks.
+    On as many ranks as it was saved on, with as many threads, a run on CPUs goes on to the bit; on others BatchNorm's
+    statistics are the mean over the old ranks and dropout draws anew. Raises UserError if the checkpoint is damaged, or
+    of other photographs or networks.
     """
     if not on_main(world, lambda: bool(checkpoints(run))):
         return 0

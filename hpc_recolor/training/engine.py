@@ -1,5 +1,6 @@
 """Two networks, each in a DeepSpeed engine. The only door to deepspeed."""
 
+import ctypes
 import logging
 import os
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Engines:
 
 def build_engines(config: Config, world: World) -> Engines:
     """Both networks with pix2pix's initial weights from run.seed, and an Adam each, ready to train on all ranks."""
+    if world.device.type == "cpu":
+        _keep_freed_memory()
     torch.manual_seed(config.run.seed)
     generator = place(build_generator(config.model, config.data.size), config.model, world.device)
     discriminator = place(build_discriminator(config.model), config.model, world.device)
@@ -56,6 +59,7 @@ def deepspeed_config(config: Config, world: World) -> dict[str, Any]:
         "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would scale the generator's gradient to a tenth
         "zero_optimization": {"stage": 0},
         "steps_per_print": None,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU at every forward and step
     }
 
 
@@ -77,3 +81,15 @@ def _import_deepspeed(world: World) -> Any:
     # with g++), after having tried the compiler on every other op.
     deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
+
+
+def _keep_freed_memory() -> None:
+    """Keep glibc from handing large freed blocks back to the kernel, only to ask for them again within the same step.
+
+    Measured on two cores, U-Net of width 64, batch 4: 14 % of a step's time went into those page faults.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries have none
+        trim_threshold, mmap_max = -1, -4  # glibc, malloc.h
+        mallopt(trim_threshold, -1)
+        mallopt(mmap_max, 0)

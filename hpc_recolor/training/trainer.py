@@ -15,7 +15,7 @@ from hpc_recolor.errors import UserError
 from hpc_recolor.evaluation.figures import sample_grid
 from hpc_recolor.evaluation.metrics import score
 from hpc_recolor.models.norm import averaged_statistics
-from hpc_recolor.run_folder import RunFolder, claim
+from hpc_recolor.run_folder import RunFolder, claim, find
 from hpc_recolor.training import checkpoint
 from hpc_recolor.training.engine import build_engines, set_lr
 from hpc_recolor.training.step import StepLosses, gan_step, learning_rate
@@ -25,13 +25,13 @@ from hpc_recolor.training.tracking import Tracker, checking_progress
 def train(config: Config) -> RunFolder:
     """Train the run of a config to its end, from its newest checkpoint if it has one. Returns its folder.
 
-    Every rank calls it. Raises UserError before anything is written if config, photographs or ranks do not fit.
+    Every rank calls it. Raises UserError, with nothing written, if config, photographs, ranks or checkpoint do not fit.
     """
     _check_ranks(config)
     world = start(config.train.device, config.train.threads)
     try:
         photos = _collect_photos(config, world)
-        run = on_main(world, lambda: claim(config))
+        run = on_main(world, lambda: find(config))
         Trainer(config, world, photos, run).run_loop()
     finally:
         stop()
@@ -48,6 +48,9 @@ class Trainer:
         # Whole batches: the last runs on into the next shuffle, so every photograph is seen `epochs` times or more.
         self.images_total = -(-config.train.epochs * len(photos.train) // self.batch_size) * self.batch_size
         self.held_out = load_photos(photos.held_out[world.rank :: world.size], config.data, world)
+        self.shown = load_photos(
+            photos.held_out[: config.tracking.samples] if world.is_main else [], config.data, world
+        )
         self.losses_sum = torch.zeros(len(StepLosses._fields), device=world.device)
         self.steps_unread = 0
         self.tracker: Tracker | None = None
@@ -59,8 +62,18 @@ class Trainer:
 
     def run_loop(self) -> None:
         """Step through the stream to the end; log, measure and save whenever due, and at the end."""
-        if self.images_seen >= self.images_total:
+        if self.images_seen > self.images_total:
+            raise UserError(
+                f"train.epochs={self.config.train.epochs}: {self.run.path} has already seen {self.images_seen} images, "
+                f"more than these {self.images_total}; use more epochs or a new run.name"
+            )
+        on_main(self.world, lambda: claim(self.run, self.config))
+        if self.images_seen == self.images_total:
             return self._say(f"{self.run.path} is finished; a larger train.epochs goes on with it")
+        self._say(
+            f"training {self.run.path} on {self.world.size} x {self.world.device.type}: {len(self.photos.train)} "
+            f"photographs, {len(self.photos.held_out)} held out, from image {self.images_seen} to {self.images_total}"
+        )
         order = SampleOrder(len(self.photos.train), self.config.run.seed)
         batches = training_batches(
             self.photos.train, order, self.images_seen, self.batch_size, self.config.data, self.world
@@ -98,22 +111,28 @@ class Trainer:
         generator, color = self.engines.generator.module, self.config.model.color
         with averaged_statistics(generator, self.world), torch.no_grad():
             scores = score(generator, self.held_out, color, self.world)
-            shown = self.held_out[: self.config.tracking.samples]
-            condition, _ = make_pair(shown, color)
-            colorized = to_pictures(condition, generator(condition), color)
+            if self.tracker:
+                self._draw_samples()
         if self.tracker:
-            columns = {"gray": gray_copy(condition, color), "colorized": colorized, "original": shown}
-            grid = sample_grid({caption: pictures.cpu().numpy() for caption, pictures in columns.items()})
-            self.run.samples.mkdir(exist_ok=True)
-            grid.save(self.run.samples / f"images-{self.images_seen:012d}.png")
             self.tracker.log_scores(self.images_seen, scores)
 
     def save(self) -> None:
-        """Commit a checkpoint."""
+        """Commit a checkpoint. Losses are read before, so that a resumed run logs what this one does."""
+        if self.steps_unread:
+            self.log()
         keep, fingerprint = self.config.checkpoint.keep, self.photos.fingerprint
         checkpoint.save(self.run, self.engines, self.images_seen, fingerprint, keep, self.world)
         if self.tracker:
             self.tracker.restart_clock(self.images_seen)
+
+    def _draw_samples(self) -> None:
+        color = self.config.model.color
+        condition, _ = make_pair(self.shown, color)
+        colorized = to_pictures(condition, self.engines.generator.module(condition), color)
+        columns = {"gray": gray_copy(condition, color), "colorized": colorized, "original": self.shown}
+        grid = sample_grid({caption: pictures.cpu().numpy() for caption, pictures in columns.items()})
+        self.run.samples.mkdir(exist_ok=True)
+        grid.save(self.run.samples / f"images-{self.images_seen:012d}.png")
 
     def _lr(self) -> float:
         train = self.config.train

@@ -5,7 +5,7 @@ differ from the exact CIE ones by up to 0.005 in a* and b*.
 """
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ _XYZ_FROM_RGB = (
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
+_RGB_FROM_XYZ = tuple(map(tuple, torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).tolist()))
 _WHITE_D65 = (0.95047, 1.0, 1.08883)
 _LUMA_REC601 = (0.299, 0.587, 0.114)
 
@@ -34,7 +35,7 @@ def rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tuple
     _check_rgb_u8(rgb_u8_NHWC)
     working = torch.promote_types(dtype, torch.float32)
     linear = _srgb_decode_table(working, rgb_u8_NHWC.device)[rgb_u8_NHWC.int()]
-    xyz = linear @ _xyz_from_rgb(linear).T / linear.new_tensor(_WHITE_D65)
+    xyz = linear @ _constant(_XYZ_FROM_RGB, working, linear.device).T / _constant(_WHITE_D65, working, linear.device)
     f = torch.where(xyz > 0.008856, xyz.clamp_min(1e-9) ** (1 / 3), 7.787 * xyz + 16 / 116)
     fx, fy, fz = f.unbind(-1)
     lightness = (116 * fy - 16) / L_SCALE - 1
@@ -53,8 +54,8 @@ def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     a, b = (ab_N2HW.to(working) * AB_SCALE).unbind(1)
     fy = (lightness + 16) / 116
     f = torch.stack((fy + a / 500, fy, (fy - b / 200).clamp_min(0)), dim=-1)
-    xyz = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787) * f.new_tensor(_WHITE_D65)
-    linear = xyz @ torch.linalg.inv(_xyz_from_rgb(xyz.double())).to(xyz).T
+    xyz = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787) * _constant(_WHITE_D65, working, f.device)
+    linear = xyz @ _constant(_RGB_FROM_XYZ, working, f.device).T
     encoded = torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
     return (encoded.clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -66,7 +67,7 @@ def rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tupl
     """
     _check_rgb_u8(rgb_u8_NHWC)
     rgb = rgb_u8_NHWC.to(torch.promote_types(dtype, torch.float32)).permute(0, 3, 1, 2) / 127.5 - 1
-    gray = (rgb * rgb.new_tensor(_LUMA_REC601).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    gray = (rgb * _constant(_LUMA_REC601, rgb.dtype, rgb.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
     return gray.to(dtype), rgb.to(dtype)
 
 
@@ -119,5 +120,7 @@ def _srgb_decode_table(dtype: torch.dtype, device: torch.device) -> Tensor:
     return linear.to(device=device, dtype=dtype)
 
 
-def _xyz_from_rgb(like: Tensor) -> Tensor:
-    return torch.tensor(_XYZ_FROM_RGB, dtype=like.dtype, device=like.device)
+@lru_cache
+def _constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A constant on a device. Kept there: each copy would make the host wait for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)

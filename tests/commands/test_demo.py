@@ -9,7 +9,7 @@ from PIL import Image
 from hpc_recolor.data.package_photos import tile_boxes
 from tests.conftest import ROOT, Command
 
-SHORT = ("--train.epochs", "1", "--model.width", "2", "--train.batch_size", "32", "--train.threads", "2")
+SHORT = ("--train.epochs", "1", "--model.width", "2", "--train.batch_size", "32", "--train.device", "cpu")
 
 
 def test_demo_leaves_all_it_promises_and_says_how_well_it_did(command: Command, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_recolor.data.order import SampleOrder
+from tests import tolerances
 
 SAMPLES = st.integers(1, 50)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -37,8 +38,8 @@ def test_epochs_and_seeds_differ() -> None:
 def test_flips_are_fair_and_independent() -> None:
     _, flips = SampleOrder(10_000, 0).draw(0, 10_000)
     both = flips[:, 0] & flips[:, 1]
-    assert np.abs(flips.mean(axis=0) - 0.5).max() < 0.02
-    assert abs(both.mean() - 0.25) < 0.02
+    assert np.abs(flips.mean(axis=0) - 0.5).max() < tolerances.FAIR_COIN
+    assert abs(both.mean() - 0.25) < tolerances.FAIR_COIN
 
 
 def test_the_order_of_a_seed_never_changes() -> None:

@@ -10,6 +10,7 @@ from hpc_recolor.color_space import gray_copy, make_pair
 from hpc_recolor.config import ColorName
 from hpc_recolor.distributed import World
 from hpc_recolor.evaluation.metrics import ab_error, score
+from tests import tolerances
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
@@ -34,7 +35,7 @@ class Memory(nn.Module):
 def test_ab_error_equals_scikit_image(pictures: Tensor) -> None:
     one, other = pictures[:10], pictures[10:]
     expected = np.abs(rgb2lab(one.numpy())[..., 1:] - rgb2lab(other.numpy())[..., 1:]).mean((1, 2, 3))
-    np.testing.assert_allclose(ab_error(one, other).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(ab_error(one, other).numpy(), expected, rtol=tolerances.AB_ERROR_RELATIVE)
 
 
 @pytest.mark.parametrize("color", ["rgb", "lab"])

@@ -50,7 +50,7 @@ def test_results_are_in_the_stated_ranges(lattice: torch.Tensor) -> None:
     lightness, ab = rgb_to_lab(lattice)
     gray, rgb = rgb_to_gray(lattice)
     for values in (lightness, ab, gray, rgb):
-        assert -1 - 1e-6 <= values.min() <= values.max() <= 1 + 1e-6
+        assert -1 - tolerances.RANGE <= values.min() <= values.max() <= 1 + tolerances.RANGE
 
 
 def test_colors_out_of_gamut_are_clamped() -> None:
@@ -66,7 +66,7 @@ def test_gray_is_pillows_luma() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     gray, _ = rgb_to_gray(torch.from_numpy(picture)[None])
     levels = (gray[0, 0].numpy() + 1) * 127.5
-    assert np.abs(levels - np.asarray(Image.fromarray(picture).convert("L"))).max() <= 0.5 + 1e-2
+    assert np.abs(levels - np.asarray(Image.fromarray(picture).convert("L"))).max() <= tolerances.GRAY_LEVELS
 
 
 def test_rgb_target_and_back_returns_the_picture(lattice: torch.Tensor) -> None:

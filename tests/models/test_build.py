@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hpc_recolor.color_space import target_channels
-from hpc_recolor.config import ColorName, GeneratorName, ModelConfig, NormName
+from hpc_recolor.config import SIZE_MULTIPLE, ColorName, GeneratorName, ModelConfig, NormName
 from hpc_recolor.errors import UserError
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights
 
@@ -93,3 +93,9 @@ def test_weights_that_do_not_fit_are_named() -> None:
         UserError, match=r"there does not fit the config: down.0.0.weight is \(8, 1, 4, 4\) there and \(4"
     ):
         load_weights(small, large.state_dict(), Path("there"))
+
+
+@pytest.mark.parametrize("generator", ["unet", "autoencoder", "resnet"])
+def test_every_size_that_the_config_allows_fits_the_network(generator: GeneratorName) -> None:
+    for size in range(SIZE_MULTIPLE[generator] * -(-32 // SIZE_MULTIPLE[generator]), 160, SIZE_MULTIPLE[generator]):
+        assert size % build_generator(ModelConfig(generator=generator, width=1), size).multiple == 0

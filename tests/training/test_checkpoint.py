@@ -15,7 +15,7 @@ from hpc_recolor.config import Config, load_config, to_yaml
 from hpc_recolor.data.sources import collect
 from hpc_recolor.distributed import World
 from hpc_recolor.errors import UserError
-from hpc_recolor.run_folder import RunFolder, checkpoints, claim, newest_checkpoint, verify
+from hpc_recolor.run_folder import RunFolder, checkpoints, claim, find, newest_checkpoint, verify
 from hpc_recolor.training import checkpoint
 from hpc_recolor.training.trainer import Trainer
 from tests.conftest import ROOT
@@ -31,13 +31,13 @@ def run_config(photos: Path, folder: Path, epochs: int, keep: int = 10, every_im
             "model": {"width": 4},
             "train": {"epochs": epochs, "batch_size": 4, "lr_constant": 1.0, "device": "cpu", "threads": 1},
             "checkpoint": {"every_images": every_images, "keep": keep},
-            "tracking": {"log_every_steps": 1, "samples_every_images": 12, "tensorboard": False},
+            "tracking": {"log_every_steps": 3, "samples_every_images": 12, "tensorboard": False},
         },
     )
 
 
 def train(config: Config, world: World) -> Trainer:
-    trainer = Trainer(config, world, collect(config, world), claim(config))
+    trainer = Trainer(config, world, collect(config, world), find(config))
     trainer.run_loop()
     return trainer
 
@@ -80,7 +80,8 @@ def test_rows_after_the_checkpoint_are_rewound(photos: Path, tmp_path: Path, wor
 
 def test_savings_and_prunings_that_were_killed_are_cleared_away(photos: Path, tmp_path: Path, world: World) -> None:
     config = run_config(photos, tmp_path, epochs=1)
-    run = claim(config)
+    run = find(config)
+    claim(run, config)
     for remnant in (".writing", "images-000000000004"):
         (run.checkpoints / remnant).mkdir(parents=True)
     (run.checkpoints / ".writing" / "manifest.json").touch()
@@ -146,3 +147,13 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(photos: Path, tmp_path: 
     resumed = {name: value.clone() for name, value in resumed.items()}
     for name, value in state(train(run_config(photos, tmp_path / "whole", epochs=4), world)).items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_fewer_epochs_than_were_trained_are_refused_and_change_nothing(
+    photos: Path, tmp_path: Path, world: World
+) -> None:
+    run = train(run_config(photos, tmp_path, epochs=2), world).run
+    before = run.config.read_text()
+    with pytest.raises(UserError, match=r"train.epochs=1: .* has already seen 24 images"):
+        train(run_config(photos, tmp_path, epochs=1), world)
+    assert run.config.read_text() == before

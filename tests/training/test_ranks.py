@@ -49,3 +49,7 @@ def test_batchnorm_over_ranks_equals_batchnorm_over_the_whole_batch(
     for number, name in ((2, "weight gradient"), (3, "bias gradient"), (4, "mean"), (5, "variance")):
         np.testing.assert_allclose(first[number], whole[number], err_msg=name)
         np.testing.assert_array_equal(first[number], second[number], err_msg=name)
+
+
+def test_scores_are_the_same_on_any_number_of_ranks(one_rank: dict[str, Any], two_ranks: list[dict[str, Any]]) -> None:
+    assert [rank["scores"] for rank in two_ranks] == [one_rank["scores"]] * 2

@@ -28,8 +28,7 @@ def twin_difference(world: World, generator: GeneratorName = "unet") -> tuple[fl
     """
     config = small_config(model={"width": 8, "dropout": 0.5, "generator": generator})
     engines = build_engines(config, world)
-    networks = [deepcopy(engine.module) for engine in engines]
-    plain = PlainStep(networks[0], networks[1], config.train.lr, config.train.betas)
+    plain = PlainStep.beside(engines, config)
     for number in range(STEPS):
         condition, target = random_batch(number, config)
         torch.manual_seed(number)
@@ -37,7 +36,8 @@ def twin_difference(world: World, generator: GeneratorName = "unet") -> tuple[fl
         torch.manual_seed(number)
         plain(condition, target)
     parameter, moment = 0.0, 0.0
-    for engine, network, adam in zip(engines, networks, (plain.generator_adam, plain.discriminator_adam), strict=True):
+    twins = ((plain.generator, plain.generator_adam), (plain.discriminator, plain.discriminator_adam))
+    for engine, (network, adam) in zip(engines, twins, strict=True):
         for ours, theirs in zip(engine.module.parameters(), network.parameters(), strict=True):
             parameter = max(parameter, float((ours - theirs).detach().abs().max()))
             for key in ("exp_avg", "exp_avg_sq"):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from hpc_recolor.config import Config, GeneratorName, load_config
 from hpc_recolor.distributed import World, start, stop
+from hpc_recolor.evaluation.metrics import score
+from hpc_recolor.models.build import build_generator
 from hpc_recolor.models.norm import CrossRankBatchNorm2d
 from hpc_recolor.training.engine import Engines, build_engines
 from hpc_recolor.training.step import gan_step
@@ -80,10 +83,23 @@ def cross_rank_norm(world: World) -> list[Any]:
     return [part.detach().tolist() for part in parts if part is not None]
 
 
+def scores(world: World) -> list[dict[str, Any]]:
+    """Scores of a generator on three photographs, and on one, which leaves other ranks none."""
+    config = small_config(model={"width": 4, "norm": "instance"})
+    torch.manual_seed(0)
+    generator = build_generator(config.model, config.data.size).eval()
+    pictures = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    return [asdict(score(generator, pictures[:count][world.rank :: world.size], "lab", world)) for count in (3, 1)]
+
+
 def rank_agreement(world: World) -> dict[str, Any]:
     """All that test_ranks compares between one rank and two, in one launch."""
     losses = {f"float64 {name}": losses_of_steps(world, 20, name, "float64") for name in GENERATORS}
-    return losses | {"float32": losses_of_steps(world, 20, "unet", "float32"), "norm": cross_rank_norm(world)}
+    return losses | {
+        "float32": losses_of_steps(world, 20, "unet", "float32"),
+        "norm": cross_rank_norm(world),
+        "scores": scores(world),
+    }
 
 
 def main() -> None:
