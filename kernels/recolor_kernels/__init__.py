@@ -4,20 +4,14 @@ Ranges, used everywhere: RGB pictures are uint8 in NHWC; L is L*/50 - 1 and ab i
 gray and RGB targets are v/127.5 - 1. Networks' tensors are NCHW.
 """
 
-from recolor_kernels.reference import (
-    AB_SCALE,
-    Criterion,
-    l1_loss,
-    lab_to_rgb_u8,
-    patch_loss,
-    rgb_float_to_u8,
-    rgb_to_gray,
-    rgb_to_lab,
-)
+from recolor_kernels.color import lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
+from recolor_kernels.launch import Impl
+from recolor_kernels.reference import AB_SCALE, Criterion, l1_loss, patch_loss, rgb_float_to_u8
 
 __all__ = [
     "AB_SCALE",
     "Criterion",
+    "Impl",
     "l1_loss",
     "lab_to_rgb_u8",
     "patch_loss",

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recolor_kernels.launch import check_lab, check_rgb_u8
+
 Criterion = Literal["bce", "l1", "mse"]
 
 L_SCALE = 50.0  # L = L* / 50 - 1
@@ -32,7 +34,7 @@ def rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tuple
     rgb_u8_NHWC: uint8, (N,H,W,3). dtype: floating type of the results; the conversion itself is in float32, or in
     float64 if that is asked for. Raises ValueError for another shape or type. Not differentiable (integers come in).
     """
-    _check_rgb_u8(rgb_u8_NHWC)
+    check_rgb_u8(rgb_u8_NHWC)
     working = torch.promote_types(dtype, torch.float32)
     linear = _srgb_decode_table(working, rgb_u8_NHWC.device)[rgb_u8_NHWC.int()]
     xyz = linear @ _constant(_XYZ_FROM_RGB, working, linear.device).T / _constant(_WHITE_D65, working, linear.device)
@@ -48,7 +50,7 @@ def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
 
     Raises ValueError for other shapes. Not differentiable (integers come out).
     """
-    _check_lab(l_N1HW, ab_N2HW)
+    check_lab(l_N1HW, ab_N2HW)
     working = torch.promote_types(l_N1HW.dtype, torch.float32)
     lightness = (l_N1HW[:, 0].to(working) + 1) * L_SCALE
     a, b = (ab_N2HW.to(working) * AB_SCALE).unbind(1)
@@ -65,10 +67,10 @@ def rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tupl
 
     rgb_u8_NHWC: uint8, (N,H,W,3). Raises ValueError for another shape or type. Not differentiable (integers come in).
     """
-    _check_rgb_u8(rgb_u8_NHWC)
+    check_rgb_u8(rgb_u8_NHWC)
     rgb = rgb_u8_NHWC.to(torch.promote_types(dtype, torch.float32)).permute(0, 3, 1, 2) / 127.5 - 1
     gray = (rgb * _constant(_LUMA_REC601, rgb.dtype, rgb.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    return gray.to(dtype), rgb.to(dtype)
+    return gray.to(dtype), rgb.contiguous().to(dtype)
 
 
 def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
@@ -99,17 +101,6 @@ def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce") -> Tens
     if criterion == "mse":
         return ((logits - label) ** 2).mean()
     raise ValueError(f"criterion={criterion!r}: expected 'bce', 'l1' or 'mse'")
-
-
-def _check_rgb_u8(rgb: Tensor) -> None:
-    if rgb.dtype != torch.uint8 or rgb.ndim != 4 or rgb.shape[-1] != 3:
-        raise ValueError(f"expected RGB as uint8 (N,H,W,3), got {rgb.dtype} {tuple(rgb.shape)}")
-
-
-def _check_lab(lightness: Tensor, ab: Tensor) -> None:
-    n, _, h, w = lightness.shape if lightness.ndim == 4 else (0, 0, 0, 0)
-    if lightness.shape != (n, 1, h, w) or ab.shape != (n, 2, h, w):
-        raise ValueError(f"expected L (N,1,H,W) and ab (N,2,H,W), got {tuple(lightness.shape)} and {tuple(ab.shape)}")
 
 
 @lru_cache
