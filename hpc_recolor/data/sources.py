@@ -39,7 +39,7 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: no such folder; name a folder of photographs")
     photos = []
-    visited = {os.path.realpath(without)} if without else set()
+    visited = {os.path.realpath(without)} - {os.path.realpath(folder)} if without else set()
     for place, folders, files in os.walk(folder, followlinks=True):
         here = os.path.realpath(place)
         is_run = "config.yaml" in files and "samples" in folders and place != str(folder)
@@ -47,7 +47,7 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
             folders.clear()
             continue
         visited.add(here)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = [name for name in files if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")]
         photos += [Path(place, name) for name in names]
     if not photos:
@@ -73,9 +73,8 @@ def find_bad_photos(paths: Sequence[Path], progress: Progress = _silent) -> list
             group = paths[start : start + CHECKED_TOGETHER]
             reasons = dict(zip(group, pool.map(unreadable_reason, group), strict=True))
             bad += [BadPhoto(path, reason) for path, reason in reasons.items() if reason]
-            bad += [
-                BadPhoto(path, "DALI cannot decode it") for path in undecodable([p for p in group if not reasons[p]])
-            ]
+            readable = [path for path, reason in reasons.items() if not reason]
+            bad += [BadPhoto(path, "DALI cannot decode it") for path in undecodable(readable)]
             progress(start + len(group), len(paths))
     return sorted(bad, key=lambda photo: photo.path)
 

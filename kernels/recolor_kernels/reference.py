@@ -4,8 +4,9 @@ Constants are those of scikit-image's `skimage.color` (sRGB, IEC 61966-2-1; CIE 
 differ from the exact CIE ones by up to 0.005 in a* and b*.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ _XYZ_FROM_RGB = (
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
-_RGB_FROM_XYZ = tuple(map(tuple, torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).tolist()))
+_RGB_FROM_XYZ = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).tolist()
 _WHITE_D65 = (0.95047, 1.0, 1.08883)
 _LUMA_REC601 = (0.299, 0.587, 0.114)
 
@@ -37,9 +38,8 @@ def rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tuple
     check_rgb_u8(rgb_u8_NHWC)
     working = torch.promote_types(dtype, torch.float32)
     linear = _srgb_decode_table(working, rgb_u8_NHWC.device)[rgb_u8_NHWC.int()]
-    xyz = linear @ _constant(_XYZ_FROM_RGB, working, linear.device).T / _constant(_WHITE_D65, working, linear.device)
-    f = torch.where(xyz > 0.008856, xyz.clamp_min(1e-9) ** (1 / 3), 7.787 * xyz + 16 / 116)
-    fx, fy, fz = f.unbind(-1)
+    xyz = _mix(_XYZ_FROM_RGB, linear.unbind(-1))
+    fx, fy, fz = (_lab_f(value / white) for value, white in zip(xyz, _WHITE_D65, strict=True))
     lightness = (116 * fy - 16) / L_SCALE - 1
     ab = torch.stack((500 * (fx - fy), 200 * (fy - fz)), dim=1) / AB_SCALE
     return lightness.unsqueeze(1).to(dtype), ab.to(dtype)
@@ -55,11 +55,9 @@ def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     lightness = (l_N1HW[:, 0].to(working) + 1) * L_SCALE
     a, b = (ab_N2HW.to(working) * AB_SCALE).unbind(1)
     fy = (lightness + 16) / 116
-    f = torch.stack((fy + a / 500, fy, (fy - b / 200).clamp_min(0)), dim=-1)
-    xyz = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787) * _constant(_WHITE_D65, working, f.device)
-    linear = xyz @ _constant(_RGB_FROM_XYZ, working, f.device).T
-    encoded = torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
-    return (encoded.clamp(0, 1) * 255).round().to(torch.uint8)
+    f = (fy + a / 500, fy, (fy - b / 200).clamp_min(0))
+    xyz = [_lab_f_inverse(value) * white for value, white in zip(f, _WHITE_D65, strict=True)]
+    return torch.stack([_srgb_encode_u8(value) for value in _mix(_RGB_FROM_XYZ, xyz)], dim=-1)
 
 
 def rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -69,15 +67,15 @@ def rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tupl
     """
     check_rgb_u8(rgb_u8_NHWC)
     rgb = rgb_u8_NHWC.to(torch.promote_types(dtype, torch.float32)).permute(0, 3, 1, 2) / 127.5 - 1
-    gray = (rgb * _constant(_LUMA_REC601, rgb.dtype, rgb.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    return gray.to(dtype), rgb.contiguous().to(dtype)
+    (gray,) = _mix((_LUMA_REC601,), rgb.unbind(1))
+    return gray.unsqueeze(1).to(dtype), rgb.contiguous().to(dtype)
 
 
 def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
     """RGB in [-1, 1] (N,3,H,W) to pictures, uint8 (N,H,W,3), clamped. Raises ValueError for another shape."""
     if rgb_N3HW.ndim != 4 or rgb_N3HW.shape[1] != 3:
         raise ValueError(f"expected RGB (N,3,H,W), got {tuple(rgb_N3HW.shape)}")
-    return ((rgb_N3HW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return ((rgb_N3HW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -111,7 +109,20 @@ def _srgb_decode_table(dtype: torch.dtype, device: torch.device) -> Tensor:
     return linear.to(device=device, dtype=dtype)
 
 
-@lru_cache
-def _constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A constant on a device. Kept there: each copy would make the host wait for the device."""
-    return torch.tensor(values, dtype=dtype, device=device)
+def _mix(matrix: Sequence[Sequence[float]], channels: Sequence[Tensor]) -> list[Tensor]:
+    """A 3-column matrix times three channels. Written out, since a matrix product rounds by batch size and strides."""
+    one, two, three = channels
+    return [row[0] * one + row[1] * two + row[2] * three for row in matrix]
+
+
+def _lab_f(t: Tensor) -> Tensor:
+    return torch.where(t > 0.008856, t.clamp_min(1e-9) ** (1 / 3), 7.787 * t + 16 / 116)
+
+
+def _lab_f_inverse(f: Tensor) -> Tensor:
+    return torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
+
+
+def _srgb_encode_u8(linear: Tensor) -> Tensor:
+    encoded = torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return (encoded.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -104,3 +104,15 @@ def test_errors_say_what_was_expected_and_what_arrived(call: Any, message: str) 
     with pytest.raises(ValueError, match="expected") as error:
         call()
     assert message in str(error.value)
+
+
+def test_bits_depend_on_neither_batch_nor_strides(lattice: torch.Tensor) -> None:
+    batch = lattice[:, :2704].reshape(13, 208, 52, 3)
+    channels_first = batch.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    whole = rgb_to_lab(batch)
+    for found, expected in zip(rgb_to_lab(channels_first), whole, strict=True):
+        assert torch.equal(found, expected)
+    for number in range(len(batch)):
+        for found, expected in zip(rgb_to_lab(batch[number : number + 1]), whole, strict=True):
+            assert torch.equal(found, expected[number : number + 1])
+    assert torch.equal(lab_to_rgb_u8(*whole)[3:4], lab_to_rgb_u8(*(plane[3:4] for plane in whole)))
