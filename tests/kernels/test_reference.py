@@ -115,4 +115,5 @@ def test_bits_depend_on_neither_batch_nor_strides(lattice: torch.Tensor) -> None
     for number in range(len(batch)):
         for found, expected in zip(rgb_to_lab(batch[number : number + 1]), whole, strict=True):
             assert torch.equal(found, expected[number : number + 1])
-    assert torch.equal(lab_to_rgb_u8(*whole)[3:4], lab_to_rgb_u8(*(plane[3:4] for plane in whole)))
+    lightness, ab = whole
+    assert torch.equal(lab_to_rgb_u8(lightness, ab)[3:4], lab_to_rgb_u8(lightness[3:4], ab[3:4]))
