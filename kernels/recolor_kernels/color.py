@@ -4,6 +4,8 @@ Each program converts pixels of one picture, so that only the picture's offset n
 uint8 NHWC is read as 32-bit words, three for four pixels, wherever pictures start at a word; else byte by byte.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -124,7 +126,7 @@ def _lab_f_inverse(f):
 
 
 @triton.jit
-def _rgb_to_lab_kernel(rgb_ptr, l_ptr, ab_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
+def _rgb_to_lab_kernel(rgb_ptr, condition_ptr, target_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
     image, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     red, green, blue = _load_rgb(rgb_ptr, image, block, pixels, WORDS, BLOCK)
     r, g, b = _srgb_decode(red), _srgb_decode(green), _srgb_decode(blue)
@@ -134,11 +136,11 @@ def _rgb_to_lab_kernel(rgb_ptr, l_ptr, ab_ptr, pixels, blocks, WORDS: tl.constex
     fz = _lab_f((0.019334 / 1.08883) * r + (0.119193 / 1.08883) * g + (0.950227 / 1.08883) * b)
     pixel = block * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    l_row = l_ptr + image.to(tl.int64) * pixels
-    ab_row = ab_ptr + image.to(tl.int64) * pixels * 2
-    tl.store(l_row + pixel, (fy * (116 / 50) - (16 / 50 + 1)).to(l_ptr.dtype.element_ty), mask=inside)
-    tl.store(ab_row + pixel, ((fx - fy) * (500 / 110)).to(ab_ptr.dtype.element_ty), mask=inside)
-    tl.store(ab_row + pixels + pixel, ((fy - fz) * (200 / 110)).to(ab_ptr.dtype.element_ty), mask=inside)
+    condition_row = condition_ptr + image.to(tl.int64) * pixels
+    target_row = target_ptr + image.to(tl.int64) * pixels * 2
+    tl.store(condition_row + pixel, (fy * (116 / 50) - (16 / 50 + 1)).to(condition_ptr.dtype.element_ty), mask=inside)
+    tl.store(target_row + pixel, ((fx - fy) * (500 / 110)).to(target_ptr.dtype.element_ty), mask=inside)
+    tl.store(target_row + pixels + pixel, ((fy - fz) * (200 / 110)).to(target_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -162,7 +164,7 @@ def _lab_to_rgb_u8_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, WORDS: tl.cons
 
 
 @triton.jit
-def _rgb_to_gray_kernel(rgb_ptr, gray_ptr, target_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
+def _rgb_to_gray_kernel(rgb_ptr, condition_ptr, target_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
     image, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     red, green, blue = _load_rgb(rgb_ptr, image, block, pixels, WORDS, BLOCK)
     r = red.to(tl.float32) * (1 / 127.5) - 1
@@ -170,9 +172,9 @@ def _rgb_to_gray_kernel(rgb_ptr, gray_ptr, target_ptr, pixels, blocks, WORDS: tl
     b = blue.to(tl.float32) * (1 / 127.5) - 1
     pixel = block * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    gray_row = gray_ptr + image.to(tl.int64) * pixels
+    condition_row = condition_ptr + image.to(tl.int64) * pixels
     target_row = target_ptr + image.to(tl.int64) * pixels * 3
-    tl.store(gray_row + pixel, (0.299 * r + 0.587 * g + 0.114 * b).to(gray_ptr.dtype.element_ty), mask=inside)
+    tl.store(condition_row + pixel, (0.299 * r + 0.587 * g + 0.114 * b).to(condition_ptr.dtype.element_ty), mask=inside)
     tl.store(target_row + pixel, r.to(target_ptr.dtype.element_ty), mask=inside)
     tl.store(target_row + pixels + pixel, g.to(target_ptr.dtype.element_ty), mask=inside)
     tl.store(target_row + 2 * pixels + pixel, b.to(target_ptr.dtype.element_ty), mask=inside)
@@ -187,42 +189,37 @@ def _grid(pictures: int, pixels: int) -> tuple[tuple[int], int]:
     return (pictures * blocks,), blocks
 
 
-def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _launch_from_rgb(kernel: Any, rgb_u8_NHWC: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Pictures to a condition (N,1,H,W) and a target (N,channels,H,W)."""
     check_triton_dtype(dtype)
     rgb = rgb_u8_NHWC.contiguous()
+    condition, target = _empty_pair(rgb, channels, dtype)
     n, height, width, _ = rgb.shape
-    lightness, ab = rgb.new_empty((n, 1, height, width), dtype=dtype), rgb.new_empty((n, 2, height, width), dtype=dtype)
     if rgb.numel() > 0:
         grid, blocks = _grid(n, height * width)
-        _rgb_to_lab_kernel[grid](
+        kernel[grid](
             rgb_ptr=rgb,
-            l_ptr=lightness,
-            ab_ptr=ab,
-            pixels=height * width,
-            blocks=blocks,
-            WORDS=can_move_words(rgb),
-            BLOCK=PIXELS_PER_PROGRAM,
-        )
-    return lightness, ab
-
-
-def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    check_triton_dtype(dtype)
-    rgb = rgb_u8_NHWC.contiguous()
-    n, height, width, _ = rgb.shape
-    gray, target = rgb.new_empty((n, 1, height, width), dtype=dtype), rgb.new_empty((n, 3, height, width), dtype=dtype)
-    if rgb.numel() > 0:
-        grid, blocks = _grid(n, height * width)
-        _rgb_to_gray_kernel[grid](
-            rgb_ptr=rgb,
-            gray_ptr=gray,
+            condition_ptr=condition,
             target_ptr=target,
             pixels=height * width,
             blocks=blocks,
             WORDS=can_move_words(rgb),
             BLOCK=PIXELS_PER_PROGRAM,
         )
-    return gray, target
+    return condition, target
+
+
+def _empty_pair(rgb: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    n, height, width, _ = rgb.shape
+    return rgb.new_empty((n, 1, height, width), dtype=dtype), rgb.new_empty((n, channels, height, width), dtype=dtype)
+
+
+def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return _launch_from_rgb(_rgb_to_lab_kernel, rgb_u8_NHWC, 2, dtype)
+
+
+def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return _launch_from_rgb(_rgb_to_gray_kernel, rgb_u8_NHWC, 3, dtype)
 
 
 def _launch_lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
@@ -273,24 +270,18 @@ _lab_to_rgb_u8.register_kernel("cuda")(_launch_lab_to_rgb_u8)
 
 @_rgb_to_lab.register_fake
 def _(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    n, height, width, _ = rgb_u8_NHWC.shape
-    return _empty(rgb_u8_NHWC, (n, 1, height, width), dtype), _empty(rgb_u8_NHWC, (n, 2, height, width), dtype)
+    return _empty_pair(rgb_u8_NHWC, 2, dtype)
 
 
 @_rgb_to_gray.register_fake
 def _(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    n, height, width, _ = rgb_u8_NHWC.shape
-    return _empty(rgb_u8_NHWC, (n, 1, height, width), dtype), _empty(rgb_u8_NHWC, (n, 3, height, width), dtype)
+    return _empty_pair(rgb_u8_NHWC, 3, dtype)
 
 
 @_lab_to_rgb_u8.register_fake
 def _(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     n, _, height, width = l_N1HW.shape
-    return _empty(l_N1HW, (n, height, width, 3), torch.uint8)
-
-
-def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return like.new_empty(shape, dtype=dtype)
+    return l_N1HW.new_empty((n, height, width, 3), dtype=torch.uint8)
 
 
 # ---- public functions ----
