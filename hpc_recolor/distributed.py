@@ -93,18 +93,17 @@ def on_main(world: World, action: Callable[[], Result]) -> Result:
     import torch.distributed as dist
 
     outcome: list[Any] = [None, None]
+    failure: Exception | None = None
     if world.is_main:
         try:
             outcome[0] = action()
         except Exception as error:
+            failure = error
             outcome[1] = error if isinstance(error, UserError) else RuntimeError(f"rank 0 failed: {error!r}")
-            if world.size > 1:
-                dist.broadcast_object_list(outcome, src=0)
-            raise
     if world.size > 1:
         dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise outcome[1]
+    if failure or outcome[1]:
+        raise failure or outcome[1]
     result: Result = outcome[0]
     return result
 

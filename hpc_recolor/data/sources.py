@@ -118,10 +118,7 @@ def collect(config: Config, world: World, progress: Progress = _silent) -> Photo
     if data.photos is None:
         raise UserError("data.photos is not set: name a folder of photographs with --data.photos DIR")
     photos, aside = data.photos, data.held_out
-    train = on_main(world, lambda: find_photos(photos, "data.photos"))
-    held_out = on_main(world, lambda: find_photos(aside, "data.held_out") if aside else [])
-    measured = {path.resolve() for path in held_out}
-    train = [path for path in train if path.resolve() not in measured]
+    train, held_out = on_main(world, lambda: _list_both(photos, aside))
     shares = gather(world, find_bad_photos((train + held_out)[world.rank :: world.size], progress))
     bad = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
     unreadable = {photo.path for photo in bad}
@@ -140,7 +137,17 @@ def collect(config: Config, world: World, progress: Progress = _silent) -> Photo
     for key, folder, found in (("data.photos", photos, train), ("data.held_out", aside, held_out)):
         if not found:
             raise UserError(f"{key}={folder}: none of its photographs can be read, or all are held out{_first_of(bad)}")
-    return PhotoSets(train, held_out, bad, fingerprint(photos, train))
+    return PhotoSets(train, held_out, bad, on_main(world, lambda: fingerprint(photos, train)))
+
+
+def _list_both(photos: Path, aside: Path | None) -> tuple[list[Path], list[Path]]:
+    """What to learn from, and what is held out by folder, which may lie inside the other and is not learned from."""
+    train = find_photos(photos, "data.photos")
+    if aside is None:
+        return train, []
+    held_out = find_photos(aside, "data.held_out")
+    measured = {path.resolve() for path in held_out}
+    return [path for path in train if path.resolve() not in measured], held_out
 
 
 def _first_of(bad: list[BadPhoto]) -> str:

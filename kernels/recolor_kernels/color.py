@@ -4,6 +4,7 @@ Each program converts pixels of one picture, so that only the picture's offset n
 uint8 NHWC is read as 32-bit words, three for four pixels, wherever pictures start at a word; else byte by byte.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -242,30 +243,19 @@ def _launch_lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
 
 # ---- registration ----
 
-_rgb_to_lab = torch.library.custom_op(
-    "recolor_kernels::rgb_to_lab",
-    reference.rgb_to_lab,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor rgb_u8_NHWC, ScalarType dtype) -> (Tensor, Tensor)",
-)
-_rgb_to_gray = torch.library.custom_op(
-    "recolor_kernels::rgb_to_gray",
-    reference.rgb_to_gray,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor rgb_u8_NHWC, ScalarType dtype) -> (Tensor, Tensor)",
-)
-_lab_to_rgb_u8 = torch.library.custom_op(
-    "recolor_kernels::lab_to_rgb_u8",
-    reference.lab_to_rgb_u8,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor",
-)
-_rgb_to_lab.register_kernel("cuda")(_launch_rgb_to_lab)
-_rgb_to_gray.register_kernel("cuda")(_launch_rgb_to_gray)
-_lab_to_rgb_u8.register_kernel("cuda")(_launch_lab_to_rgb_u8)
+
+def _register(schema: str, cpu: Callable[..., Any], cuda: Callable[..., Any]) -> Any:
+    """An op under the reference's name, which is its CPU implementation."""
+    name = f"recolor_kernels::{cpu.__name__}"
+    op = torch.library.custom_op(name, cpu, mutates_args=(), device_types="cpu", schema=schema)
+    op.register_kernel("cuda")(cuda)
+    return op
+
+
+_FROM_RGB = "(Tensor rgb_u8_NHWC, ScalarType dtype) -> (Tensor, Tensor)"
+_rgb_to_lab = _register(_FROM_RGB, reference.rgb_to_lab, _launch_rgb_to_lab)
+_rgb_to_gray = _register(_FROM_RGB, reference.rgb_to_gray, _launch_rgb_to_gray)
+_lab_to_rgb_u8 = _register("(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor", reference.lab_to_rgb_u8, _launch_lab_to_rgb_u8)
 
 
 @_rgb_to_lab.register_fake
