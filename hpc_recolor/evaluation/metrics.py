@@ -8,24 +8,21 @@ from torch import Tensor, nn
 from hpc_recolor.color_space import gray_copy, make_pair, to_pictures
 from hpc_recolor.config import ColorName
 from hpc_recolor.distributed import World, gather
-from recolor_kernels import AB_SCALE, rgb_to_lab
+from recolor_kernels import color_metrics
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over held-out photographs: ab errors of model and gray copy [Lab units], L1 in the network's space."""
+    """Means over held-out photographs, of the model and of the gray copy."""
 
-    ab_error: float
-    gray_ab_error: float
-    l1: float
     photographs: int
-
-
-def ab_error(pictures_u8_NHWC: Tensor, originals_u8_NHWC: Tensor) -> Tensor:
-    """Mean absolute difference over a* and b* of each picture [Lab units]: float64 (N,)."""
-    _, ab = rgb_to_lab(pictures_u8_NHWC)
-    _, ab_true = rgb_to_lab(originals_u8_NHWC)
-    return (ab - ab_true).double().abs().mean((1, 2, 3)) * AB_SCALE
+    ab_error: float  # [Lab units]
+    gray_ab_error: float
+    ciede2000: float  # [Delta E 2000]
+    gray_ciede2000: float
+    colorfulness: float  # Hasler and Suesstrunk [levels]
+    original_colorfulness: float
+    l1: float  # in the network's space
 
 
 @torch.no_grad()
@@ -34,17 +31,25 @@ def score(generator: nn.Module, originals_u8_NHWC: Tensor, color: ColorName, wor
 
     originals_u8_NHWC: every world.size-th photograph from world.rank on, uint8 (n,H,W,3); n may differ by one.
     """
-    rows: list[tuple[float, float, float]] = []
+    rows: list[tuple[float, ...]] = []
     for start in range(0, len(originals_u8_NHWC), 16):  # a rank may have none
         original = originals_u8_NHWC[start : start + 16]
         condition, target = make_pair(original, color)
         output = generator(condition)
-        model_error = ab_error(to_pictures(condition, output, color), original)
-        gray_error = ab_error(gray_copy(condition, color), original)
-        l1 = (output - target).double().abs().mean((1, 2, 3))
-        rows += zip(model_error.tolist(), gray_error.tolist(), l1.tolist(), strict=True)
+        model = color_metrics(to_pictures(condition, output, color), original)
+        gray = color_metrics(gray_copy(condition, color), original)
+        columns = (
+            model.ab_error,
+            gray.ab_error,
+            model.ciede2000,
+            gray.ciede2000,
+            model.colorfulness,
+            model.target_colorfulness,
+            (output - target).double().abs().mean((1, 2, 3)),
+        )
+        rows += map(tuple, torch.stack(columns, dim=1).tolist())
     shares = gather(world, rows)
     # In the order of the photographs, so that any number of ranks sums to the same bits.
     ordered = [shares[n % world.size][n // world.size] for n in range(sum(map(len, shares)))]
-    model, gray, l1 = (sum(column) / len(ordered) for column in zip(*ordered, strict=True))
-    return Scores(ab_error=model, gray_ab_error=gray, l1=l1, photographs=len(ordered))
+    means = [sum(column) / len(ordered) for column in zip(*ordered, strict=True)]
+    return Scores(len(ordered), *means)

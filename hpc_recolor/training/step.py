@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpc_recolor.config import LossConfig
 from hpc_recolor.training.engine import Engines
-from recolor_kernels import l1_loss, patch_loss
+from recolor_kernels import discriminator_loss, generator_loss
 
 
 class StepLosses(NamedTuple):
@@ -29,9 +29,8 @@ def gan_step(engines: Engines, condition: Tensor, target: Tensor, loss: LossConf
 
 def discriminator_step(engine: Any, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig) -> Tensor:
     """Half the loss on real pairs plus half the loss on generated ones; `prediction` carries no gradient."""
-    on_fake = patch_loss(engine(condition, prediction), real=False, criterion=loss.adversarial)
-    on_real = patch_loss(engine(condition, target), real=True, criterion=loss.adversarial)
-    total = 0.5 * (on_real + on_fake)
+    on_fake, on_real = engine(condition, prediction), engine(condition, target)
+    total = discriminator_loss(on_real, on_fake, loss.adversarial)
     engine.backward(total)
     engine.step()
     return total.detach()
@@ -43,13 +42,13 @@ def generator_step(
     """l1_weight x L1 + adversarial, through a fresh forward of the discriminator, which does not learn from it."""
     judge = engines.discriminator.module  # through its engine, DeepSpeed would take this for the judge's own step
     judge.requires_grad_(False)
-    adversarial = patch_loss(judge(condition, prediction), real=True, criterion=loss.adversarial)
-    l1 = l1_loss(prediction, target)
-    total = loss.l1_weight * l1 + adversarial
+    total, l1, adversarial = generator_loss(
+        prediction, target, judge(condition, prediction), loss.l1_weight, loss.adversarial
+    )
     engines.generator.backward(total)
     engines.generator.step()
     judge.requires_grad_(True)
-    return total.detach(), l1.detach(), adversarial.detach()
+    return total.detach(), l1, adversarial
 
 
 def learning_rate(lr: float, images_seen: int, images_total: int, constant: float) -> float:

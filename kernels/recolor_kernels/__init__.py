@@ -1,18 +1,28 @@
-"""Color conversion and losses for colorizers, as functions on tensors.
+"""Color conversion, losses and metrics for colorizers, as functions on tensors.
 
 Ranges, used everywhere: RGB pictures are uint8 in NHWC; L is L*/50 - 1 and ab is ab/110, so both are about [-1, 1];
 gray and RGB targets are v/127.5 - 1. Networks' tensors are NCHW.
 """
 
-from recolor_kernels.color import lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
+from recolor_kernels.adversarial import GeneratorLoss, discriminator_loss, generator_loss, patch_loss
+from recolor_kernels.color import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
 from recolor_kernels.launch import Impl
-from recolor_kernels.reference import AB_SCALE, Criterion, l1_loss, patch_loss, rgb_float_to_u8
+from recolor_kernels.losses import l1_lab_loss, l1_loss
+from recolor_kernels.metrics import ColorMetrics, color_metrics
+from recolor_kernels.reference import AB_SCALE, Criterion, rgb_float_to_u8
 
 __all__ = [
     "AB_SCALE",
+    "ColorMetrics",
     "Criterion",
+    "GeneratorLoss",
     "Impl",
+    "color_metrics",
+    "discriminator_loss",
+    "generator_loss",
+    "l1_lab_loss",
     "l1_loss",
+    "lab_to_rgb",
     "lab_to_rgb_u8",
     "patch_loss",
     "rgb_float_to_u8",

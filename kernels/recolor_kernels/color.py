@@ -1,8 +1,4 @@
-"""sRGB pictures to what networks see, and back: the kernels, their launchers, their registration, the public functions.
-
-Each program converts pixels of one picture, so that only the picture's offset needs 64 bits of arithmetic per program.
-uint8 NHWC is read as 32-bit words, three for four pixels, wherever pictures start at a word; else byte by byte.
-"""
+"""sRGB pictures to what networks see, and back: kernels, their launchers, their registration, the public functions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,294 +8,313 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import reference
-from recolor_kernels.launch import (
-    PIXELS_PER_PROGRAM,
-    Impl,
-    can_move_words,
-    check_lab,
-    check_rgb_u8,
-    check_triton_dtype,
-    choose,
-)
+from recolor_kernels import launch, parts, reference
+from recolor_kernels.gradients import differentiable, once
+from recolor_kernels.launch import Impl, can_move_words, check_lab, check_rgb_u8, check_triton_dtype, choose, register
+
+# Pixels that a program converts: a multiple of 4, so that each thread can move whole words.
+PIXELS_PER_PROGRAM = 1024
 
 # ---- kernels ----
 
 
 @triton.jit
-def _load_rgb(rgb_ptr, image, block, pixels, WORDS: tl.constexpr, BLOCK: tl.constexpr):
-    """Levels of BLOCK pixels of a picture, int32, in order."""
-    start = image.to(tl.int64) * pixels * 3
-    if WORDS:
-        group = block * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
-        inside = group < pixels // 4
-        words = (rgb_ptr + start).to(tl.pointer_type(tl.int32)) + group.to(tl.int64) * 3
-        first = tl.load(words, mask=inside, other=0)
-        second = tl.load(words + 1, mask=inside, other=0)
-        third = tl.load(words + 2, mask=inside, other=0)
-        red = _in_order(first, first >> 24, second >> 16, third >> 8)
-        green = _in_order(first >> 8, second, second >> 24, third >> 16)
-        blue = _in_order(first >> 16, second >> 8, third, third >> 24)
+def _rgb_to_lab_kernel(
+    rgb_ptr, l_ptr, ab_ptr, pixels, blocks, LAST: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr
+):
+    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    place = image * pixels + first
+    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, WORDS, BLOCK)
+    lightness, a, b = parts.rgb_to_lab(red, green, blue)
+    parts.store(l_ptr + place, lightness, left, BLOCK)
+    if LAST:
+        parts.store_pairs(ab_ptr + place * 2, a, b, left, BLOCK)
     else:
-        pixel = block * BLOCK + tl.arange(0, BLOCK)
-        inside = pixel < pixels
-        bytes = rgb_ptr + start + pixel.to(tl.int64) * 3
-        red = tl.load(bytes, mask=inside, other=0).to(tl.int32)
-        green = tl.load(bytes + 1, mask=inside, other=0).to(tl.int32)
-        blue = tl.load(bytes + 2, mask=inside, other=0).to(tl.int32)
-    return red, green, blue
+        plane = ab_ptr + image * pixels * 2 + first
+        parts.store(plane, a, left, BLOCK)
+        parts.store(plane + pixels, b, left, BLOCK)
 
 
 @triton.jit
-def _in_order(one, two, three, four):
-    """The low bytes of four words each, as one vector in the order of pixels."""
-    return tl.interleave(tl.interleave(one & 255, three & 255), tl.interleave(two & 255, four & 255))
-
-
-@triton.jit
-def _store_rgb(rgb_ptr, red, green, blue, image, block, pixels, WORDS: tl.constexpr, BLOCK: tl.constexpr):
-    """The counterpart of _load_rgb, from int32 levels in 0..255."""
-    start = image.to(tl.int64) * pixels * 3
-    if WORDS:
-        group = block * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
-        inside = group < pixels // 4
-        words = (rgb_ptr + start).to(tl.pointer_type(tl.int32)) + group.to(tl.int64) * 3
-        red0, red1, red2, red3 = _by_fours(red, BLOCK)
-        green0, green1, green2, green3 = _by_fours(green, BLOCK)
-        blue0, blue1, blue2, blue3 = _by_fours(blue, BLOCK)
-        tl.store(words, red0 | (green0 << 8) | (blue0 << 16) | (red1 << 24), mask=inside)
-        tl.store(words + 1, green1 | (blue1 << 8) | (red2 << 16) | (green2 << 24), mask=inside)
-        tl.store(words + 2, blue2 | (red3 << 8) | (green3 << 16) | (blue3 << 24), mask=inside)
+def _rgb_to_gray_kernel(
+    rgb_ptr, gray_ptr, target_ptr, pixels, blocks, LAST: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr
+):
+    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    place = image * pixels + first
+    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, WORDS, BLOCK)
+    r = red.to(tl.float32) * (1 / 127.5) - 1
+    g = green.to(tl.float32) * (1 / 127.5) - 1
+    b = blue.to(tl.float32) * (1 / 127.5) - 1
+    parts.store(gray_ptr + place, 0.299 * r + 0.587 * g + 0.114 * b, left, BLOCK)
+    if LAST:
+        parts.store_triples(target_ptr + place * 3, r, g, b, left, WORDS, BLOCK)
     else:
-        pixel = block * BLOCK + tl.arange(0, BLOCK)
-        inside = pixel < pixels
-        bytes = rgb_ptr + start + pixel.to(tl.int64) * 3
-        tl.store(bytes, red.to(tl.uint8), mask=inside)
-        tl.store(bytes + 1, green.to(tl.uint8), mask=inside)
-        tl.store(bytes + 2, blue.to(tl.uint8), mask=inside)
+        plane = target_ptr + image * pixels * 3 + first
+        parts.store(plane, r, left, BLOCK)
+        parts.store(plane + pixels, g, left, BLOCK)
+        parts.store(plane + pixels + pixels, b, left, BLOCK)
 
 
 @triton.jit
-def _by_fours(values, BLOCK: tl.constexpr):
-    """The first, second, third and fourth of every four values."""
-    even, odd = tl.split(tl.reshape(values, (BLOCK // 4, 2, 2)))
-    first, third = tl.split(even)
-    second, fourth = tl.split(odd)
-    return first, second, third, fourth
-
-
-@triton.jit
-def _srgb_decode(level):
-    """8-bit sRGB levels to linear values (IEC 61966-2-1). The power is a polynomial: only 256 inputs exist.
-
-    Least squares over the levels above the knee, weighted for the smallest worst error in L*a*b*: 2e-4 Lab units.
-    """
-    value = level.to(tl.float32) * (1 / 255)
-    power = 0.18991147124174498
-    power = power * value - 0.9376594615826623
-    power = power * value + 2.01153698483126
-    power = power * value - 2.494529787605562
-    power = power * value + 2.0441790079907545
-    power = power * value - 1.2783881524375589
-    power = power * value + 0.9539636186206848
-    power = power * value + 0.47418333199965146
-    power = power * value + 0.03596386600703255
-    power = power * value + 0.0008403982488610302
-    return tl.where(level > 10, power, value * (1 / 12.92))
-
-
-@triton.jit
-def _srgb_encode(linear):
-    """Linear values to 8-bit sRGB levels, rounded to nearest and clamped to the gamut."""
-    root = tl.exp2(tl.log2(tl.maximum(linear, 1e-9)) * (1 / 2.4))
-    value = tl.where(linear > 0.0031308, 1.055 * root - 0.055, 12.92 * linear)
-    return (tl.minimum(tl.maximum(value, 0.0), 1.0) * 255 + 0.5).to(tl.int32)
-
-
-@triton.jit
-def _lab_f(t):
-    return tl.where(t > 0.008856, tl.exp2(tl.log2(tl.maximum(t, 1e-9)) * (1 / 3)), 7.787 * t + 16 / 116)
-
-
-@triton.jit
-def _lab_f_inverse(f):
-    return tl.where(f > 0.2068966, f * f * f, (f - 16 / 116) * (1 / 7.787))
-
-
-@triton.jit
-def _rgb_to_lab_kernel(rgb_ptr, condition_ptr, target_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
-    image, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    red, green, blue = _load_rgb(rgb_ptr, image, block, pixels, WORDS, BLOCK)
-    r, g, b = _srgb_decode(red), _srgb_decode(green), _srgb_decode(blue)
-    # scikit-image's xyz_from_rgb, each row divided by the D65 white
-    fx = _lab_f((0.412453 / 0.95047) * r + (0.357580 / 0.95047) * g + (0.180423 / 0.95047) * b)
-    fy = _lab_f(0.212671 * r + 0.715160 * g + 0.072169 * b)
-    fz = _lab_f((0.019334 / 1.08883) * r + (0.119193 / 1.08883) * g + (0.950227 / 1.08883) * b)
-    pixel = block * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < pixels
-    condition_row = condition_ptr + image.to(tl.int64) * pixels
-    target_row = target_ptr + image.to(tl.int64) * pixels * 2
-    tl.store(condition_row + pixel, (fy * (116 / 50) - (16 / 50 + 1)).to(condition_ptr.dtype.element_ty), mask=inside)
-    tl.store(target_row + pixel, ((fx - fy) * (500 / 110)).to(target_ptr.dtype.element_ty), mask=inside)
-    tl.store(target_row + pixels + pixel, ((fy - fz) * (200 / 110)).to(target_ptr.dtype.element_ty), mask=inside)
+def _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK: tl.constexpr):
+    plane = ab_ptr + image * pixels * 2 + first
+    lightness = parts.load(l_ptr + image * pixels + first, left, BLOCK)
+    return lightness, parts.load(plane, left, BLOCK), parts.load(plane + pixels, left, BLOCK)
 
 
 @triton.jit
 def _lab_to_rgb_u8_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
-    image, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    pixel = block * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < pixels
-    ab_row = ab_ptr + image.to(tl.int64) * pixels * 2
-    lightness = tl.load(l_ptr + image.to(tl.int64) * pixels + pixel, mask=inside, other=0).to(tl.float32)
-    a = tl.load(ab_row + pixel, mask=inside, other=0).to(tl.float32)
-    b = tl.load(ab_row + pixels + pixel, mask=inside, other=0).to(tl.float32)
-    fy = (lightness + 1) * (50 / 116) + 16 / 116
-    x = _lab_f_inverse(fy + a * (110 / 500)) * 0.95047
-    y = _lab_f_inverse(fy)
-    z = _lab_f_inverse(tl.maximum(fy - b * (110 / 200), 0.0)) * 1.08883
-    # the inverse of scikit-image's xyz_from_rgb
-    red = _srgb_encode(3.2404813432005266 * x - 1.537151516271318 * y - 0.4985363261688878 * z)
-    green = _srgb_encode(-0.9692549499965682 * x + 1.8759900014898907 * y + 0.041555926558292836 * z)
-    blue = _srgb_encode(0.05564663913517715 * x - 0.20404133836651123 * y + 1.0573110696453443 * z)
-    _store_rgb(rgb_ptr, red, green, blue, image, block, pixels, WORDS, BLOCK)
+    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    lightness, a, b = _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK)
+    fx, fy, fz = parts.lab_to_f(lightness, a, b)
+    red, green, blue = parts.f_to_linear(fx, fy, fz)
+    place = rgb_ptr + (image * pixels + first) * 3
+    parts.store_rgb(place, _to_level(red), _to_level(green), _to_level(blue), left, WORDS, BLOCK)
 
 
 @triton.jit
-def _rgb_to_gray_kernel(rgb_ptr, condition_ptr, target_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
-    image, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    red, green, blue = _load_rgb(rgb_ptr, image, block, pixels, WORDS, BLOCK)
-    r = red.to(tl.float32) * (1 / 127.5) - 1
-    g = green.to(tl.float32) * (1 / 127.5) - 1
-    b = blue.to(tl.float32) * (1 / 127.5) - 1
-    pixel = block * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < pixels
-    condition_row = condition_ptr + image.to(tl.int64) * pixels
-    target_row = target_ptr + image.to(tl.int64) * pixels * 3
-    tl.store(condition_row + pixel, (0.299 * r + 0.587 * g + 0.114 * b).to(condition_ptr.dtype.element_ty), mask=inside)
-    tl.store(target_row + pixel, r.to(target_ptr.dtype.element_ty), mask=inside)
-    tl.store(target_row + pixels + pixel, g.to(target_ptr.dtype.element_ty), mask=inside)
-    tl.store(target_row + 2 * pixels + pixel, b.to(target_ptr.dtype.element_ty), mask=inside)
+def _to_level(linear):
+    value, _ = parts.srgb_encode(linear)
+    return (tl.minimum(tl.maximum(value, 0.0), 1.0) * 255 + 0.5).to(tl.int32)
+
+
+@triton.jit
+def _lab_to_rgb_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, BLOCK: tl.constexpr):
+    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    lightness, a, b = _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK)
+    fx, fy, fz = parts.lab_to_f(lightness, a, b)
+    red, green, blue = parts.f_to_linear(fx, fy, fz)
+    plane = rgb_ptr + image * pixels * 3 + first
+    parts.store(plane, _to_value(red), left, BLOCK)
+    parts.store(plane + pixels, _to_value(green), left, BLOCK)
+    parts.store(plane + pixels + pixels, _to_value(blue), left, BLOCK)
+
+
+@triton.jit
+def _to_value(linear):
+    value, _ = parts.srgb_encode(linear)
+    return tl.minimum(tl.maximum(value, 0.0), 1.0) * 2 - 1
+
+
+@triton.jit
+def _lab_to_rgb_backward_kernel(l_ptr, ab_ptr, d_rgb_ptr, d_l_ptr, d_ab_ptr, pixels, blocks, BLOCK: tl.constexpr):
+    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    lightness, a, b = _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK)
+    fx, fy, fz = parts.lab_to_f(lightness, a, b)
+    red, green, blue = parts.f_to_linear(fx, fy, fz)
+    d_plane = d_rgb_ptr + image * pixels * 3 + first
+    d_red = parts.load(d_plane, left, BLOCK) * _slope(red)
+    d_green = parts.load(d_plane + pixels, left, BLOCK) * _slope(green)
+    d_blue = parts.load(d_plane + pixels + pixels, left, BLOCK) * _slope(blue)
+    # the transpose of f_to_linear's matrix
+    d_x = 3.2404813432005266 * d_red - 0.9692549499965682 * d_green + 0.05564663913517715 * d_blue
+    d_y = -1.537151516271318 * d_red + 1.8759900014898907 * d_green - 0.20404133836651123 * d_blue
+    d_z = -0.4985363261688878 * d_red + 0.041555926558292836 * d_green + 1.0573110696453443 * d_blue
+    d_fx = d_x * 0.95047 * parts.lab_f_inverse_slope(fx)
+    d_fy = d_y * parts.lab_f_inverse_slope(fy)
+    d_fz = tl.where(fz >= 0, d_z * 1.08883 * parts.lab_f_inverse_slope(fz), 0.0)
+    plane = d_ab_ptr + image * pixels * 2 + first
+    parts.store(d_l_ptr + image * pixels + first, (d_fx + d_fy + d_fz) * (50 / 116), left, BLOCK)
+    parts.store(plane, d_fx * (110 / 500), left, BLOCK)
+    parts.store(plane + pixels, d_fz * (-110 / 200), left, BLOCK)
+
+
+@triton.jit
+def _slope(linear):
+    """The derivative of _to_value, zero outside the gamut."""
+    value, root = parts.srgb_encode(linear)
+    return tl.where((value >= 0) & (value <= 1), 2 * parts.srgb_encode_slope(linear, root), 0.0)
 
 
 # ---- launchers ----
 
 
-def _grid(pictures: int, pixels: int) -> tuple[tuple[int], int]:
-    """Programs, and how many of them convert one picture."""
-    blocks = triton.cdiv(pixels, PIXELS_PER_PROGRAM)
-    return (pictures * blocks,), blocks
+def _launch(kernel: Any, n: int, height: int, width: int, **arguments: Any) -> None:
+    """Launch over all pixels of N pictures; nothing, if there are none."""
+    blocks = triton.cdiv(height * width, PIXELS_PER_PROGRAM)
+    if n * blocks > 0:
+        launch.launch(kernel, n * blocks, **arguments, pixels=height * width, blocks=blocks, BLOCK=PIXELS_PER_PROGRAM)
 
 
-def _launch_from_rgb(kernel: Any, rgb_u8_NHWC: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Pictures to a condition (N,1,H,W) and a target (N,channels,H,W)."""
+def _empty_pair(rgb: Tensor, channels: int, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Unwritten (N,1,H,W) and (N,channels,H,W)."""
+    n, height, width, _ = rgb.shape
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    one, other = (
+        torch.empty((n, c, height, width), dtype=dtype, device=rgb.device, memory_format=memory_format)
+        for c in (1, channels)
+    )
+    return one, other
+
+
+def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
     check_triton_dtype(dtype)
     rgb = rgb_u8_NHWC.contiguous()
-    condition, target = _empty_pair(rgb, channels, dtype)
-    n, height, width, _ = rgb.shape
-    if rgb.numel() > 0:
-        grid, blocks = _grid(n, height * width)
-        kernel[grid](
-            rgb_ptr=rgb,
-            condition_ptr=condition,
-            target_ptr=target,
-            pixels=height * width,
-            blocks=blocks,
-            WORDS=can_move_words(rgb),
-            BLOCK=PIXELS_PER_PROGRAM,
-        )
-    return condition, target
+    lightness, ab = _empty_pair(rgb, 2, dtype, channels_last)
+    words = can_move_words(rgb)
+    _launch(
+        _rgb_to_lab_kernel, *rgb.shape[:3], rgb_ptr=rgb, l_ptr=lightness, ab_ptr=ab, LAST=channels_last, WORDS=words
+    )
+    return lightness, ab
 
 
-def _empty_pair(rgb: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    n, height, width, _ = rgb.shape
-    return rgb.new_empty((n, 1, height, width), dtype=dtype), rgb.new_empty((n, channels, height, width), dtype=dtype)
-
-
-def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return _launch_from_rgb(_rgb_to_lab_kernel, rgb_u8_NHWC, 2, dtype)
-
-
-def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return _launch_from_rgb(_rgb_to_gray_kernel, rgb_u8_NHWC, 3, dtype)
+def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+    check_triton_dtype(dtype)
+    rgb = rgb_u8_NHWC.contiguous()
+    gray, target = _empty_pair(rgb, 3, dtype, channels_last)
+    words = can_move_words(rgb)
+    _launch(
+        _rgb_to_gray_kernel, *rgb.shape[:3], rgb_ptr=rgb, gray_ptr=gray, target_ptr=target, LAST=channels_last,
+        WORDS=words,
+    )  # fmt: skip
+    return gray, target
 
 
 def _launch_lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     check_triton_dtype(l_N1HW.dtype)
-    n, _, height, width = l_N1HW.shape
-    rgb = l_N1HW.new_empty((n, height, width, 3), dtype=torch.uint8)
-    if rgb.numel() > 0:
-        grid, blocks = _grid(n, height * width)
-        _lab_to_rgb_u8_kernel[grid](
-            l_ptr=l_N1HW.contiguous(),
-            ab_ptr=ab_N2HW.contiguous(),
-            rgb_ptr=rgb,
-            pixels=height * width,
-            blocks=blocks,
-            WORDS=can_move_words(rgb),
-            BLOCK=PIXELS_PER_PROGRAM,
-        )
+    rgb = _empty_pictures(l_N1HW)
+    lightness, ab = l_N1HW.contiguous(), ab_N2HW.contiguous()
+    words = can_move_words(rgb)
+    _launch(_lab_to_rgb_u8_kernel, *rgb.shape[:3], l_ptr=lightness, ab_ptr=ab, rgb_ptr=rgb, WORDS=words)
     return rgb
+
+
+def _empty_pictures(l_N1HW: Tensor) -> Tensor:
+    n, _, height, width = l_N1HW.shape
+    return l_N1HW.new_empty((n, height, width, 3), dtype=torch.uint8)
+
+
+def _launch_lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
+    check_triton_dtype(l_N1HW.dtype)
+    rgb = _empty_rgb(l_N1HW, ab_N2HW)
+    lightness, ab = l_N1HW.contiguous(), ab_N2HW.contiguous()
+    _launch(_lab_to_rgb_kernel, len(rgb), *rgb.shape[2:], l_ptr=lightness, ab_ptr=ab, rgb_ptr=rgb)
+    return rgb
+
+
+def _empty_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
+    n, _, height, width = l_N1HW.shape
+    return l_N1HW.new_empty((n, 3, height, width))
+
+
+def _launch_lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+    lightness, ab, d_rgb = l_N1HW.contiguous(), ab_N2HW.contiguous(), d_rgb_N3HW.contiguous()
+    d_lightness, d_ab = _empty_lab(lightness, ab, d_rgb)
+    _launch(
+        _lab_to_rgb_backward_kernel, len(d_rgb), *d_rgb.shape[2:], l_ptr=lightness, ab_ptr=ab, d_rgb_ptr=d_rgb,
+        d_l_ptr=d_lightness, d_ab_ptr=d_ab,
+    )  # fmt: skip
+    return d_lightness, d_ab
+
+
+def _empty_lab(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+    return l_N1HW.new_empty(l_N1HW.shape), ab_N2HW.new_empty(ab_N2HW.shape)
 
 
 # ---- registration ----
 
 
-def _register(schema: str, cpu: Callable[..., Any], cuda: Callable[..., Any]) -> Any:
-    """An op under the reference's name, which is its CPU implementation."""
-    name = f"recolor_kernels::{cpu.__name__}"
-    op = torch.library.custom_op(name, cpu, mutates_args=(), device_types="cpu", schema=schema)
-    op.register_kernel("cuda")(cuda)
-    return op
+def _reference_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+    return reference.rgb_to_lab(rgb_u8_NHWC, dtype, torch.channels_last if channels_last else torch.contiguous_format)
 
 
-_FROM_RGB = "(Tensor rgb_u8_NHWC, ScalarType dtype) -> (Tensor, Tensor)"
-_rgb_to_lab = _register(_FROM_RGB, reference.rgb_to_lab, _launch_rgb_to_lab)
-_rgb_to_gray = _register(_FROM_RGB, reference.rgb_to_gray, _launch_rgb_to_gray)
-_lab_to_rgb_u8 = _register("(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor", reference.lab_to_rgb_u8, _launch_lab_to_rgb_u8)
+def _reference_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+    return reference.rgb_to_gray(rgb_u8_NHWC, dtype, torch.channels_last if channels_last else torch.contiguous_format)
 
 
-@_rgb_to_lab.register_fake
-def _(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return _empty_pair(rgb_u8_NHWC, 2, dtype)
+_rgb_to_lab = register(
+    "rgb_to_lab(Tensor rgb_u8_NHWC, ScalarType dtype, bool channels_last) -> (Tensor, Tensor)",
+    cpu=_reference_rgb_to_lab,
+    cuda=_launch_rgb_to_lab,
+    fake=lambda rgb, dtype, channels_last: _empty_pair(rgb, 2, dtype, channels_last),
+)
+_rgb_to_gray = register(
+    "rgb_to_gray(Tensor rgb_u8_NHWC, ScalarType dtype, bool channels_last) -> (Tensor, Tensor)",
+    cpu=_reference_rgb_to_gray,
+    cuda=_launch_rgb_to_gray,
+    fake=lambda rgb, dtype, channels_last: _empty_pair(rgb, 3, dtype, channels_last),
+)
+_lab_to_rgb_u8 = register(
+    "lab_to_rgb_u8(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor",
+    cpu=reference.lab_to_rgb_u8,
+    cuda=_launch_lab_to_rgb_u8,
+    fake=lambda lightness, ab: _empty_pictures(lightness),
+)
+_lab_to_rgb = register(
+    "lab_to_rgb(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor",
+    cpu=reference.lab_to_rgb,
+    cuda=_launch_lab_to_rgb,
+    fake=_empty_rgb,
+)
+_lab_to_rgb_backward = register(
+    "lab_to_rgb_backward(Tensor l_N1HW, Tensor ab_N2HW, Tensor d_rgb_N3HW) -> (Tensor, Tensor)",
+    cpu=reference.lab_to_rgb_backward,
+    cuda=_launch_lab_to_rgb_backward,
+    fake=_empty_lab,
+)
 
 
-@_rgb_to_gray.register_fake
-def _(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return _empty_pair(rgb_u8_NHWC, 3, dtype)
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
 
 
-@_lab_to_rgb_u8.register_fake
-def _(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
-    n, _, height, width = l_N1HW.shape
-    return l_N1HW.new_empty((n, height, width, 3), dtype=torch.uint8)
+def _backward_by(gradients: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def backward(ctx: Any, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            d_lightness, d_ab = gradients(*ctx.saved_tensors, d_rgb_N3HW)
+        return once(d_lightness), once(d_ab)
 
+    return backward
+
+
+_lab_to_rgb.register_autograd(_backward_by(_lab_to_rgb_backward), setup_context=_save_inputs)
+_triton_lab_to_rgb = differentiable(_launch_lab_to_rgb, _save_inputs, _backward_by(_launch_lab_to_rgb_backward))
 
 # ---- public functions ----
 
 
-def rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
-    """sRGB pictures to L (N,1,H,W) = L*/50 - 1 and ab (N,2,H,W) = ab/110, contiguous.
+def rgb_to_lab(
+    rgb_u8_NHWC: Tensor,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor]:
+    """sRGB pictures to L (N,1,H,W) = L*/50 - 1 and ab (N,2,H,W) = ab/110.
 
-    rgb_u8_NHWC: uint8 (N,H,W,3), any strides. dtype: of the results; Triton computes in float32 and writes float32,
-    bfloat16 or float16. Raises ValueError for another shape, type or impl. Not differentiable (integers come in).
-    Constants: scikit-image's (sRGB, IEC 61966-2-1; CIE L*a*b*, D65).
+    rgb_u8_NHWC: uint8 (N,H,W,3), any strides. dtype, memory_format: of the results, contiguous or channels last; Triton
+    computes in float32 and writes float32, bfloat16 or float16. Raises ValueError for another shape, type, format or
+    impl. Not differentiable (integers come in). Constants: scikit-image's (sRGB, IEC 61966-2-1; CIE L*a*b*, D65).
     """
     check_rgb_u8(rgb_u8_NHWC)
-    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_lab, triton=_launch_rgb_to_lab, reference=reference.rgb_to_lab)
-    lightness, ab = function(rgb_u8_NHWC, dtype)
+    last = _is_channels_last(memory_format)
+    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_lab, triton=_launch_rgb_to_lab, reference=_reference_rgb_to_lab)
+    lightness, ab = function(rgb_u8_NHWC, dtype, last)
     return lightness, ab
 
 
-def rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
-    """sRGB pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W), both v/127.5 - 1 in [-1, 1], contiguous.
+def rgb_to_gray(
+    rgb_u8_NHWC: Tensor,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor]:
+    """sRGB pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W), both v/127.5 - 1 in [-1, 1].
 
-    rgb_u8_NHWC: uint8 (N,H,W,3), any strides. dtype: of the results; Triton computes in float32 and writes float32,
-    bfloat16 or float16. Raises ValueError for another shape, type or impl. Not differentiable (integers come in).
+    rgb_u8_NHWC: uint8 (N,H,W,3), any strides. dtype, memory_format: of the results, contiguous or channels last; Triton
+    computes in float32 and writes float32, bfloat16 or float16. Raises ValueError for another shape, type, format or
+    impl. Not differentiable (integers come in).
     """
     check_rgb_u8(rgb_u8_NHWC)
-    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_gray, triton=_launch_rgb_to_gray, reference=reference.rgb_to_gray)
-    gray, target = function(rgb_u8_NHWC, dtype)
+    last = _is_channels_last(memory_format)
+    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_gray, triton=_launch_rgb_to_gray, reference=_reference_rgb_to_gray)
+    gray, target = function(rgb_u8_NHWC, dtype, last)
     return gray, target
+
+
+def _is_channels_last(memory_format: torch.memory_format) -> bool:
+    if memory_format not in (torch.contiguous_format, torch.channels_last):
+        raise ValueError(f"expected torch.contiguous_format or torch.channels_last, got {memory_format}")
+    return memory_format == torch.channels_last
 
 
 def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor, impl: Impl = "auto") -> Tensor:
@@ -310,5 +325,18 @@ def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor, impl: Impl = "auto") -> Tenso
     """
     check_lab(l_N1HW, ab_N2HW)
     function = choose(impl, l_N1HW, op=_lab_to_rgb_u8, triton=_launch_lab_to_rgb_u8, reference=reference.lab_to_rgb_u8)
+    rgb: Tensor = function(l_N1HW, ab_N2HW)
+    return rgb
+
+
+def lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor, impl: Impl = "auto") -> Tensor:
+    """L = L*/50 - 1 (N,1,H,W) and ab = ab/110 (N,2,H,W) to sRGB in [-1, 1] (N,3,H,W), clamped to the gamut.
+
+    Any strides; one floating type for both and the result, for Triton float32, bfloat16 or float16. Differentiable
+    once, impl="reference" any number of times; the gradient is zero outside the gamut and passes at its edge. Raises
+    ValueError for other shapes, types or impl, RuntimeError for a second derivative. Constants: scikit-image's.
+    """
+    check_lab(l_N1HW, ab_N2HW)
+    function = choose(impl, l_N1HW, op=_lab_to_rgb, triton=_triton_lab_to_rgb, reference=reference.lab_to_rgb)
     rgb: Tensor = function(l_N1HW, ab_N2HW)
     return rgb

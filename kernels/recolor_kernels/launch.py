@@ -1,4 +1,4 @@
-"""Checks of what comes in, the choice of implementation, and the size of launches."""
+"""Checks of what comes in, the choice of implementation, and the one place where kernels are launched."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +9,6 @@ from torch import Tensor
 
 Impl = Literal["auto", "triton", "reference"]
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-# Pixels that a program converts: a multiple of 4, so that each thread can move whole words.
-PIXELS_PER_PROGRAM = 1024
 
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -32,10 +29,39 @@ def choose(impl: Impl, tensor: Tensor, *, op: Function, triton: Function, refere
     return triton
 
 
-def check_rgb_u8(rgb: Tensor) -> None:
-    """Raise ValueError unless this is a batch of pictures, uint8 (N,H,W,3)."""
-    if rgb.dtype != torch.uint8 or rgb.ndim != 4 or rgb.shape[-1] != 3:
-        raise ValueError(f"expected RGB as uint8 (N,H,W,3), got {rgb.dtype} {tuple(rgb.shape)}")
+def launch(kernel: Any, programs: int, /, **arguments: Any) -> None:
+    """Run a kernel on the device of its first tensor, which need not be the current one.
+
+    Every launch goes through here, so that tests and the compile report can see each one as it is made.
+    """
+    tensor = next(value for value in arguments.values() if isinstance(value, Tensor))
+    with torch.cuda.device_of(tensor):
+        kernel[(programs,)](**arguments)
+
+
+def check_rgb_u8(*pictures: Tensor) -> None:
+    """Raise ValueError unless each is a batch of pictures, uint8 (N,H,W,3), all of one shape and on one device."""
+    for rgb in pictures:
+        if rgb.dtype != torch.uint8 or rgb.ndim != 4 or rgb.shape[-1] != 3:
+            raise ValueError(f"expected RGB as uint8 (N,H,W,3), got {rgb.dtype} {tuple(rgb.shape)}")
+        if rgb.shape != pictures[0].shape:
+            raise ValueError(f"expected pictures of one shape, got {tuple(pictures[0].shape)} and {tuple(rgb.shape)}")
+    check_one_device(*pictures)
+
+
+def check_one_device(*tensors: Tensor) -> None:
+    """Raise ValueError if tensors are on several devices."""
+    for tensor in tensors[1:]:
+        if tensor.device != tensors[0].device:
+            raise ValueError(f"expected tensors on one device, got {tensors[0].device} and {tensor.device}")
+
+
+def check_floating(*tensors: Tensor) -> None:
+    """Raise ValueError unless all are floating and on one device."""
+    for tensor in tensors:
+        if not tensor.is_floating_point():
+            raise ValueError(f"expected a floating tensor, got {tensor.dtype} {tuple(tensor.shape)}")
+    check_one_device(*tensors)
 
 
 def check_lab(lightness: Tensor, ab: Tensor) -> None:
@@ -50,13 +76,24 @@ def check_lab(lightness: Tensor, ab: Tensor) -> None:
         )
 
 
-def check_triton_dtype(dtype: torch.dtype) -> None:
-    """Raise ValueError unless kernels read and write this type; they compute in float32."""
-    if dtype not in TRITON_DTYPES:
-        raise ValueError(f"expected float32, bfloat16 or float16 for Triton, got {dtype}")
+def check_triton_dtype(*dtypes: torch.dtype) -> None:
+    """Raise ValueError unless kernels read and write these types; they compute in float32."""
+    for dtype in dtypes:
+        if dtype not in TRITON_DTYPES:
+            raise ValueError(f"expected float32, bfloat16 or float16 for Triton, got {dtype}")
 
 
-def can_move_words(rgb_u8_NHWC: Tensor) -> bool:
-    """Whether each picture of a contiguous batch starts at a 4-byte word and holds whole groups of four pixels."""
-    _, height, width, _ = rgb_u8_NHWC.shape
-    return height * width % 4 == 0 and rgb_u8_NHWC.data_ptr() % 4 == 0
+def can_move_words(*rgb_u8_NHWC: Tensor) -> bool:
+    """Whether each picture of contiguous batches starts at a 4-byte word and holds whole groups of four pixels."""
+    return all(rgb.shape[1] * rgb.shape[2] % 4 == 0 and rgb.data_ptr() % 4 == 0 for rgb in rgb_u8_NHWC)
+
+
+def register(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """A custom op from "name(arguments) -> results", with its implementations and, for tracing, its shapes."""
+    name, parenthesis, rest = schema.partition("(")
+    op = torch.library.custom_op(
+        f"recolor_kernels::{name}", cpu, mutates_args=(), device_types="cpu", schema=parenthesis + rest
+    )
+    op.register_kernel("cuda")(cuda)
+    op.register_fake(fake)
+    return op

@@ -1,7 +1,8 @@
 """Every operation in plain PyTorch: the truth for tests and benchmarks, and the path on CPUs.
 
 Constants are those of scikit-image's `skimage.color` (sRGB, IEC 61966-2-1; CIE L*a*b*, D65, 2 degree observer), which
-differ from the exact CIE ones by up to 0.005 in a* and b*.
+differ from the exact CIE ones by up to 0.005 in a* and b*. Computed in float32, or in float64 where that comes in or
+is asked for. What is differentiable here is so any number of times, by PyTorch's own formulas.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from recolor_kernels.launch import check_lab, check_rgb_u8
 
 Criterion = Literal["bce", "l1", "mse"]
 
@@ -28,47 +27,61 @@ _RGB_FROM_XYZ = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64
 _WHITE_D65 = (0.95047, 1.0, 1.08883)
 _LUMA_REC601 = (0.299, 0.587, 0.114)
 
+# ---- conversions ----
 
-def rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """sRGB pictures to L (N,1,H,W) = L*/50 - 1 and ab (N,2,H,W) = ab/110.
 
-    rgb_u8_NHWC: uint8, (N,H,W,3). dtype: floating type of the results; the conversion itself is in float32, or in
-    float64 if that is asked for. Raises ValueError for another shape or type. Not differentiable (integers come in).
-    """
-    check_rgb_u8(rgb_u8_NHWC)
-    working = torch.promote_types(dtype, torch.float32)
-    linear = _srgb_decode_table(working, rgb_u8_NHWC.device)[rgb_u8_NHWC.int()]
-    xyz = _mix(_XYZ_FROM_RGB, linear.unbind(-1))
-    fx, fy, fz = (_lab_f(value / white) for value, white in zip(xyz, _WHITE_D65, strict=True))
-    lightness = (116 * fy - 16) / L_SCALE - 1
-    ab = torch.stack((500 * (fx - fy), 200 * (fy - fz)), dim=1) / AB_SCALE
-    return lightness.unsqueeze(1).to(dtype), ab.to(dtype)
+def rgb_to_lab(
+    rgb_u8_NHWC: Tensor,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> tuple[Tensor, Tensor]:
+    """Pictures to L (N,1,H,W) and ab (N,2,H,W)."""
+    lightness, a, b = _lab(rgb_u8_NHWC, _working(dtype))
+    condition, target = (lightness / L_SCALE - 1).unsqueeze(1), torch.stack((a, b), dim=1) / AB_SCALE
+    return _as(condition, dtype, memory_format), _as(target, dtype, memory_format)
+
+
+def rgb_to_gray(
+    rgb_u8_NHWC: Tensor,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> tuple[Tensor, Tensor]:
+    """Pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W)."""
+    rgb = rgb_u8_NHWC.to(_working(dtype)).permute(0, 3, 1, 2) / 127.5 - 1
+    (gray,) = _mix((_LUMA_REC601,), rgb.unbind(1))
+    return _as(gray.unsqueeze(1), dtype, memory_format), _as(rgb, dtype, memory_format)
+
+
+def lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
+    """L and ab to RGB (N,3,H,W) in [-1, 1], clamped to the gamut."""
+    encoded = [_srgb_encode(value) for value in _linear_rgb(l_N1HW, ab_N2HW)]
+    return (torch.stack(encoded, dim=1).clamp(0, 1) * 2 - 1).to(l_N1HW.dtype)
+
+
+def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of lab_to_rgb, given that of its result. At the gamut's edge they pass, as in torch.clamp."""
+    d_linear = []
+    for linear, d_value in zip(_linear_rgb(l_N1HW, ab_N2HW), d_rgb_N3HW.unbind(1), strict=True):
+        encoded = _srgb_encode(linear)
+        inside = (encoded >= 0) & (encoded <= 1)
+        slope = torch.where(linear > 0.0031308, (1.055 / 2.4) * linear.clamp_min(1e-9) ** (1 / 2.4 - 1), 12.92)
+        d_linear.append(torch.where(inside, 2 * slope * d_value, 0))
+    d_xyz = _mix(list(zip(*_RGB_FROM_XYZ, strict=True)), d_linear)
+    d_f = [
+        d_value * white * torch.where(f > 0.2068966, 3 * f**2, 1 / 7.787)
+        for d_value, white, f in zip(d_xyz, _WHITE_D65, _lab_f_of(l_N1HW, ab_N2HW), strict=True)
+    ]
+    fy, _, b = _fy_a_b(l_N1HW, ab_N2HW)
+    d_fx, d_fy, d_fz = d_f[0], d_f[1], torch.where(fy - b / 200 >= 0, d_f[2], 0)
+    d_lightness = (d_fx + d_fy + d_fz) * (L_SCALE / 116)
+    d_ab = torch.stack((d_fx / 500, -d_fz / 200), dim=1) * AB_SCALE
+    return d_lightness.unsqueeze(1).to(l_N1HW.dtype), d_ab.to(ab_N2HW.dtype)
 
 
 def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
-    """L = L*/50 - 1 (N,1,H,W) and ab = ab/110 (N,2,H,W) to sRGB pictures, uint8 (N,H,W,3), clamped to the gamut.
-
-    Raises ValueError for other shapes. Not differentiable (integers come out).
-    """
-    check_lab(l_N1HW, ab_N2HW)
-    working = torch.promote_types(l_N1HW.dtype, torch.float32)
-    lightness = (l_N1HW[:, 0].to(working) + 1) * L_SCALE
-    a, b = (ab_N2HW.to(working) * AB_SCALE).unbind(1)
-    fy = (lightness + 16) / 116
-    f = (fy + a / 500, fy, (fy - b / 200).clamp_min(0))
-    xyz = [_lab_f_inverse(value) * white for value, white in zip(f, _WHITE_D65, strict=True)]
-    return torch.stack([_srgb_encode_u8(value) for value in _mix(_RGB_FROM_XYZ, xyz)], dim=-1)
-
-
-def rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """sRGB pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W), both v/127.5 - 1 in [-1, 1].
-
-    rgb_u8_NHWC: uint8, (N,H,W,3). Raises ValueError for another shape or type. Not differentiable (integers come in).
-    """
-    check_rgb_u8(rgb_u8_NHWC)
-    rgb = rgb_u8_NHWC.to(torch.promote_types(dtype, torch.float32)).permute(0, 3, 1, 2) / 127.5 - 1
-    (gray,) = _mix((_LUMA_REC601,), rgb.unbind(1))
-    return gray.unsqueeze(1).to(dtype), rgb.contiguous().to(dtype)
+    """L and ab to pictures, uint8 (N,H,W,3), clamped to the gamut."""
+    encoded = [_srgb_encode(value).clamp(0, 1) * 255 for value in _linear_rgb(l_N1HW, ab_N2HW)]
+    return torch.stack([value.round().to(torch.uint8) for value in encoded], dim=-1)
 
 
 def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
@@ -78,27 +91,143 @@ def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
     return ((rgb_N3HW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+# ---- losses ----
+
+
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference, a 0-dimensional tensor. Shapes must be equal, or ValueError is raised."""
-    if prediction.shape != target.shape:
-        raise ValueError(f"expected equal shapes, got {tuple(prediction.shape)} and {tuple(target.shape)}")
-    return F.l1_loss(prediction, target)
+    """Mean absolute difference."""
+    working = _working(torch.promote_types(prediction.dtype, target.dtype))
+    return F.l1_loss(prediction.to(working), target.to(working))
+
+
+def l1_lab_loss(prediction: Tensor, rgb_u8_NHWC: Tensor) -> Tensor:
+    """Mean absolute difference of ab (N,2,H,W), or L and ab (N,3,H,W), from that of the pictures."""
+    lightness, ab = rgb_to_lab(rgb_u8_NHWC, _working(prediction.dtype))
+    return l1_loss(prediction, ab if prediction.shape[1] == 2 else torch.cat((lightness, ab), dim=1))
 
 
 def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce") -> Tensor:
-    """How far a discriminator's logits are from the label 1 (real) or 0 (fake), as a mean over all patches.
-
-    bce: cross-entropy with logits (pix2pix, arXiv:1611.07004); l1: mean |sigmoid(x) - label|; mse: mean (x - label)^2
-    (least squares GAN, arXiv:1611.04076). logits: any floating shape. Raises ValueError for another criterion.
-    """
-    label = float(real)
+    """How far a discriminator's logits are from the label 1 (real) or 0 (fake), as a mean over all patches."""
+    logits, label = logits.to(_working(logits.dtype)), float(real)
     if criterion == "bce":
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
     if criterion == "l1":
         return (logits.sigmoid() - label).abs().mean()
-    if criterion == "mse":
-        return ((logits - label) ** 2).mean()
-    raise ValueError(f"criterion={criterion!r}: expected 'bce', 'l1' or 'mse'")
+    return ((logits - label) ** 2).mean()
+
+
+def patch_derivative(logits: Tensor, real: bool, criterion: Criterion) -> Tensor:
+    """The derivative of each logit's own loss, not yet divided by their number."""
+    logits, label = logits.to(_working(logits.dtype)), float(real)
+    probability = logits.sigmoid()
+    if criterion == "bce":
+        return probability - label
+    if criterion == "l1":
+        return probability * (1 - probability) * (1 - 2 * label)
+    return 2 * (logits - label)
+
+
+def discriminator_loss(on_real: Tensor, on_fake: Tensor, criterion: Criterion = "bce") -> Tensor:
+    """Half the loss on real pairs plus half the loss on generated ones."""
+    return 0.5 * (patch_loss(on_real, True, criterion) + patch_loss(on_fake, False, criterion))
+
+
+def generator_loss(
+    prediction: Tensor, target: Tensor, logits: Tensor, l1_weight: float, criterion: Criterion = "bce"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(l1_weight x L1 + adversarial, L1, adversarial)."""
+    l1, adversarial = l1_loss(prediction, target), patch_loss(logits, True, criterion)
+    return l1_weight * l1 + adversarial, l1.detach(), adversarial.detach()
+
+
+# ---- metrics ----
+
+
+def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over each picture's pixels: float64 (N,2) of CIEDE2000 and |a*|, |b*| differences; int64 (N,13) of squared
+    differences, then for prediction and target each of rg, yb, |rg|, |yb|, rg^2, yb^2 (rg = R - G, yb = R + G - 2 B).
+    """
+    one, other = (_lab(rgb, torch.float64) for rgb in (prediction_u8_NHWC, target_u8_NHWC))
+    ab = (one[1] - other[1]).abs() + (one[2] - other[2]).abs()
+    colors = torch.stack((ciede2000(one, other), ab), dim=-1)
+    difference = prediction_u8_NHWC.long() - target_u8_NHWC.long()
+    levels = [(difference**2).sum(-1)]
+    for rgb in (prediction_u8_NHWC, target_u8_NHWC):
+        red, green, blue = rgb.long().unbind(-1)
+        rg, yb = red - green, red + green - 2 * blue
+        levels += [rg, yb, rg.abs(), yb.abs(), rg**2, yb**2]
+    return colors.sum((1, 2)), torch.stack(levels, dim=-1).sum((1, 2))
+
+
+def ciede2000(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """The color difference Delta E 2000 of (L*, a*, b*) and (L*, a*, b*), weights 1 (Sharma, Wu and Dalal, 2005)."""
+    (l1, a1, b1), (l2, a2, b2) = one, other
+    chroma_7 = ((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2) ** 7
+    stretch = 1.5 - 0.5 * (chroma_7 / (chroma_7 + 25.0**7)).sqrt()
+    a1, a2 = a1 * stretch, a2 * stretch
+    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
+    h1, h2 = (torch.rad2deg(torch.atan2(b, a)) % 360 for b, a in ((b1, a1), (b2, a2)))
+    turn = h2 - h1  # from hue 1 to hue 2, the shorter way
+    turn = torch.where(turn > 180, turn - 360, torch.where(turn < -180, turn + 360, turn))
+    hue = (h1 + turn / 2) % 360
+    hue = torch.where(c1 * c2 == 0, h1 + h2, hue)
+    lightness, chroma = (l1 + l2) / 2, (c1 + c2) / 2
+    d_lightness, d_chroma = l2 - l1, c2 - c1
+    d_hue = 2 * (c1 * c2).sqrt() * torch.sin(torch.deg2rad(turn) / 2)
+    t = (
+        1
+        - 0.17 * torch.cos(torch.deg2rad(hue - 30))
+        + 0.24 * torch.cos(torch.deg2rad(2 * hue))
+        + 0.32 * torch.cos(torch.deg2rad(3 * hue + 6))
+        - 0.20 * torch.cos(torch.deg2rad(4 * hue - 63))
+    )
+    scale_l = 1 + 0.015 * (lightness - 50) ** 2 / (20 + (lightness - 50) ** 2).sqrt()
+    scale_c, scale_h = 1 + 0.045 * chroma, 1 + 0.015 * chroma * t
+    rotation = torch.deg2rad(60 * torch.exp(-(((hue - 275) / 25) ** 2)))
+    rotation = -2 * (chroma**7 / (chroma**7 + 25.0**7)).sqrt() * torch.sin(rotation)
+    by_l, by_c, by_h = d_lightness / scale_l, d_chroma / scale_c, d_hue / scale_h
+    return (by_l**2 + by_c**2 + by_h**2 + rotation * by_c * by_h).clamp_min(0).sqrt()
+
+
+# ---- parts ----
+
+
+def _working(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _as(values: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    return values.to(dtype).contiguous(memory_format=memory_format)
+
+
+def _mix(matrix: Sequence[Sequence[float]], channels: Sequence[Tensor]) -> list[Tensor]:
+    """A 3-column matrix times three channels. Written out, since a matrix product rounds by batch size and strides."""
+    one, two, three = channels
+    return [row[0] * one + row[1] * two + row[2] * three for row in matrix]
+
+
+def _lab(rgb_u8_NHWC: Tensor, working: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(L*, a*, b*), each (N,H,W)."""
+    linear = _srgb_decode_table(working, rgb_u8_NHWC.device)[rgb_u8_NHWC.int()]
+    xyz = _mix(_XYZ_FROM_RGB, linear.unbind(-1))
+    fx, fy, fz = (_lab_f(value / white) for value, white in zip(xyz, _WHITE_D65, strict=True))
+    return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
+
+
+def _fy_a_b(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    working = _working(l_N1HW.dtype)
+    a, b = (ab_N2HW.to(working) * AB_SCALE).unbind(1)
+    return ((l_N1HW[:, 0].to(working) + 1) * L_SCALE + 16) / 116, a, b
+
+
+def _lab_f_of(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    fy, a, b = _fy_a_b(l_N1HW, ab_N2HW)
+    return fy + a / 500, fy, (fy - b / 200).clamp_min(0)
+
+
+def _linear_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> list[Tensor]:
+    f = _lab_f_of(l_N1HW, ab_N2HW)
+    return _mix(_RGB_FROM_XYZ, [_lab_f_inverse(value) * white for value, white in zip(f, _WHITE_D65, strict=True)])
 
 
 @lru_cache
@@ -109,10 +238,8 @@ def _srgb_decode_table(dtype: torch.dtype, device: torch.device) -> Tensor:
     return linear.to(device=device, dtype=dtype)
 
 
-def _mix(matrix: Sequence[Sequence[float]], channels: Sequence[Tensor]) -> list[Tensor]:
-    """A 3-column matrix times three channels. Written out, since a matrix product rounds by batch size and strides."""
-    one, two, three = channels
-    return [row[0] * one + row[1] * two + row[2] * three for row in matrix]
+def _srgb_encode(linear: Tensor) -> Tensor:
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
 def _lab_f(t: Tensor) -> Tensor:
@@ -121,8 +248,3 @@ def _lab_f(t: Tensor) -> Tensor:
 
 def _lab_f_inverse(f: Tensor) -> Tensor:
     return torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
-
-
-def _srgb_encode_u8(linear: Tensor) -> Tensor:
-    encoded = torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
-    return (encoded.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -57,17 +57,18 @@ def test_the_engines_step_equals_plain_pytorch(world: World, generator: Generato
 
 
 def drop_adversarial_gradient(patch: pytest.MonkeyPatch) -> None:
-    original = recolor_kernels.patch_loss
-    patch.setattr(
-        step_module,
-        "patch_loss",
-        lambda x, real, criterion: original(x.detach() if real else x, real, criterion) + 0 * x.sum(),
-    )
+    original = recolor_kernels.generator_loss
+    patch.setattr(step_module, "generator_loss", lambda x, t, logits, *rest: original(x, t, logits.detach(), *rest))
 
 
 def double_generator_loss(patch: pytest.MonkeyPatch) -> None:
-    original = recolor_kernels.l1_loss
-    patch.setattr(step_module, "l1_loss", lambda *pair: 2 * original(*pair))
+    original = recolor_kernels.generator_loss
+
+    def doubled(*arguments: Any) -> recolor_kernels.GeneratorLoss:
+        loss = original(*arguments)
+        return loss._replace(total=2 * loss.total)
+
+    patch.setattr(step_module, "generator_loss", doubled)
 
 
 def double_discriminator_loss(patch: pytest.MonkeyPatch) -> None:

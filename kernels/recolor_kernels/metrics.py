@@ -1,0 +1,226 @@
+"""Measures of colorized pictures against the originals: all of them in one pass over the pixels."""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from recolor_kernels import launch, parts, reference
+from recolor_kernels.launch import Impl, can_move_words, check_rgb_u8, choose, register
+
+PIXELS_PER_PROGRAM = 1024  # at most 8,256: the largest sum of squares must fit 32 bits
+COLORS, LEVELS = 2, 13  # sums a picture, in float and in whole numbers
+
+# ---- kernels ----
+
+
+@triton.jit
+def _color_metrics_kernel(
+    prediction_ptr, target_ptr, colors_ptr, levels_ptr, pixels, blocks,
+    COLORS: tl.constexpr, LEVELS: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The sums of one block, in the order of reference.color_metrics."""
+    program = tl.program_id(0).to(tl.int64)
+    image, first, left = parts.locate(program, pixels, blocks, BLOCK)
+    place = (image * pixels + first) * 3
+    red1, green1, blue1 = parts.load_rgb(prediction_ptr + place, left, WORDS, BLOCK)
+    red2, green2, blue2 = parts.load_rgb(target_ptr + place, left, WORDS, BLOCK)
+    levels_ptr += program * LEVELS
+    red, green, blue = red1 - red2, green1 - green2, blue1 - blue2
+    tl.store(levels_ptr, tl.sum(red * red + green * green + blue * blue))
+    _store_opponents(levels_ptr + 1, red1, green1, blue1)
+    _store_opponents(levels_ptr + 7, red2, green2, blue2)
+    l1, a1, b1 = _lab(red1, green1, blue1)
+    l2, a2, b2 = _lab(red2, green2, blue2)
+    inside = tl.arange(0, BLOCK) < left
+    colors_ptr += program * COLORS
+    tl.store(colors_ptr, tl.sum(tl.where(inside, _ciede2000(l1, a1, b1, l2, a2, b2), 0.0)))
+    tl.store(colors_ptr + 1, tl.sum(tl.where(inside, tl.abs(a1 - a2) + tl.abs(b1 - b2), 0.0)))
+
+
+@triton.jit
+def _store_opponents(ptr, red, green, blue):
+    rg, yb = red - green, red + green - 2 * blue
+    tl.store(ptr, tl.sum(rg))
+    tl.store(ptr + 1, tl.sum(yb))
+    tl.store(ptr + 2, tl.sum(tl.abs(rg)))
+    tl.store(ptr + 3, tl.sum(tl.abs(yb)))
+    tl.store(ptr + 4, tl.sum(rg * rg))
+    tl.store(ptr + 5, tl.sum(yb * yb))
+
+
+@triton.jit
+def _lab(red, green, blue):
+    fx, fy, fz = parts.rgb_to_lab_f(red, green, blue)
+    return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
+
+
+TINY: tl.constexpr = tl.constexpr(1e-20)  # instead of a division by zero
+
+
+@triton.jit
+def _ciede2000(l1, a1, b1, l2, a2, b2):
+    """Delta E 2000, with hues as directions instead of angles: one arc tangent, no cosines, no wrapping around."""
+    stretch = 1.5 - 0.5 * _of_seventh((tl.sqrt(a1 * a1 + b1 * b1) + tl.sqrt(a2 * a2 + b2 * b2)) * 0.5)
+    a1, a2 = a1 * stretch, a2 * stretch
+    c1, c2 = tl.sqrt(a1 * a1 + b1 * b1), tl.sqrt(a2 * a2 + b2 * b2)
+    x1, y1, x2, y2 = (
+        a1 / tl.maximum(c1, TINY),
+        b1 / tl.maximum(c1, TINY),
+        a2 / tl.maximum(c2, TINY),
+        b2 / tl.maximum(c2, TINY),
+    )
+    chroma, d_chroma = (c1 + c2) * 0.5, c2 - c1
+    # 2 sqrt(c1 c2) sin((h2 - h1) / 2): the chord between both directions
+    chord = tl.sqrt(c1 * c2 * ((x1 - x2) * (x1 - x2) + (y1 - y2) * (y1 - y2)))
+    d_hue = tl.where(x1 * y2 - x2 * y1 < 0, -chord, chord)
+    # the mean hue lies half way between both directions
+    x, y = x1 + x2, y1 + y2
+    length = tl.maximum(tl.sqrt(x * x + y * y), TINY)
+    x, y = x / length, y / length
+    x2, y2 = x * x - y * y, 2 * x * y  # cosine and sine of twice the hue, then of 3 and 4 times
+    x3, y3 = x2 * x - y2 * y, y2 * x + x2 * y
+    x4, y4 = x2 * x2 - y2 * y2, 2 * x2 * y2
+    t = 1 - 0.17 * (0.8660254037844387 * x + 0.5 * y)  # cos(h - 30)
+    t += 0.24 * x2
+    t += 0.32 * (0.9945218953682733 * x3 - 0.10452846326765347 * y3)  # cos(3 h + 6)
+    t -= 0.20 * (0.45399049973954675 * x4 + 0.8910065241883679 * y4)  # cos(4 h - 63)
+    off = (l1 + l2) * 0.5 - 50
+    by_l = (l2 - l1) / (1 + 0.015 * off * off / tl.sqrt(20 + off * off))
+    by_c = d_chroma / (1 + 0.045 * chroma)
+    by_h = d_hue / (1 + 0.015 * chroma * t)
+    rotation = -2 * _of_seventh(chroma) * _sine_of_blue(x, y)
+    return tl.sqrt(tl.maximum(by_l * by_l + by_c * by_c + by_h * by_h + rotation * by_c * by_h, 0.0))
+
+
+@triton.jit
+def _of_seventh(chroma):
+    """sqrt(c^7 / (c^7 + 25^7))"""
+    share = chroma * (1 / 25)
+    cube = share * share * share
+    seventh = cube * cube * share
+    return tl.sqrt(seventh / (seventh + 1))
+
+
+@triton.jit
+def _sine_of_blue(x, y):
+    """sin(60 degrees x exp(-((h - 275) / 25)^2)) of the hue with cosine x and sine y."""
+    # cosine and sine of h - 275 degrees
+    near = 0.08715574274765789 * x - 0.9961946980917455 * y
+    aside = tl.abs(0.08715574274765789 * y + 0.9961946980917455 * x)
+    # the angle between, in [0, pi], by the arc tangent of a ratio in [0, 1]
+    swap = aside > tl.abs(near)
+    ratio = tl.minimum(aside, tl.abs(near)) / tl.maximum(tl.maximum(aside, tl.abs(near)), TINY)
+    angle = _arc_tangent(ratio)
+    angle = tl.where(swap, 1.5707963267948966 - angle, angle)
+    angle = tl.where(near < 0, 3.141592653589793 - angle, angle)
+    turns = angle * 2.291831180523293  # in units of 25 degrees
+    phi = 1.0471975511965976 * tl.exp(-turns * turns)  # in [0, 60 degrees], where six terms of the sine are exact
+    square = phi * phi
+    series = 1 - square * (1 / 110)
+    series = 1 - square * (1 / 72) * series
+    series = 1 - square * (1 / 42) * series
+    series = 1 - square * (1 / 20) * series
+    series = 1 - square * (1 / 6) * series
+    return phi * series
+
+
+@triton.jit
+def _arc_tangent(ratio):
+    """Of a ratio in [0, 1], within 2e-7 (a polynomial of smallest worst error)."""
+    s = ratio * ratio
+    power = -0.004056098222310615
+    power = power * s + 0.02186825937663138
+    power = power * s - 0.05591961896567749
+    power = power * s + 0.09642703915721741
+    power = power * s - 0.13908816133291202
+    power = power * s + 0.19946600491735897
+    power = power * s - 0.33329863607805477
+    power = power * s + 0.9999993362266717
+    return power * ratio
+
+
+# ---- launcher ----
+
+
+def _launch_color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+    prediction, target = prediction_u8_NHWC.contiguous(), target_u8_NHWC.contiguous()
+    n, height, width, _ = prediction.shape
+    blocks = triton.cdiv(height * width, PIXELS_PER_PROGRAM)
+    colors = prediction.new_empty((n, blocks, COLORS), dtype=torch.float32)
+    levels = prediction.new_empty((n, blocks, LEVELS), dtype=torch.int32)
+    if n * blocks > 0:
+        launch.launch(
+            _color_metrics_kernel, n * blocks, prediction_ptr=prediction, target_ptr=target, colors_ptr=colors,
+            levels_ptr=levels, pixels=height * width, blocks=blocks, COLORS=COLORS, LEVELS=LEVELS,
+            WORDS=can_move_words(prediction, target), BLOCK=PIXELS_PER_PROGRAM,
+        )  # fmt: skip
+    return colors.sum(1, dtype=torch.float64), levels.sum(1, dtype=torch.int64)
+
+
+# ---- registration ----
+
+
+def _empty_sums(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+    n = len(prediction_u8_NHWC)
+    colors = prediction_u8_NHWC.new_empty((n, COLORS), dtype=torch.float64)
+    return colors, colors.new_empty((n, LEVELS), dtype=torch.int64)
+
+
+_color_metrics = register(
+    "color_metrics(Tensor prediction_u8_NHWC, Tensor target_u8_NHWC) -> (Tensor, Tensor)",
+    cpu=reference.color_metrics,
+    cuda=_launch_color_metrics,
+    fake=_empty_sums,
+)
+
+# ---- public functions ----
+
+
+class ColorMetrics(NamedTuple):
+    """One value a picture, float64 (N,); not a number for pictures without pixels."""
+
+    ciede2000: Tensor  # mean color difference [Delta E 2000]
+    ab_error: Tensor  # mean absolute difference over a* and b* [Lab units]
+    mse: Tensor  # mean squared difference over R, G and B [levels^2]
+    psnr: Tensor  # [dB], infinite for equal pictures
+    colorfulness: Tensor  # of the prediction, with signed opponents [levels]
+    target_colorfulness: Tensor
+    colorfulness_ddcolor: Tensor  # of the prediction, with absolute opponents [levels]
+    target_colorfulness_ddcolor: Tensor
+
+
+def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor, impl: Impl = "auto") -> ColorMetrics:
+    """Compare sRGB pictures, uint8 (N,H,W,3), any strides, with their originals of the same shape.
+
+    CIEDE2000: Sharma, Wu and Dalal (2005), weights 1, on scikit-image's Lab; in float64, on a GPU in float32. The other
+    sums but ab_error are exact. Colorfulness: Hasler and Suesstrunk (2003), standard deviation + 0.3 x mean of R - G
+    and (R + G) / 2 - B over the pixels; and DDColor's formula (arXiv:2212.11613), the same with absolute values of
+    both. Raises ValueError for other shapes, types or impl. Not differentiable.
+    """
+    check_rgb_u8(prediction_u8_NHWC, target_u8_NHWC)
+    function = choose(
+        impl, prediction_u8_NHWC, op=_color_metrics, triton=_launch_color_metrics, reference=reference.color_metrics
+    )
+    colors, levels = function(prediction_u8_NHWC, target_u8_NHWC)
+    pixels = prediction_u8_NHWC.shape[1] * prediction_u8_NHWC.shape[2]
+    ciede2000, ab_error = (colors / pixels).unbind(1)
+    mse, *opponents = (levels.double() / pixels).unbind(1)
+    return ColorMetrics(
+        ciede2000,
+        ab_error / 2,
+        mse / 3,
+        10 * torch.log10(255**2 / (mse / 3)),
+        _colorfulness(*opponents[0:2], *opponents[4:6]),
+        _colorfulness(*opponents[6:8], *opponents[10:12]),
+        _colorfulness(*opponents[2:4], *opponents[4:6]),
+        _colorfulness(*opponents[8:10], *opponents[10:12]),
+    )
+
+
+def _colorfulness(rg: Tensor, twice_yb: Tensor, rg_squared: Tensor, twice_yb_squared: Tensor) -> Tensor:
+    """From means over the pixels of R - G and R + G - 2 B, and of their squares."""
+    variance = (rg_squared - rg**2) + (twice_yb_squared - twice_yb**2) / 4
+    return variance.clamp_min(0).sqrt() + 0.3 * (rg**2 + (twice_yb / 2) ** 2).sqrt()
