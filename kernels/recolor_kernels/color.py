@@ -10,22 +10,22 @@ from torch import Tensor
 
 from recolor_kernels import launch, parts, reference
 from recolor_kernels.gradients import differentiable, once
-from recolor_kernels.launch import Impl, can_move_words, check_lab, check_rgb_u8, check_triton_dtype, choose, register
+from recolor_kernels.launch import Impl, check_lab, check_rgb_u8, check_triton_dtype, choose, pixels_together, register
 
-# Pixels that a program converts: a multiple of 4, so that each thread can move whole words.
-PIXELS_PER_PROGRAM = 1024
+PIXELS_PER_PROGRAM = 2048  # a multiple of 8, so that each thread can move whole groups of pixels
 
 # ---- kernels ----
 
 
 @triton.jit
 def _rgb_to_lab_kernel(
-    rgb_ptr, l_ptr, ab_ptr, pixels, blocks, LAST: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr
-):
+    rgb_ptr, l_ptr, ab_ptr, pixels, blocks,
+    EXACT: tl.constexpr, LAST: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
     place = image * pixels + first
-    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, WORDS, BLOCK)
-    lightness, a, b = parts.rgb_to_lab(red, green, blue)
+    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
+    lightness, a, b = parts.rgb_to_lab(red, green, blue, EXACT)
     parts.store(l_ptr + place, lightness, left, BLOCK)
     if LAST:
         parts.store_pairs(ab_ptr + place * 2, a, b, left, BLOCK)
@@ -37,17 +37,17 @@ def _rgb_to_lab_kernel(
 
 @triton.jit
 def _rgb_to_gray_kernel(
-    rgb_ptr, gray_ptr, target_ptr, pixels, blocks, LAST: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr
+    rgb_ptr, gray_ptr, target_ptr, pixels, blocks, LAST: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr
 ):
     image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
     place = image * pixels + first
-    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, WORDS, BLOCK)
+    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
     r = red.to(tl.float32) * (1 / 127.5) - 1
     g = green.to(tl.float32) * (1 / 127.5) - 1
     b = blue.to(tl.float32) * (1 / 127.5) - 1
     parts.store(gray_ptr + place, 0.299 * r + 0.587 * g + 0.114 * b, left, BLOCK)
     if LAST:
-        parts.store_triples(target_ptr + place * 3, r, g, b, left, WORDS, BLOCK)
+        parts.store_triples(target_ptr + place * 3, r, g, b, left, GROUP, BLOCK)
     else:
         plane = target_ptr + image * pixels * 3 + first
         parts.store(plane, r, left, BLOCK)
@@ -63,19 +63,13 @@ def _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _lab_to_rgb_u8_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, WORDS: tl.constexpr, BLOCK: tl.constexpr):
+def _lab_to_rgb_u8_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, GROUP: tl.constexpr, BLOCK: tl.constexpr):
     image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
     lightness, a, b = _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK)
     fx, fy, fz = parts.lab_to_f(lightness, a, b)
     red, green, blue = parts.f_to_linear(fx, fy, fz)
     place = rgb_ptr + (image * pixels + first) * 3
-    parts.store_rgb(place, _to_level(red), _to_level(green), _to_level(blue), left, WORDS, BLOCK)
-
-
-@triton.jit
-def _to_level(linear):
-    value, _ = parts.srgb_encode(linear)
-    return (tl.minimum(tl.maximum(value, 0.0), 1.0) * 255 + 0.5).to(tl.int32)
+    parts.store_rgb(place, parts.to_level(red), parts.to_level(green), parts.to_level(blue), left, GROUP, BLOCK)
 
 
 @triton.jit
@@ -122,18 +116,19 @@ def _lab_to_rgb_backward_kernel(l_ptr, ab_ptr, d_rgb_ptr, d_l_ptr, d_ab_ptr, pix
 @triton.jit
 def _slope(linear):
     """The derivative of _to_value, zero outside the gamut."""
-    value, root = parts.srgb_encode(linear)
-    return tl.where((value >= 0) & (value <= 1), 2 * parts.srgb_encode_slope(linear, root), 0.0)
+    value, slope = parts.srgb_encode(linear)
+    return tl.where((value >= 0) & (value <= 1), 2 * slope, 0.0)
 
 
 # ---- launchers ----
 
 
-def _launch(kernel: Any, n: int, height: int, width: int, **arguments: Any) -> None:
+def _launch(kernel: Any, n: int, height: int, width: int, block: int | None = None, **arguments: Any) -> None:
     """Launch over all pixels of N pictures; nothing, if there are none."""
-    blocks = triton.cdiv(height * width, PIXELS_PER_PROGRAM)
+    block = block or PIXELS_PER_PROGRAM
+    blocks = triton.cdiv(height * width, block)
     if n * blocks > 0:
-        launch.launch(kernel, n * blocks, **arguments, pixels=height * width, blocks=blocks, BLOCK=PIXELS_PER_PROGRAM)
+        launch.launch(kernel, n * blocks, **arguments, pixels=height * width, blocks=blocks, BLOCK=block)
 
 
 def _empty_pair(rgb: Tensor, channels: int, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
@@ -151,21 +146,25 @@ def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: b
     check_triton_dtype(dtype)
     rgb = rgb_u8_NHWC.contiguous()
     lightness, ab = _empty_pair(rgb, 2, dtype, channels_last)
-    words = can_move_words(rgb)
     _launch(
-        _rgb_to_lab_kernel, *rgb.shape[:3], rgb_ptr=rgb, l_ptr=lightness, ab_ptr=ab, LAST=channels_last, WORDS=words
-    )
+        _rgb_to_lab_kernel, *rgb.shape[:3], rgb_ptr=rgb, l_ptr=lightness, ab_ptr=ab, EXACT=is_exact(dtype),
+        LAST=channels_last, GROUP=pixels_together(rgb, planes=dtype),
+    )  # fmt: skip
     return lightness, ab
+
+
+def is_exact(dtype: torch.dtype) -> bool:
+    """Whether what is written holds more than the cheaper polynomials give."""
+    return dtype == torch.float32
 
 
 def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
     check_triton_dtype(dtype)
     rgb = rgb_u8_NHWC.contiguous()
     gray, target = _empty_pair(rgb, 3, dtype, channels_last)
-    words = can_move_words(rgb)
     _launch(
         _rgb_to_gray_kernel, *rgb.shape[:3], rgb_ptr=rgb, gray_ptr=gray, target_ptr=target, LAST=channels_last,
-        WORDS=words,
+        GROUP=pixels_together(rgb, planes=dtype),
     )  # fmt: skip
     return gray, target
 
@@ -174,8 +173,8 @@ def _launch_lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     check_triton_dtype(l_N1HW.dtype)
     rgb = _empty_pictures(l_N1HW)
     lightness, ab = l_N1HW.contiguous(), ab_N2HW.contiguous()
-    words = can_move_words(rgb)
-    _launch(_lab_to_rgb_u8_kernel, *rgb.shape[:3], l_ptr=lightness, ab_ptr=ab, rgb_ptr=rgb, WORDS=words)
+    group = pixels_together(rgb, planes=ab.dtype)
+    _launch(_lab_to_rgb_u8_kernel, *rgb.shape[:3], l_ptr=lightness, ab_ptr=ab, rgb_ptr=rgb, GROUP=group)
     return rgb
 
 
@@ -202,7 +201,7 @@ def _launch_lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Ten
     d_lightness, d_ab = _empty_lab(lightness, ab, d_rgb)
     _launch(
         _lab_to_rgb_backward_kernel, len(d_rgb), *d_rgb.shape[2:], l_ptr=lightness, ab_ptr=ab, d_rgb_ptr=d_rgb,
-        d_l_ptr=d_lightness, d_ab_ptr=d_ab,
+        d_l_ptr=d_lightness, d_ab_ptr=d_ab, block=PIXELS_PER_PROGRAM // 2,
     )  # fmt: skip
     return d_lightness, d_ab
 

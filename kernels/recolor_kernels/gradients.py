@@ -41,7 +41,9 @@ def differentiable(
 ) -> Callable[..., Any]:
     """A launcher with the autograd formula that its op has, for impl="triton"."""
     methods = {"forward": forward, "setup_context": setup_context, "backward": backward}
-    function: Any = type("Triton", (torch.autograd.Function,), {name: staticmethod(part) for name, part in methods.items()})
+    function: Any = type(
+        "Triton", (torch.autograd.Function,), {name: staticmethod(part) for name, part in methods.items()}
+    )
     apply: Callable[..., Any] = function.apply
     return apply
 

@@ -83,9 +83,17 @@ def check_triton_dtype(*dtypes: torch.dtype) -> None:
             raise ValueError(f"expected float32, bfloat16 or float16 for Triton, got {dtype}")
 
 
-def can_move_words(*rgb_u8_NHWC: Tensor) -> bool:
-    """Whether each picture of contiguous batches starts at a 4-byte word and holds whole groups of four pixels."""
-    return all(rgb.shape[1] * rgb.shape[2] % 4 == 0 and rgb.data_ptr() % 4 == 0 for rgb in rgb_u8_NHWC)
+def pixels_together(*rgb_u8_NHWC: Tensor, planes: torch.dtype | None = None) -> int:
+    """How many pixels in a row a thread should move of contiguous pictures, beside planes of a type, or none.
+
+    8 beside 16-bit planes, which move by 16 bytes; else 4, which are three whole words; 1 where pictures do not start
+    at words or do not hold whole groups.
+    """
+    pixels = rgb_u8_NHWC[0].shape[1] * rgb_u8_NHWC[0].shape[2]
+    if pixels % 4 or any(rgb.data_ptr() % 4 for rgb in rgb_u8_NHWC):
+        return 1
+    # Triton knows sizes to be divisible by 16 or not at all, and groups of 8 pay only if it knows.
+    return 8 if planes and planes.itemsize == 2 and pixels % 16 == 0 else 4
 
 
 def register(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]) -> Any:

@@ -6,15 +6,16 @@ import triton.language as tl
 from torch import Tensor
 
 from recolor_kernels import launch, parts, reference
+from recolor_kernels.color import is_exact
 from recolor_kernels.gradients import empty_gradient, made_forward, steps
 from recolor_kernels.launch import (
     Impl,
-    can_move_words,
     check_floating,
     check_one_device,
     check_rgb_u8,
     check_triton_dtype,
     choose,
+    pixels_together,
     register,
 )
 from recolor_kernels.sums import BLOCK, Share, empty_sums, total
@@ -60,15 +61,15 @@ def _l1_kernel(
 @triton.jit
 def _l1_lab_kernel(
     prediction_ptr, rgb_ptr, gradient_ptr, sums_ptr, step, pixels, blocks, all_blocks, programs,
-    CHANNELS: tl.constexpr, WORDS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr, EXACT: tl.constexpr, GROUP: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """As _l1_kernel, with targets made from pictures: ab for two channels, L and ab for three."""
     program = tl.program_id(0)
     partial = tl.zeros((BLOCK,), tl.float32)
     for block in range(program, all_blocks, programs):
         image, first, left = parts.locate(block, pixels, blocks, BLOCK)
-        red, green, blue = parts.load_rgb(rgb_ptr + (image * pixels + first) * 3, left, WORDS, BLOCK)
-        lightness, a, b = parts.rgb_to_lab(red, green, blue)
+        red, green, blue = parts.load_rgb(rgb_ptr + (image * pixels + first) * 3, left, GROUP, BLOCK)
+        lightness, a, b = parts.rgb_to_lab(red, green, blue, EXACT)
         plane = image * pixels * CHANNELS + first
         if CHANNELS == 3:
             partial += _l1(prediction_ptr + plane, gradient_ptr + plane, lightness, step, left, GRADIENT, BLOCK)
@@ -115,8 +116,8 @@ def _launch_l1_lab(prediction: Tensor, rgb_u8_NHWC: Tensor, with_gradient: bool)
         launch.launch(
             _l1_lab_kernel, share.programs, prediction_ptr=prediction, rgb_ptr=rgb, gradient_ptr=gradient,
             sums_ptr=sums, step=steps(prediction, 1.0)[0], pixels=height * width, blocks=blocks,
-            all_blocks=share.blocks, programs=share.programs, CHANNELS=channels, WORDS=can_move_words(rgb),
-            GRADIENT=with_gradient, BLOCK=BLOCK,
+            all_blocks=share.blocks, programs=share.programs, CHANNELS=channels, EXACT=is_exact(prediction.dtype),
+            GROUP=pixels_together(rgb, planes=prediction.dtype), GRADIENT=with_gradient, BLOCK=BLOCK,
         )  # fmt: skip
     return total(sums, share)[0], gradient
 

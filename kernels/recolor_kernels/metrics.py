@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from recolor_kernels import launch, parts, reference
-from recolor_kernels.launch import Impl, can_move_words, check_rgb_u8, choose, register
+from recolor_kernels.launch import Impl, check_rgb_u8, choose, pixels_together, register
 
 PIXELS_PER_PROGRAM = 1024  # at most 8,256: the largest sum of squares must fit 32 bits
 COLORS, LEVELS = 2, 13  # sums a picture, in float and in whole numbers
@@ -19,14 +19,14 @@ COLORS, LEVELS = 2, 13  # sums a picture, in float and in whole numbers
 @triton.jit
 def _color_metrics_kernel(
     prediction_ptr, target_ptr, colors_ptr, levels_ptr, pixels, blocks,
-    COLORS: tl.constexpr, LEVELS: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr,
+    COLORS: tl.constexpr, LEVELS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The sums of one block, in the order of reference.color_metrics."""
     program = tl.program_id(0).to(tl.int64)
     image, first, left = parts.locate(program, pixels, blocks, BLOCK)
     place = (image * pixels + first) * 3
-    red1, green1, blue1 = parts.load_rgb(prediction_ptr + place, left, WORDS, BLOCK)
-    red2, green2, blue2 = parts.load_rgb(target_ptr + place, left, WORDS, BLOCK)
+    red1, green1, blue1 = parts.load_rgb(prediction_ptr + place, left, GROUP, BLOCK)
+    red2, green2, blue2 = parts.load_rgb(target_ptr + place, left, GROUP, BLOCK)
     levels_ptr += program * LEVELS
     red, green, blue = red1 - red2, green1 - green2, blue1 - blue2
     tl.store(levels_ptr, tl.sum(red * red + green * green + blue * blue))
@@ -53,7 +53,7 @@ def _store_opponents(ptr, red, green, blue):
 
 @triton.jit
 def _lab(red, green, blue):
-    fx, fy, fz = parts.rgb_to_lab_f(red, green, blue)
+    fx, fy, fz = parts.rgb_to_f(red, green, blue, 1, 1, 1, True)
     return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
 
 
@@ -155,7 +155,7 @@ def _launch_color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) ->
         launch.launch(
             _color_metrics_kernel, n * blocks, prediction_ptr=prediction, target_ptr=target, colors_ptr=colors,
             levels_ptr=levels, pixels=height * width, blocks=blocks, COLORS=COLORS, LEVELS=LEVELS,
-            WORDS=can_move_words(prediction, target), BLOCK=PIXELS_PER_PROGRAM,
+            GROUP=pixels_together(prediction, target), BLOCK=PIXELS_PER_PROGRAM,
         )  # fmt: skip
     return colors.sum(1, dtype=torch.float64), levels.sum(1, dtype=torch.int64)
 

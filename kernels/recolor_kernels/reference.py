@@ -148,15 +148,18 @@ def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) -> tuple[T
     differences, then for prediction and target each of rg, yb, |rg|, |yb|, rg^2, yb^2 (rg = R - G, yb = R + G - 2 B).
     """
     one, other = (_lab(rgb, torch.float64) for rgb in (prediction_u8_NHWC, target_u8_NHWC))
-    ab = (one[1] - other[1]).abs() + (one[2] - other[2]).abs()
-    colors = torch.stack((ciede2000(one, other), ab), dim=-1)
-    difference = prediction_u8_NHWC.long() - target_u8_NHWC.long()
-    levels = [(difference**2).sum(-1)]
+    colors = [ciede2000(one, other), (one[1] - other[1]).abs() + (one[2] - other[2]).abs()]
+    levels = [(prediction_u8_NHWC.int() - target_u8_NHWC.int()).square().sum(-1)]
     for rgb in (prediction_u8_NHWC, target_u8_NHWC):
-        red, green, blue = rgb.long().unbind(-1)
+        red, green, blue = rgb.int().unbind(-1)
         rg, yb = red - green, red + green - 2 * blue
-        levels += [rg, yb, rg.abs(), yb.abs(), rg**2, yb**2]
-    return colors.sum((1, 2)), torch.stack(levels, dim=-1).sum((1, 2))
+        levels += [rg, yb, rg.abs(), yb.abs(), rg.square(), yb.square()]
+    return _sums(colors), _sums(levels)
+
+
+def _sums(columns: Sequence[Tensor]) -> Tensor:
+    """Over each picture, by rows first: so neither the batch nor the number of threads changes a bit."""
+    return torch.stack([column.sum(2).sum(1) for column in columns], dim=1)
 
 
 def ciede2000(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:

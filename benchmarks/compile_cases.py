@@ -1,0 +1,118 @@
+"""The ops whose kernels are compiled, as they are called, and the widths that they promise."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from benchmarks.cubin import Compiled
+from benchmarks.ptx import Access
+
+PICTURE_BYTES = 4  # a thread's least width in uint8 NHWC
+PLANE_BYTES = 16  # and in any other tensor
+BATCH = 3  # odd, so that no number of programs is a multiple of 16, for which Triton would compile once more
+SUMS_BYTES = 4  # partial sums of a mean: a few kilobytes at most, read by one program
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op as it is called, and the least width that it promises for what is no picture; 0 promises nothing at all."""
+
+    op: str
+    call: Callable[[], object]
+    plane_bytes: int = PLANE_BYTES
+
+    def least_bytes(self, compiled: Compiled, access: Access) -> int:
+        if not self.plane_bytes or not access.each_thread:  # one value a program, say a partial sum, has no width
+            return 0
+        if access.pointers == {"sums_ptr"}:
+            return SUMS_BYTES
+        is_picture = {compiled.types[name] for name in access.pointers} == {"*u8"}
+        return PICTURE_BYTES if is_picture else self.plane_bytes
+
+
+def cases() -> list[Case]:
+    """Every op with every kernel it has: the fast ones for both types that matter, the others once."""
+    import torch
+
+    dtypes = (torch.bfloat16, torch.float32)
+    return [*(case for dtype in dtypes for make in (_conversions, _losses) for case in make(dtype)), *_others()]
+
+
+def _conversions(dtype: Any) -> Iterator[Case]:
+    import torch
+
+    from recolor_kernels import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
+
+    rgb, lightness, ab = _picture(), _plane(1, dtype), _plane(2, dtype)
+    last = {"dtype": dtype, "memory_format": torch.channels_last, "impl": "triton"}
+    for function, last_bytes in ((rgb_to_lab, PLANE_BYTES), (rgb_to_gray, 4 * dtype.itemsize)):
+        op = f"{function.__name__} {_name(dtype)}"
+        yield Case(op, partial(function, rgb, dtype=dtype, impl="triton"))
+        yield Case(f"{op}, channels last", partial(function, rgb, **last), last_bytes)
+    yield Case(f"lab_to_rgb_u8 {_name(dtype)}", partial(lab_to_rgb_u8, lightness, ab, impl="triton"))
+    loss = lambda: lab_to_rgb(lightness, ab, impl="triton").sum()  # noqa: E731
+    yield Case(f"lab_to_rgb {_name(dtype)}", partial(_differentiate, loss))
+
+
+def _losses(dtype: Any) -> Iterator[Case]:
+    import recolor_kernels as ops
+
+    rgb, ab, lab, real, fake = _picture(), _plane(2, dtype), _plane(3, dtype), _logits(dtype), _logits(dtype)
+    target = ab.detach()
+    losses: dict[str, Callable[[], Any]] = {
+        "l1_loss": lambda: ops.l1_loss(ab, target, impl="triton"),
+        "l1_lab_loss of ab": lambda: ops.l1_lab_loss(ab, rgb, impl="triton"),
+        "l1_lab_loss of Lab": lambda: ops.l1_lab_loss(lab, rgb, impl="triton"),
+        "patch_loss": lambda: ops.patch_loss(real, True, impl="triton"),
+        "discriminator_loss": lambda: ops.discriminator_loss(real, fake, impl="triton"),
+        "generator_loss": lambda: ops.generator_loss(ab, target, fake, 100.0, impl="triton").total,
+    }
+    for op, loss in losses.items():
+        yield Case(f"{op} {_name(dtype)}", partial(_differentiate, loss))
+
+
+def _others() -> Iterator[Case]:
+    """Kernels for pictures whose size is odd, other criteria, losses without gradient, metrics."""
+    import torch
+
+    import recolor_kernels as ops
+
+    dtype = torch.bfloat16
+    rgb, odd, ab, logits = _picture(), _picture(63), _plane(2, dtype), _logits(dtype)
+    odd_lab = _plane(1, dtype, 63), _plane(2, dtype, 63)
+    yield Case("rgb_to_lab bfloat16, bytes", lambda: ops.rgb_to_lab(odd, dtype, impl="triton"), 0)
+    yield Case("rgb_to_gray bfloat16, bytes", lambda: ops.rgb_to_gray(odd, dtype, impl="triton"), 0)
+    yield Case("lab_to_rgb_u8 bfloat16, bytes", lambda: ops.lab_to_rgb_u8(*odd_lab, impl="triton"), 0)
+    yield Case("l1_loss bfloat16, no gradient", lambda: ops.l1_loss(ab.detach(), ab.detach(), impl="triton"))
+    for criterion in ("l1", "mse"):
+        loss = partial(ops.patch_loss, logits, True, criterion, impl="triton")
+        yield Case(f"patch_loss {criterion} bfloat16", partial(_differentiate, loss))
+    yield Case("color_metrics", lambda: ops.color_metrics(rgb, rgb, impl="triton"))
+    yield Case("color_metrics, bytes", lambda: ops.color_metrics(odd, odd, impl="triton"), 0)
+
+
+def _differentiate(loss: Callable[[], Any]) -> None:
+    loss().backward()
+
+
+def _picture(size: int = 64) -> Any:
+    import torch
+
+    return torch.zeros(BATCH, size, size, 3, dtype=torch.uint8)
+
+
+def _plane(channels: int, dtype: Any, size: int = 64) -> Any:
+    import torch
+
+    return torch.zeros(BATCH, channels, size, size, dtype=dtype, requires_grad=True)
+
+
+def _logits(dtype: Any) -> Any:
+    import torch
+
+    return torch.zeros(16, 1, 14, 14, dtype=dtype, requires_grad=True)
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

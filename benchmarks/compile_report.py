@@ -1,0 +1,170 @@
+"""`python -m benchmarks.compile_report`: what the kernels compile to for three GPUs, none of which need be here.
+
+Compiled is what the public functions launch, for small tensors that take the fast path. Instructions are counted in the
+binary and divided by the pixels (or values) of a block that fall to one thread: a loop's body counts once, and so does
+what a program does only once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from benchmarks import cubin
+from benchmarks.compile_cases import Case, cases
+from benchmarks.cubin import Compiled, Launch
+from benchmarks.machine import describe_machine
+from hpc_recolor import cli
+from hpc_recolor.errors import UserError
+
+app = cli.command("benchmarks.compile_report")
+
+ARCHITECTURES = (80, 90, 100)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel of an op on one architecture. The widths of its global accesses are distinct and in order."""
+
+    op: str
+    kernel: str
+    architecture: str
+    registers: int
+    spill_bytes: int
+    local_accesses: int
+    shared_bytes: int
+    load_bytes: list[int]
+    store_bytes: list[int]
+    instructions: int
+    instructions_per_item: float | None
+    violations: list[str] = field(default_factory=list)
+
+
+@cache
+def _recorded() -> list[tuple[Case, list[Launch]]]:
+    return [(case, cubin.record(case.call)) for case in cases()]
+
+
+def compile_case(arch: int, number: int) -> list[Compiled]:
+    """Compile one case, by its number: a process that records the cases has the kernels at hand."""
+    case, launches = _recorded()[number]
+    assert launches, f"{case.op}: launched nothing"
+    return [cubin.compile_for(arch, kernel, arguments) for kernel, arguments in launches]
+
+
+def judge(case: Case, arch: int, compiled: Compiled, opcodes: list[str]) -> Row:
+    """What a compiled kernel is, and what is wrong with it."""
+    usage = cubin.read_usage(compiled.cubin)
+    loads, stores = cubin.widths(opcodes, "LDG", "LD"), cubin.widths(opcodes, "STG", "ST")
+    row = Row(
+        op=case.op,
+        kernel=compiled.kernel,
+        architecture=f"sm_{arch}",
+        registers=usage.registers,
+        spill_bytes=usage.spill_bytes,
+        local_accesses=sum(map(cubin.is_local, opcodes)),
+        shared_bytes=compiled.shared_bytes,
+        load_bytes=loads,
+        store_bytes=stores,
+        instructions=len(opcodes),
+        instructions_per_item=len(opcodes) / compiled.items if compiled.items else None,
+    )
+    return replace(row, violations=list(dict.fromkeys([*_misfits(row, compiled), *_broken(case, compiled)])))
+
+
+def _misfits(row: Row, compiled: Compiled) -> Iterator[str]:
+    """What is wrong with the binary itself; what its accesses are for, only the PTX tells."""
+    if row.spill_bytes:
+        yield f"spills {row.spill_bytes} bytes a thread"
+    if row.local_accesses:
+        yield f"has {row.local_accesses} accesses to local memory"
+    for load, found in ((True, row.load_bytes), (False, row.store_bytes)):
+        for width in set(found) - {access.bytes for access in compiled.accesses if access.load == load}:
+            yield f"has a {'load' if load else 'store'} of {width} bytes in the cubin and none in the PTX"
+
+
+def _broken(case: Case, compiled: Compiled) -> Iterator[str]:
+    for access in compiled.accesses:
+        what = f"{'load from' if access.load else 'store to'} {', '.join(sorted(access.pointers))} at {access.place}"
+        least = case.least_bytes(compiled, access)
+        if access.bytes < least:
+            yield f"{what}: {access.bytes} bytes wide, expected {least} or more"
+        for narrow in sorted(access.narrow):
+            yield f"{what}: offset from a {narrow}"
+
+
+def report() -> list[Row]:
+    """Compile all cases for all architectures, in as many processes as there are cores."""
+    from rich.console import Console
+    from rich.progress import track
+
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # what triton does today, said aloud
+    everything = cases()
+    tasks = list(product(ARCHITECTURES, range(len(everything))))
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        running = pool.map(compile_case, *zip(*tasks, strict=True))
+        done = list(track(running, "compiling", total=len(tasks), console=Console(stderr=True)))
+    rows: list[Row] = []
+    for arch in ARCHITECTURES:
+        kernels = [result for task, result in zip(tasks, done, strict=True) if task[0] == arch]
+        rows += _judge_all(arch, list(zip(everything, kernels, strict=True)))
+    return rows
+
+
+def _judge_all(arch: int, compiled: list[tuple[Case, list[Compiled]]]) -> list[Row]:
+    """Each kernel of each case; some are shared."""
+    distinct = list({kernel.cubin: None for _, kernels in compiled for kernel in kernels})
+    opcodes = dict(zip(distinct, cubin.disassemble(arch, distinct), strict=True))
+    return [judge(case, arch, kernel, opcodes[kernel.cubin]) for case, kernels in compiled for kernel in kernels]
+
+
+def _print_table(rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("op", "kernel", "GPU", "registers", "spill", "shared", "load", "store", "instructions", "per item")
+    table = Table(*columns, caption="spill, shared, and widths of loads and stores in bytes")
+    for row in rows:
+        per_item = f"{row.instructions_per_item:.1f}" if row.instructions_per_item else ""
+        widths = ("-".join(map(str, found)) for found in (row.load_bytes, row.store_bytes))
+        numbers = (row.registers, row.spill_bytes, row.shared_bytes, *widths, row.instructions, per_item)
+        table.add_row(row.op, row.kernel, row.architecture, *map(str, numbers))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _describe_compilers() -> dict[str, Any]:
+    """What of the machine has a say in the result."""
+    machine = describe_machine()
+    versions = {name: machine["versions"][name] for name in ("torch", "triton")}
+    return {"python": machine["python"], "versions": versions, "commit": machine["commit"]}
+
+
+@app.default
+def compile_report(*, out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None) -> None:
+    """Compile every kernel for sm_80, sm_90 and sm_100, print what came out, and exit with 1 if a promise is broken."""
+    if out and not out.parent.is_dir():
+        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise UserError("TRITON_INTERPRET=1: kernels would be interpreted, not compiled; unset it")
+    rows = report()
+    _print_table(rows)
+    broken = [f"{row.op} {row.architecture}: {row.kernel} {violation}" for row in rows for violation in row.violations]
+    print(*broken, sep="\n", end="\n" if broken else "")
+    if out:
+        result = {"machine": _describe_compilers(), "rows": [asdict(row) for row in rows]}
+        out.write_text(json.dumps(result, indent=2) + "\n")
+    if broken:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

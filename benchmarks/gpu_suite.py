@@ -1,0 +1,179 @@
+"""`python -m benchmarks.gpu_suite` (`make gpu-suite`): everything in the project that needs a GPU, in one command.
+
+Each part is a process of its own with a time limit; all limits together stay under nine minutes. Nothing is
+downloaded: a part whose package is missing is skipped with the package's name. What it prints last is at most 40 lines.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL
+from threading import Timer
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+from PIL import Image
+
+from hpc_recolor import cli
+from hpc_recolor.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SUMMARY_LINES = 40
+PHOTOS = 2048  # painted, if none are given
+
+app = cli.command("benchmarks.gpu_suite")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command of the suite: `python -m` arguments, packages it needs, seconds it may take, lines worth showing."""
+
+    name: str
+    arguments: tuple[str, ...]
+    needs: tuple[str, ...]
+    limit_s: int
+    shown: int = 3
+
+    @property
+    def missing(self) -> list[str]:
+        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a part ended: ok, FAILED, TIMED OUT or skipped; and the lines worth showing."""
+
+    part: Part
+    state: str
+    elapsed_s: float
+    lines: tuple[str, ...]
+
+    @property
+    def failed(self) -> bool:
+        return self.state in ("FAILED", "TIMED OUT")
+
+
+def parts(photos: Path, results: Path, work: Path, device: str) -> list[Part]:
+    """The suite, most telling first. Later work adds its own here."""
+    training = ("numpy", "torch", "deepspeed", "cyclopts", "pydantic", "yaml", "rich", "PIL")
+    step = ("benchmarks.step", "--train.device", device, "--rounds", "11", "--steps", "5")
+    loader = ("benchmarks.loader", "--data.photos", str(photos), "--train.device", device, "--data.threads", "8")
+    epoch = ("hpc_recolor.train", "--data.photos", str(photos), "--train.device", device, "--run.folder", str(work))
+    return [
+        Part("kernel tests", ("pytest", "tests/kernels", "-q"), ("pytest", "hypothesis", "skimage"), 150, 5),
+        Part("kernel speed", ("benchmarks.kernels", "--out", str(results)), ("cyclopts", "pydantic", "rich"), 180, 14),
+        Part(
+            "step, width 64",
+            (*step, "--train.batch_size", "64", "--out", str(results / f"step-{device}-width64-batch64.json")),
+            training,
+            60,
+            1,
+        ),
+        Part(
+            "loader",
+            (*loader, "--train.batch_size", "64", "--out", str(results / f"loader-{device}.json")),
+            ("nvidia.dali", *training),
+            40,
+            1,
+        ),
+        Part(
+            "one epoch",
+            (*epoch, "--train.epochs", "1", "--train.batch_size", "64", "--data.threads", "8"),
+            ("nvidia.dali", "tensorboard", "matplotlib", "torchmetrics", *training),
+            80,
+        ),
+    ]
+
+
+@app.default
+def gpu_suite(
+    *,
+    photos: Annotated[Path | None, Parameter(help="Photographs to train on; without it, painted ones.")] = None,
+    out: Annotated[Path, Parameter(help="Folder for results.")] = ROOT / "benchmarks" / "results",
+    only: Annotated[str, Parameter(help="Only parts whose name contains this.")] = "",
+    without_gpu: Annotated[bool, Parameter(help="Rehearse on a CPU.")] = False,
+) -> None:
+    """Run the kernel tests, the microbenchmarks, the training step, the loader and one epoch on this GPU.
+
+    Results are files in --out; the summary goes there too. Exit code 1 if a part failed.
+    """
+    import torch
+
+    if not torch.cuda.is_available() and not without_gpu:
+        raise UserError("torch finds no GPU here: check nvidia-smi, or rehearse with --without_gpu=true")
+    if not out.is_dir():
+        raise UserError(f"out={out}: no such folder; make it first")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        chosen = [part for part in parts(photos or work / "photos", out, work, device) if only in part.name]
+        if photos is None:
+            paint(work / "photos", PHOTOS)
+        outcomes = [run(part) for part in chosen]
+    text = "\n".join(summary(f"{name}, torch {torch.__version__}", outcomes))
+    print(f"\n{text}")
+    (out / f"gpu-suite-{re.sub('[^a-z0-9]+', '-', name.lower())}.txt").write_text(text + "\n")
+    if any(outcome.failed for outcome in outcomes):
+        sys.exit(1)
+
+
+def paint(folder: Path, count: int) -> None:
+    """Smooth colored JPEGs of 320 x 240 pixels, the same every time."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        small = draw.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(small).resize((320, 240), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg")
+
+
+def run(part: Part) -> Outcome:
+    """Run a part with its output passed on, and keep its last lines."""
+    if part.missing:
+        print(f"== {part.name}: skipped, no package {', '.join(part.missing)}", flush=True)
+        return Outcome(part, "skipped", 0, (f"no package {', '.join(part.missing)}",))
+    print(f"== {part.name}: python -m {' '.join(part.arguments)}", flush=True)
+    started_s = time.monotonic()
+    process = _start(part)
+    watch = Timer(part.limit_s, process.kill)
+    watch.start()
+    lines: list[str] = []
+    for line in process.stdout or ():
+        sys.stdout.write(line)
+        lines += [line.rstrip()] if line.strip() else []
+    state = {0: "ok", -SIGKILL: "TIMED OUT"}.get(process.wait(), "FAILED")
+    watch.cancel()
+    return Outcome(part, state, time.monotonic() - started_s, tuple(lines[-part.shown :]))
+
+
+def _start(part: Part) -> "subprocess.Popen[str]":
+    paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    return subprocess.Popen(
+        [sys.executable, "-m", *part.arguments],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "150"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def summary(title: str, outcomes: list[Outcome]) -> list[str]:
+    """At most SUMMARY_LINES lines: every part's state and seconds, and the last of its output."""
+    lines = [f"GPU suite on {title}: {sum(outcome.elapsed_s for outcome in outcomes):.0f} s"]
+    for outcome in outcomes:
+        lines += [f"{outcome.state:>9}  {outcome.part.name}, {outcome.elapsed_s:.0f} s"]
+        lines += [f"           {line[:120]}" for line in outcome.lines]
+    return lines[:SUMMARY_LINES]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))
