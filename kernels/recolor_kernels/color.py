@@ -123,7 +123,7 @@ def _slope(linear):
 # ---- launchers ----
 
 
-def _launch(kernel: Any, n: int, height: int, width: int, block: int | None = None, **arguments: Any) -> None:
+def _launch(kernel: Any, n: int, height: int, width: int, *, block: int | None = None, **arguments: Any) -> None:
     """Launch over all pixels of N pictures; nothing, if there are none."""
     block = block or PIXELS_PER_PROGRAM
     blocks = triton.cdiv(height * width, block)
@@ -259,9 +259,10 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> Non
 
 def _backward_by(gradients: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
     def backward(ctx: Any, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        sources = (*ctx.saved_tensors, d_rgb_N3HW)
         with torch.no_grad():
-            d_lightness, d_ab = gradients(*ctx.saved_tensors, d_rgb_N3HW)
-        return once(d_lightness), once(d_ab)
+            d_lightness, d_ab = gradients(*sources)
+        return once(d_lightness, *sources), once(d_ab, *sources)
 
     return backward
 

@@ -20,7 +20,7 @@ SPENT = "a second backward pass through one loss: its gradient is scaled in plac
 
 class _Once(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -28,11 +28,14 @@ class _Once(torch.autograd.Function):
         raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
-def once(gradient: Tensor) -> Tensor:
-    """A gradient that raises RuntimeError when it is differentiated, which would otherwise count as zero in silence."""
+def once(gradient: Tensor, *sources: Tensor) -> Tensor:
+    """A gradient that raises RuntimeError when it is differentiated, which would otherwise count as zero in silence.
+
+    sources: all that it was computed from, so that autograd comes by here on its way to any of them.
+    """
     if not torch.is_grad_enabled():  # nobody asked for a graph of the backward pass
         return gradient
-    result: Tensor = _Once.apply(gradient.detach().requires_grad_())
+    result: Tensor = _Once.apply(gradient, *sources)
     return result
 
 
@@ -77,15 +80,16 @@ def made_forward(op: Any, launcher: Callable[..., Any], weights: Callable[..., d
         later = {number: steps(inputs[number], weight)[1] for number, weight in weights(*inputs).items()}
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1 if with_gradient else 0 :])
-        ctx.save_for_backward(*output[len(output) - len(later) :])
+        ctx.save_for_backward(*output[len(output) - len(later) :], *(inputs[number] for number in later))
         ctx.later, ctx.arguments, ctx.spent = later, len(inputs), False
 
     def backward(ctx: Any, d_loss: Tensor | None, *_: Tensor | None, in_place: bool) -> tuple[Tensor | None, ...]:
         result: list[Tensor | None] = [None] * ctx.arguments
         if d_loss is not None:
-            for (number, factor), gradient in zip(ctx.later.items(), ctx.saved_tensors, strict=True):
+            gradients, sources = ctx.saved_tensors[: len(ctx.later)], ctx.saved_tensors[len(ctx.later) :]
+            for (number, factor), gradient in zip(ctx.later.items(), gradients, strict=True):
                 if ctx.needs_input_grad[number]:
-                    result[number] = _scaled(ctx, gradient, d_loss, factor, in_place)
+                    result[number] = once(_scaled(ctx, gradient, d_loss, factor, in_place), d_loss, *sources)
             ctx.spent = True
         return tuple(result)
 
@@ -101,9 +105,7 @@ def made_forward(op: Any, launcher: Callable[..., Any], weights: Callable[..., d
 
 def _scaled(ctx: Any, gradient: Tensor, d_loss: Tensor, factor: float, in_place: bool) -> Tensor:
     if torch.is_grad_enabled() or not in_place or type(gradient) is not Tensor:  # another type is being traced
-        with torch.no_grad():
-            scaled = gradient * (d_loss * factor)
-        return once(scaled)
+        return gradient * (d_loss.detach() * factor)
     if ctx.spent:
         raise RuntimeError(SPENT)
     share = Share.of_tensor(gradient)

@@ -55,11 +55,13 @@ def rgb_to_gray(
 def lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     """L and ab to RGB (N,3,H,W) in [-1, 1], clamped to the gamut."""
     encoded = [_srgb_encode(value) for value in _linear_rgb(l_N1HW, ab_N2HW)]
-    return (torch.stack(encoded, dim=1).clamp(0, 1) * 2 - 1).to(l_N1HW.dtype)
+    rgb = torch.stack(encoded, dim=1)
+    clamped = torch.where(rgb < 0, 0, torch.where(rgb > 1, 1, rgb))  # PyTorch's clamp changed its slope at the edge
+    return (clamped * 2 - 1).to(l_N1HW.dtype)
 
 
 def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of lab_to_rgb, given that of its result. At the gamut's edge they pass, as in torch.clamp."""
+    """The gradients of lab_to_rgb, given that of its result. At the gamut's edge they pass."""
     d_linear = []
     for linear, d_value in zip(_linear_rgb(l_N1HW, ab_N2HW), d_rgb_N3HW.unbind(1), strict=True):
         encoded = _srgb_encode(linear)
@@ -225,7 +227,8 @@ def _fy_a_b(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _lab_f_of(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     fy, a, b = _fy_a_b(l_N1HW, ab_N2HW)
-    return fy + a / 500, fy, (fy - b / 200).clamp_min(0)
+    fz = fy - b / 200
+    return fy + a / 500, fy, torch.where(fz < 0, 0, fz)
 
 
 def _linear_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.compile_cases import cases
+from recolor_kernels import color
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -58,7 +59,7 @@ def test_rows_hold_what_was_compiled(rows: dict[tuple[str, str], list[dict[str, 
     assert (forward["kernel"], backward["kernel"]) == ("_lab_to_rgb_kernel", "_lab_to_rgb_backward_kernel")
     assert forward["load_bytes"] == forward["store_bytes"] == [16]
     assert 0 < forward["registers"] < 256
-    assert forward["instructions"] == forward["instructions_per_item"] * 1024 / 128
+    assert forward["instructions"] == forward["instructions_per_item"] * color.PIXELS_PER_PROGRAM / 128
 
 
 @pytest.fixture(scope="module")
