@@ -13,7 +13,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
 from threading import Timer
 from typing import Annotated
 
@@ -43,7 +42,14 @@ class Part:
 
     @property
     def missing(self) -> list[str]:
-        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return [package for package in self.needs if not _is_installed(package)]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,27 @@ def parts(photos: Path, results: Path, work: Path, device: str) -> list[Part]:
     loader = ("benchmarks.loader", "--data.photos", str(photos), "--train.device", device, "--data.threads", "8")
     epoch = ("hpc_recolor.train", "--data.photos", str(photos), "--train.device", device, "--run.folder", str(work))
     return [
-        Part("kernel tests", ("pytest", "tests/kernels", "-q"), ("pytest", "hypothesis", "skimage"), 150, 5),
+        Part("kernel tests", ("pytest", "tests/kernels", "-q"), ("pytest", "hypothesis", "skimage"), 200, 5),
         Part("kernel speed", ("benchmarks.kernels", "--out", str(results)), ("cyclopts", "pydantic", "rich"), 180, 14),
         Part(
             "step, width 64",
             (*step, "--train.batch_size", "64", "--out", str(results / f"step-{device}-width64-batch64.json")),
             training,
-            60,
+            50,
             1,
         ),
         Part(
             "loader",
             (*loader, "--train.batch_size", "64", "--out", str(results / f"loader-{device}.json")),
             ("nvidia.dali", *training),
-            40,
+            30,
             1,
         ),
         Part(
             "one epoch",
             (*epoch, "--train.epochs", "1", "--train.batch_size", "64", "--data.threads", "8"),
             ("nvidia.dali", "tensorboard", "matplotlib", "torchmetrics", *training),
-            80,
+            70,
         ),
     ]
 
@@ -141,16 +147,17 @@ def run(part: Part) -> Outcome:
         return Outcome(part, "skipped", 0, (f"no package {', '.join(part.missing)}",))
     print(f"== {part.name}: python -m {' '.join(part.arguments)}", flush=True)
     started_s = time.monotonic()
-    process = _start(part)
-    watch = Timer(part.limit_s, process.kill)
-    watch.start()
     lines: list[str] = []
-    for line in process.stdout or ():
-        sys.stdout.write(line)
-        lines += [line.rstrip()] if line.strip() else []
-    state = {0: "ok", -SIGKILL: "TIMED OUT"}.get(process.wait(), "FAILED")
+    with _start(part) as process:
+        watch = Timer(part.limit_s, process.kill)
+        watch.start()
+        for line in process.stdout or ():
+            sys.stdout.write(line)
+            lines += [line.rstrip()] if line.strip() else []
     watch.cancel()
-    return Outcome(part, state, time.monotonic() - started_s, tuple(lines[-part.shown :]))
+    elapsed_s = time.monotonic() - started_s
+    state = "ok" if process.returncode == 0 else "TIMED OUT" if elapsed_s >= part.limit_s else "FAILED"
+    return Outcome(part, state, elapsed_s, tuple(lines[-part.shown :]))
 
 
 def _start(part: Part) -> "subprocess.Popen[str]":
