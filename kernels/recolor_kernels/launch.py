@@ -14,12 +14,12 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def choose(impl: Impl, tensor: Tensor, *, op: Function, triton: Function, reference: Function) -> Function:
-    """What runs: for auto the registered op, which is Triton on CUDA tensors and the reference elsewhere.
+    """What runs: for auto Triton on CUDA tensors, as the registered op, and the reference elsewhere.
 
     Raises ValueError for another impl, or for Triton on CPU tensors, which only its interpreter takes (for tests).
     """
     if impl == "auto":
-        return op
+        return op if _takes_op(tensor) else reference
     if impl == "reference":
         return reference
     if impl != "triton":
@@ -27,6 +27,12 @@ def choose(impl: Impl, tensor: Tensor, *, op: Function, triton: Function, refere
     if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"impl='triton': expected a CUDA tensor, got one on {tensor.device}")
     return triton
+
+
+def _takes_op(tensor: Tensor) -> bool:
+    """The op on a CPU is the reference too, behind a dispatcher that takes longer than a small loss; but it is opaque
+    to a compiler, for which the reference's table of levels is not."""
+    return tensor.is_cuda or torch.compiler.is_compiling()
 
 
 def launch(kernel: Any, programs: int, /, **arguments: Any) -> None:

@@ -117,3 +117,11 @@ def test_bits_depend_on_neither_batch_nor_strides(lattice: torch.Tensor) -> None
             assert torch.equal(found, expected[number : number + 1])
     lightness, ab = whole
     assert torch.equal(lab_to_rgb_u8(lightness, ab)[3:4], lab_to_rgb_u8(lightness[3:4], ab[3:4]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about CPU tensors")
+def test_auto_is_the_reference_itself_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of this folder's fixture
+    logits = torch.zeros(3, requires_grad=True)
+    assert patch_loss(logits, True).grad_fn.name() == patch_loss(logits, True, impl="reference").grad_fn.name()  # type: ignore[union-attr]
+    assert "recolor" in torch.ops.recolor_kernels.patch_loss(logits, True, "bce", True)[0].grad_fn.name()
