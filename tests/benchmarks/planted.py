@@ -10,9 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from benchmarks import cubin
-from benchmarks.compile_cases import Case
-from benchmarks.compile_report import judge
+from benchmarks.compile_report import cubin
+from benchmarks.compile_report.cases import Case
+from benchmarks.compile_report.report import judge
 
 BLOCK = 1024
 SM_90 = 90

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compile_cases import cases
+from benchmarks.compile_report.cases import cases
 from recolor_kernels import color
 
 ROOT = Path(__file__).parents[2]

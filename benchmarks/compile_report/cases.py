@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.cubin import Compiled
-from benchmarks.ptx import Access
+from benchmarks.compile_report.cubin import Compiled
+from benchmarks.compile_report.ptx import Access
 
 PICTURE_BYTES = 4  # a thread's least width in uint8 NHWC
 PLANE_BYTES = 16  # and in any other tensor

@@ -13,7 +13,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.ptx import Access, read_accesses
+from benchmarks.compile_report.ptx import Access, read_accesses
 
 WARP = 32
 INSTRUCTION_BYTES = 16

@@ -1,0 +1,65 @@
+"""`python -m benchmarks.compile_report`: what the kernels compile to for three GPUs, none of which need be here.
+
+Compiled is what the public functions launch, for small tensors that take the fast path. Instructions are counted in the
+binary and divided by the pixels (or values) of a block that fall to one thread: a loop's body counts once, and so does
+what a program does only once.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from benchmarks.compile_report.report import Row, report
+from benchmarks.machine import describe_machine
+from hpc_recolor import cli
+from hpc_recolor.errors import UserError
+
+app = cli.command("benchmarks.compile_report")
+
+
+def _print_table(rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("op", "kernel", "GPU", "registers", "spill", "shared", "load", "store", "instructions", "per item")
+    table = Table(*columns, caption="spill, shared, and widths of loads and stores in bytes")
+    for row in rows:
+        per_item = f"{row.instructions_per_item:.1f}" if row.instructions_per_item else ""
+        widths = ("-".join(map(str, found)) for found in (row.load_bytes, row.store_bytes))
+        numbers = (row.registers, row.spill_bytes, row.shared_bytes, *widths, row.instructions, per_item)
+        table.add_row(row.op, row.kernel, row.architecture, *map(str, numbers))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _describe_compilers() -> dict[str, Any]:
+    """What of the machine has a say in the result."""
+    machine = describe_machine()
+    versions = {name: machine["versions"][name] for name in ("torch", "triton")}
+    return {"python": machine["python"], "versions": versions, "commit": machine["commit"]}
+
+
+@app.default
+def compile_report(*, out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None) -> None:
+    """Compile every kernel for sm_80, sm_90 and sm_100, print what came out, and exit with 1 if a promise is broken."""
+    if out and not out.parent.is_dir():
+        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise UserError("TRITON_INTERPRET=1: kernels would be interpreted, not compiled; unset it")
+    rows = report()
+    _print_table(rows)
+    broken = [f"{row.op} {row.architecture}: {row.kernel} {violation}" for row in rows for violation in row.violations]
+    print(*broken, sep="\n", end="\n" if broken else "")
+    if out:
+        result = {"machine": _describe_compilers(), "rows": [asdict(row) for row in rows]}
+        out.write_text(json.dumps(result, indent=2) + "\n")
+    if broken:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

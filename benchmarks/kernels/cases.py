@@ -1,0 +1,255 @@
+"""What `benchmarks.kernels` times: every op with its inputs, its least bytes, and what stands beside it.
+
+Least bytes: each input read once, each result written once; a loss makes its gradient in the same pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+import recolor_kernels
+from recolor_kernels import Impl
+
+Tensors = tuple[Tensor, ...]
+Forward = Callable[..., Any]
+
+
+class Size(NamedTuple):
+    """A batch of square pictures, and of a 70 px PatchGAN's logits on them."""
+
+    n: int
+    side_px: int
+
+    @property
+    def pixels(self) -> int:
+        return self.n * self.side_px**2
+
+    @property
+    def patches_a_side(self) -> int:
+        return self.side_px // 8 - 2
+
+    @property
+    def logits(self) -> int:
+        return self.n * self.patches_a_side**2
+
+    def __str__(self) -> str:
+        return f"{self.n}x{self.side_px}x{self.side_px}"
+
+
+class Draw(NamedTuple):
+    """Random inputs of one size."""
+
+    size: Size
+    dtype: torch.dtype
+    generator: Generator
+
+    def rgb(self) -> Tensor:
+        n, side = self.size
+        shape = (n, side, side, 3)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, device=self.generator.device, generator=self.generator)
+
+    def planes(self, channels: int, extent: float = 1.0) -> Tensor:
+        """(N,C,H,W), uniform in [-extent, extent]."""
+        return self._uniform((self.size.n, channels, self.size.side_px, self.size.side_px), extent)
+
+    def logits(self) -> Tensor:
+        side = self.size.patches_a_side
+        return self._uniform((self.size.n, 1, side, side), 4.0)
+
+    def lab(self) -> Tensors:
+        """L and ab, most of them in the gamut."""
+        return self.planes(1), self.planes(2, 0.3)
+
+    def _uniform(self, shape: tuple[int, ...], extent: float) -> Tensor:
+        values = torch.rand(shape, device=self.generator.device, generator=self.generator)
+        return ((values * 2 - 1) * extent).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op. `forward(impl, dtype, *inputs)` calls it; gradients are taken of the inputs that require one."""
+
+    name: str
+    kind: Literal["conversion", "loss", "metric"]
+    make: Callable[[Draw], Tensors]
+    forward: Forward
+    bytes_a_pixel: int
+    bytes_a_logit: int = 0
+    dtype: torch.dtype = torch.bfloat16
+    gradient: Literal["none", "of the loss", "given"] = "none"  # given: the last input is that of the result
+    kornia: Callable[[Any], Forward] | None = None
+
+    def least_bytes(self, size: Size) -> int:
+        return self.bytes_a_pixel * size.pixels + self.bytes_a_logit * size.logits
+
+    def inputs(self, size: Size, device: torch.device, seed: int) -> Tensors:
+        return self.make(Draw(size, self.dtype, Generator(device).manual_seed(seed)))
+
+    def side(self, forward: Forward) -> Callable[..., tuple[Tensors, Tensors]]:
+        """A function from inputs to (values, gradients) that goes through autograd where the case has a gradient."""
+        if self.gradient == "none":
+            return lambda *inputs: (_flat(forward(*inputs)), ())
+        return partial(_with_gradient, forward, self.gradient == "given")
+
+    def calls(self, impl: Impl, dtype: torch.dtype | None = None) -> Forward:
+        return partial(self.forward, impl, dtype or self.dtype)
+
+
+def _with_gradient(forward: Forward, given: bool, *inputs: Tensor) -> tuple[Tensors, Tensors]:
+    arguments, upstream = (inputs[:-1], inputs[-1]) if given else (inputs, None)
+    values = forward(*arguments)
+    value = values[0] if isinstance(values, tuple) else values
+    gradients = torch.autograd.grad(value, [tensor for tensor in arguments if tensor.requires_grad], upstream)
+    return tuple(each.detach() for each in _flat(values)), gradients
+
+
+def _flat(values: Any) -> Tensors:
+    return tuple(values) if isinstance(values, tuple) else (values,)
+
+
+# ---- the ops ----
+
+
+def _rgb_to_lab(impl: Impl, dtype: torch.dtype, rgb: Tensor, **options: Any) -> Tensors:
+    return recolor_kernels.rgb_to_lab(rgb, dtype, impl=impl, **options)
+
+
+def _rgb_to_gray(impl: Impl, dtype: torch.dtype, rgb: Tensor) -> Tensors:
+    return recolor_kernels.rgb_to_gray(rgb, dtype, impl=impl)
+
+
+def _of(op: str, *options: Any) -> Forward:
+    """An op whose results take the type of its inputs; options come after them."""
+
+    def forward(impl: Impl, dtype: torch.dtype, *inputs: Tensor) -> Any:
+        return getattr(recolor_kernels, op)(*inputs, *options, impl=impl)
+
+    return forward
+
+
+def _with_grad(tensor: Tensor) -> Tensor:
+    return tensor.requires_grad_()
+
+
+# ---- kornia: Lab in its own units (L* up to 100), no scaling asked of it ----
+
+
+def _kornia_rgb_to_lab(kornia: Any, dtype: torch.dtype = torch.bfloat16) -> Forward:
+    return lambda rgb: kornia.color.rgb_to_lab(rgb.permute(0, 3, 1, 2).float() / 255).to(dtype)
+
+
+def _kornia_rgb_to_lab_float32(kornia: Any) -> Forward:
+    return _kornia_rgb_to_lab(kornia, torch.float32)
+
+
+def _kornia_lab_to_rgb(kornia: Any) -> Forward:
+    def forward(lightness: Tensor, ab: Tensor) -> Tensor:
+        lab = torch.cat((lightness.float() * 50 + 50, ab.float() * 110), dim=1)
+        return kornia.color.lab_to_rgb(lab).to(lightness.dtype)  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _kornia_lab_to_rgb_u8(kornia: Any) -> Forward:
+    def forward(lightness: Tensor, ab: Tensor) -> Tensor:
+        lab = torch.cat((lightness.float() * 50 + 50, ab.float() * 110), dim=1)
+        rgb: Tensor = kornia.color.lab_to_rgb(lab)
+        return (rgb * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    return forward
+
+
+# ---- the table ----
+
+_RGB = 3
+_BF16 = 2
+
+CASES = (
+    Case(
+        "rgb_to_lab", "conversion", lambda draw: (draw.rgb(),), _rgb_to_lab, _RGB + 3 * _BF16, kornia=_kornia_rgb_to_lab
+    ),
+    Case(
+        "rgb_to_lab_channels_last",
+        "conversion",
+        lambda draw: (draw.rgb(),),
+        partial(_rgb_to_lab, memory_format=torch.channels_last),
+        _RGB + 3 * _BF16,
+    ),
+    Case(
+        "rgb_to_lab_float32",
+        "conversion",
+        lambda draw: (draw.rgb(),),
+        _rgb_to_lab,
+        _RGB + 3 * 4,
+        dtype=torch.float32,
+        kornia=_kornia_rgb_to_lab_float32,
+    ),
+    Case("rgb_to_gray", "conversion", lambda draw: (draw.rgb(),), _rgb_to_gray, _RGB + 4 * _BF16),
+    Case("lab_to_rgb_u8", "conversion", Draw.lab, _of("lab_to_rgb_u8"), 3 * _BF16 + _RGB, kornia=_kornia_lab_to_rgb_u8),
+    Case("lab_to_rgb", "conversion", Draw.lab, _of("lab_to_rgb"), (3 + 3) * _BF16, kornia=_kornia_lab_to_rgb),
+    # Forward, then backward, which reads Lab once more.
+    Case(
+        "lab_to_rgb_gradient",
+        "conversion",
+        lambda draw: (*map(_with_grad, draw.lab()), draw.planes(3)),
+        _of("lab_to_rgb"),
+        (3 + 3) * _BF16 + (3 + 3 + 3) * _BF16,
+        gradient="given",
+    ),
+    Case(
+        "l1_loss",
+        "loss",
+        lambda draw: (_with_grad(draw.planes(2)), draw.planes(2)),
+        _of("l1_loss"),
+        2 * 3 * _BF16,
+        gradient="of the loss",
+    ),
+    Case(
+        "l1_lab_loss",
+        "loss",
+        lambda draw: (_with_grad(draw.planes(3)), draw.rgb()),
+        _of("l1_lab_loss"),
+        3 * _BF16 + _RGB + 3 * _BF16,
+        gradient="of the loss",
+    ),
+    Case(
+        "l1_lab_loss_ab",
+        "loss",
+        lambda draw: (_with_grad(draw.planes(2)), draw.rgb()),
+        _of("l1_lab_loss"),
+        2 * _BF16 + _RGB + 2 * _BF16,
+        gradient="of the loss",
+    ),
+    # One logit a pixel, as a PixelGAN has: of a PatchGAN's few no size fills a GPU.
+    Case(
+        "patch_loss",
+        "loss",
+        lambda draw: (_with_grad(draw.planes(1, 4.0)),),
+        _of("patch_loss", True),
+        2 * _BF16,
+        gradient="of the loss",
+    ),
+    Case(
+        "discriminator_loss",
+        "loss",
+        lambda draw: (_with_grad(draw.logits()), _with_grad(draw.logits())),
+        _of("discriminator_loss"),
+        0,
+        bytes_a_logit=2 * 2 * _BF16,
+        gradient="of the loss",
+    ),
+    Case(
+        "generator_loss",
+        "loss",
+        lambda draw: (_with_grad(draw.planes(2)), draw.planes(2), _with_grad(draw.logits())),
+        _of("generator_loss", 100.0),
+        2 * 3 * _BF16,
+        bytes_a_logit=2 * _BF16,
+        gradient="of the loss",
+    ),
+    Case("color_metrics", "metric", lambda draw: (draw.rgb(), draw.rgb()), _of("color_metrics"), 2 * _RGB),
+)

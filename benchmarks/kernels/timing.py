@@ -1,0 +1,153 @@
+"""Times of functions on one device: all in turn, each over several sets of inputs, past the cache.
+
+What knows of CUDA stands in GpuTimer alone.
+"""
+
+import gc
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+WARM_UP_ROUNDS = 2
+CACHES = 4  # the sets of inputs and results together are that many times the cache
+MOST_SETS = 32
+
+Block = Callable[[], object]
+
+
+class Rotation:
+    """A block of calls: one on each set of inputs. Results are kept, so that each call writes to memory of its own."""
+
+    def __init__(self, side: Callable[..., object], sets: Sequence[tuple[Tensor, ...]]) -> None:
+        self.side, self.sets = side, sets
+        self.results: list[object] = [None] * len(sets)
+
+    def __call__(self) -> None:
+        for number, inputs in enumerate(self.sets):
+            self.results[number] = self.side(*inputs)
+
+
+class Timer(Protocol):
+    device: torch.device
+    name: str
+    cache_bytes: int
+    copy_bytes: int  # read and written by one copy of the baseline
+
+    def time_us(self, block: Block) -> float:
+        """How long a block takes, the host's work included where that is what takes long."""
+
+    def graph_of(self, block: Block) -> Block | None:
+        """The block in a CUDA graph, which launches without the host's work; None where there are none."""
+
+    def clean_up(self) -> None:
+        """Give memory back."""
+
+
+class CpuTimer:
+    device = torch.device("cpu")
+    name = "CPU"
+    cache_bytes = 0  # two sets, no more
+    copy_bytes = 128 * 2**20
+
+    def time_us(self, block: Block) -> float:
+        started_ns = time.perf_counter_ns()
+        block()
+        return (time.perf_counter_ns() - started_ns) / 1000
+
+    def graph_of(self, block: Block) -> Block | None:
+        return None
+
+    def clean_up(self) -> None:
+        gc.collect()
+
+
+class GpuTimer:
+    copy_bytes = 2**30
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        properties = torch.cuda.get_device_properties(self.device)
+        self.name, self.cache_bytes = properties.name, properties.L2_cache_size
+        self._other_data = torch.ones(CACHES * self.cache_bytes // 4, device=self.device)
+        self._failed_capture = False
+        gc.freeze()  # garbage is collected often from here on, and what is imported is none
+
+    def time_us(self, block: Block) -> float:
+        """Device time from before the first call to after the last.
+
+        Reading other data first empties the cache of what the block reads, and keeps the device busy while the host
+        queues the first calls: what is launched more slowly than it runs still shows the host's time.
+        """
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize(self.device)
+        self._other_data.sum()
+        start.record()
+        block()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end) * 1000)
+
+    def graph_of(self, block: Block) -> Block | None:
+        """Captured after a warm-up on a side stream, as `torch.cuda.graph` asks for.
+
+        Before torch 2.12 a failed capture leaves the allocator in a state where neither another capture nor
+        `empty_cache` works (pytorch/pytorch#180395), so the first failure is the last attempt.
+        """
+        if self._failed_capture:
+            raise RuntimeError("an earlier capture failed")
+        self._failed_capture = True
+        side_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        side_stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side_stream):
+            block()
+        torch.cuda.current_stream(self.device).wait_stream(side_stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            block()
+        self._failed_capture = False
+        return graph.replay
+
+    def clean_up(self) -> None:
+        gc.collect()
+        if not self._failed_capture:
+            torch.cuda.empty_cache()
+
+
+def find_timer() -> Timer:
+    return GpuTimer() if torch.cuda.is_available() else CpuTimer()
+
+
+def sets_for(least_bytes: int, timer: Timer) -> int:
+    """How many sets of inputs reach past the cache; of very small ones fewer, since the cache is emptied anyway."""
+    return min(max(2, -(-CACHES * timer.cache_bytes // max(1, least_bytes))), MOST_SETS)
+
+
+def copies(moved_bytes: int, sets: int, device: torch.device) -> Rotation:
+    """Copies that read and write so many bytes in all, half each."""
+    buffers = [
+        tuple(torch.randint(0, 256, (moved_bytes // 2,), dtype=torch.uint8, device=device) for _ in range(2))
+        for _ in range(sets)
+    ]
+    return Rotation(lambda source, target: target.copy_(source), buffers)
+
+
+def time_in_turn(blocks: Mapping[Any, Block], timer: Timer, rounds: int) -> dict[Any, list[float]]:
+    """Times [us] of all blocks, one each a round, every round in another order: what ran before leaves its traces."""
+    times: dict[Any, list[float]] = {name: [] for name in blocks}
+    order = random.Random(0)
+    for number in range(-WARM_UP_ROUNDS, rounds):
+        for name in order.sample(list(blocks), len(blocks)):
+            elapsed_us = timer.time_us(blocks[name])
+            if number >= 0:
+                times[name].append(elapsed_us)
+    return times
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    print(line, file=sys.stderr, flush=True)
