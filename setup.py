@@ -41,7 +41,7 @@ setup(
         "cuda13": ["nvidia-dali-cuda130>=2.1"],
         "cuda12": ["nvidia-dali-cuda120>=2.1"],
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
-        "dev": ["hypothesis>=6.130", "mypy>=1.18", "pytest>=8.4", "ruff>=0.14", "types-PyYAML"],
+        "dev": ["hypothesis>=6.130", "kornia>=0.8", "mypy>=1.18", "pytest>=8.4", "ruff>=0.14", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["hpc-recolor = hpc_recolor.__main__:main"]},
 )

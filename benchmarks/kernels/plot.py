@@ -76,13 +76,16 @@ def _shares(axis: Any, rows: list[Row], ops: list[str]) -> None:
 
 
 def _ratios(axis: Any, rows: list[Row], ops: list[str]) -> None:
-    axis.set_xlim(left=0)
-    axis.set_xlabel("time over ours (right of the line: ours is faster)", fontsize=9)
+    axis.set_xlabel("time over ours, which is eager here (right of the line: ours is faster)", fontsize=9)
+    largest = 1.0
     for side, (color, marker) in LOOKS.items():
         if side in ("copy", "ours"):
             continue
         timed = [(row.sides[side].best.times_ours, ops.index(row.op)) for row in rows if side in row.sides]
-        _marks(axis, [(ratio, place) for ratio, place in timed if ratio], side, color, marker)
+        points = [(ratio, place) for ratio, place in timed if ratio]
+        _marks(axis, points, side, color, marker)
+        largest = max([largest, *(ratio for ratio, _ in points)])
+    axis.set_xlim(0, max(axis.get_xlim()[1], 1.1 * largest))  # the panels share it
 
 
 def _marks(

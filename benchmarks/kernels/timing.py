@@ -52,7 +52,7 @@ class CpuTimer:
     device = torch.device("cpu")
     name = "CPU"
     cache_bytes = 0  # two sets, no more
-    copy_bytes = 128 * 2**20
+    copy_bytes = 64 * 2**20
 
     def time_us(self, block: Block) -> float:
         started_ns = time.perf_counter_ns()

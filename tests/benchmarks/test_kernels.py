@@ -150,8 +150,8 @@ def test_the_schema_refuses_a_speed_of_a_wrong_op() -> None:
 
 def test_sides_take_turns() -> None:
     order: list[str] = []
-    times = time_in_turn({name: partial(order.append, name) for name in "abc"}, CpuTimer(), rounds=7)
-    assert [len(times[name]) for name in "abc"] == [7, 7, 7]
+    times = time_in_turn({name: partial(order.append, name) for name in "abc"}, CpuTimer(), rounds=21)
+    assert [len(times[name]) for name in "abc"] == [21, 21, 21]
     rounds = [order[start : start + 3] for start in range(0, len(order), 3)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert {names[0] for names in rounds} == {"a", "b", "c"}
