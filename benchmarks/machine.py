@@ -3,13 +3,16 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 
+PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy")
+
+
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, GPU, versions and the commit of the code ("-dirty" if files differ from it)."""
+    """Processor, cores, GPU, versions of what is installed and the commit of the code ("-dirty" if files differ from it)."""
     import torch
 
     root = Path(__file__).parents[1]
@@ -20,9 +23,17 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "deepspeed", "triton", "numpy")},
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": commit.stdout.strip() or None,
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed, as deepspeed need not be for a benchmark of kernels."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -45,7 +45,7 @@ class Plan:
 def plan_for(timer: Timer, quick: bool, rounds: int) -> Plan:
     """Sizes that fill a GPU, or that a CPU can do, and as long as either takes."""
     if timer.device.type == "cuda":
-        plan = Plan(GPU_SIZES, GPU_SIZES[:2], [case.name for case in CASES], rounds, limit_s=200)
+        plan = Plan(GPU_SIZES, GPU_SIZES[:2], [case.name for case in CASES], rounds, limit_s=130)
     else:
         plan = Plan(CPU_SIZES, CPU_SIZES[1:], COMPILED_ON_CPU, rounds, limit_s=75)
     return replace(plan, sizes=plan.sizes[:2], compile_at=(), rounds=min(rounds, 7)) if quick else plan

@@ -100,13 +100,13 @@ class GpuTimer:
         """
         if self._failed_capture:
             raise RuntimeError("an earlier capture failed")
-        self._failed_capture = True
         side_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side_stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side_stream):
             block()
         torch.cuda.current_stream(self.device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
+        self._failed_capture = True
         with torch.cuda.graph(graph):
             block()
         self._failed_capture = False

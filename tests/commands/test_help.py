@@ -21,7 +21,13 @@ sys.exit(f"imported {{heavy}}" if heavy else code)
 
 
 @pytest.mark.parametrize(
-    "module", [*(f"hpc_recolor.{name}" for name in COMMANDS), "hpc_recolor.demo", "benchmarks.step"]
+    "module",
+    [
+        *(f"hpc_recolor.{name}" for name in COMMANDS),
+        "hpc_recolor.demo",
+        "benchmarks.step",
+        "benchmarks.kernels.__main__",
+    ],
 )
 def test_help_imports_nothing_heavy(module: str) -> None:
     script = CHECK.format(heavy=HEAVY, module=module)
