@@ -7,12 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-
 PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, GPU, versions of what is installed and the commit of the code ("-dirty" if files differ from it)."""
+    """Processor, cores, GPU, versions of what is installed, commit of the code ("-dirty" if files differ from it)."""
     import torch
 
     root = Path(__file__).parents[1]
