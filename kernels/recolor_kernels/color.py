@@ -148,9 +148,14 @@ def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: b
     lightness, ab = _empty_pair(rgb, 2, dtype, channels_last)
     _launch(
         _rgb_to_lab_kernel, *rgb.shape[:3], rgb_ptr=rgb, l_ptr=lightness, ab_ptr=ab, EXACT=is_exact(dtype),
-        LAST=channels_last, GROUP=pixels_together(rgb, planes=dtype),
+        LAST=channels_last, GROUP=pixels_together(rgb, planes=dtype), block=_block(channels_last),
     )  # fmt: skip
     return lightness, ab
+
+
+def _block(channels_last: bool) -> int:
+    """Channels that lie beside each other need more registers on the way; whole blocks spill on sm_100, Triton 3.6."""
+    return PIXELS_PER_PROGRAM // 2 if channels_last else PIXELS_PER_PROGRAM
 
 
 def is_exact(dtype: torch.dtype) -> bool:
@@ -164,7 +169,7 @@ def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: 
     gray, target = _empty_pair(rgb, 3, dtype, channels_last)
     _launch(
         _rgb_to_gray_kernel, *rgb.shape[:3], rgb_ptr=rgb, gray_ptr=gray, target_ptr=target, LAST=channels_last,
-        GROUP=pixels_together(rgb, planes=dtype),
+        GROUP=pixels_together(rgb, planes=dtype), block=_block(channels_last),
     )  # fmt: skip
     return gray, target
 
