@@ -1,33 +1,32 @@
 """`python -m benchmarks.gpu_suite` (`make gpu-suite`): everything in the project that needs a GPU, in one command.
 
 Each part is a process of its own with a time limit; all limits together stay under nine minutes. Nothing is
-downloaded: a part whose package is missing is skipped with the package's name. What it prints last is at most 40 lines.
+downloaded: a part whose package is missing is skipped with the package's name, so that this file itself needs no more
+than torch, numpy and Pillow. What it prints last is at most 40 lines.
 """
 
+import argparse
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
-from typing import Annotated
 
 import numpy as np
-from cyclopts import Parameter
 from PIL import Image
 
-from hpc_recolor import cli
 from hpc_recolor.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SUMMARY_LINES = 40
 PHOTOS = 2048  # painted, if none are given
-
-app = cli.command("benchmarks.gpu_suite")
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,14 @@ class Outcome:
 
 def parts(photos: Path, results: Path, work: Path, device: str) -> list[Part]:
     """The suite, most telling first. Later work adds its own here."""
+    # Most of their time goes into compiling some 330 variants of the kernels, one after the other.
+    together = ("-n", "8") if _is_installed("xdist") and device == "cuda" else ()
     training = ("numpy", "torch", "deepspeed", "cyclopts", "pydantic", "yaml", "rich", "PIL")
     step = ("benchmarks.step", "--train.device", device, "--rounds", "11", "--steps", "5")
     loader = ("benchmarks.loader", "--data.photos", str(photos), "--train.device", device, "--data.threads", "8")
     epoch = ("hpc_recolor.train", "--data.photos", str(photos), "--train.device", device, "--run.folder", str(work))
     return [
-        Part("kernel tests", ("pytest", "tests/kernels", "-q"), ("pytest", "hypothesis", "skimage"), 200, 5),
+        Part("kernel tests", ("pytest", "tests/kernels", "-q", *together), ("pytest", "hypothesis", "skimage"), 200, 5),
         Part("kernel speed", ("benchmarks.kernels", "--out", str(results)), ("cyclopts", "pydantic", "rich"), 180, 14),
         Part(
             "step, width 64",
@@ -98,22 +99,28 @@ def parts(photos: Path, results: Path, work: Path, device: str) -> list[Part]:
     ]
 
 
-@app.default
-def gpu_suite(
-    *,
-    photos: Annotated[Path | None, Parameter(help="Photographs to train on; without it, painted ones.")] = None,
-    out: Annotated[Path, Parameter(help="Folder for results.")] = ROOT / "benchmarks" / "results",
-    only: Annotated[str, Parameter(help="Only parts whose name contains this.")] = "",
-    without_gpu: Annotated[bool, Parameter(help="Rehearse on a CPU.")] = False,
-) -> None:
-    """Run the kernel tests, the microbenchmarks, the training step, the loader and one epoch on this GPU.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 if a part failed, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="benchmarks.gpu_suite", allow_abbrev=False, description=__doc__)
+    parser.add_argument("--photos", type=Path, help="photographs to train on; without it, painted ones")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for results")
+    parser.add_argument("--only", default="", help="only parts whose name contains this")
+    parser.add_argument("--without_gpu", action="store_true", help="rehearse on a CPU")
+    given = parser.parse_args(argv)
+    try:
+        outcomes = run_suite(given.photos, given.out, given.only, given.without_gpu)
+    except UserError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    return int(any(outcome.failed for outcome in outcomes))
 
-    Results are files in --out; the summary goes there too. Exit code 1 if a part failed.
-    """
+
+def run_suite(photos: Path | None, out: Path, only: str, without_gpu: bool) -> list[Outcome]:
+    """Run the parts one after the other, print the summary and write it to `out`, where their results are too."""
     import torch
 
     if not torch.cuda.is_available() and not without_gpu:
-        raise UserError("torch finds no GPU here: check nvidia-smi, or rehearse with --without_gpu=true")
+        raise UserError("torch finds no GPU here: check nvidia-smi, or rehearse with --without_gpu")
     if not out.is_dir():
         raise UserError(f"out={out}: no such folder; make it first")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -127,8 +134,7 @@ def gpu_suite(
     text = "\n".join(summary(f"{name}, torch {torch.__version__}", outcomes))
     print(f"\n{text}")
     (out / f"gpu-suite-{re.sub('[^a-z0-9]+', '-', name.lower())}.txt").write_text(text + "\n")
-    if any(outcome.failed for outcome in outcomes):
-        sys.exit(1)
+    return outcomes
 
 
 def paint(folder: Path, count: int) -> None:
@@ -149,7 +155,7 @@ def run(part: Part) -> Outcome:
     started_s = time.monotonic()
     lines: list[str] = []
     with _start(part) as process:
-        watch = Timer(part.limit_s, process.kill)
+        watch = Timer(part.limit_s, os.killpg, (process.pid, signal.SIGKILL))  # with what it started itself
         watch.start()
         for line in process.stdout or ():
             sys.stdout.write(line)
@@ -166,10 +172,11 @@ def _start(part: Part) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", *part.arguments],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "150"},
+        env=environment | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "150", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -183,4 +190,4 @@ def summary(title: str, outcomes: list[Outcome]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(app))
+    sys.exit(main())

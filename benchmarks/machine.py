@@ -14,8 +14,6 @@ def describe_machine() -> dict[str, Any]:
     """Processor, cores, GPU, versions of what is installed, commit of the code ("-dirty" if files differ from it)."""
     import torch
 
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -23,8 +21,18 @@ def describe_machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """None where there is no git, or no repository."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:

@@ -51,6 +51,8 @@ RGB_EDGE = 1e-5
 # Delta E 2000 of a pair of colors, float32 against scikit-image in float64, both with Lab values within LAB_KERNEL
 # [Delta E; grays weigh a* by 1.5]; and of equal colors.
 DELTA_E = 1.5e-3
+# Of a pair with a gray, whose hue is that of the constants' last digits (a* and b* of 0.005).
+DELTA_E_GRAY = 5e-3
 DELTA_E_EQUAL = 1e-5
 
 # Mean ab error against scikit-image's float64 [Lab units]: the error of a mean is below that of its worst value.

@@ -32,7 +32,7 @@ def kernels(
 ) -> None:
     """Check every op, then time all sides in turn on random inputs that reach past the cache.
 
-    Without a GPU, the CPU implementations alone, on one thread. What is not begun after 130 s (CPU: 75 s) is left out
+    Without a GPU, the CPU implementations alone, on one thread. What is not begun after 110 s (CPU: 75 s) is left out
     by name. An op that fails its check has no speed, and the exit code is 1.
     """
     folder = out or RESULTS

@@ -45,7 +45,7 @@ class Plan:
 def plan_for(timer: Timer, quick: bool, rounds: int) -> Plan:
     """Sizes that fill a GPU, or that a CPU can do, and as long as either takes."""
     if timer.device.type == "cuda":
-        plan = Plan(GPU_SIZES, GPU_SIZES[:2], [case.name for case in CASES], rounds, limit_s=130)
+        plan = Plan(GPU_SIZES, GPU_SIZES[:2], [case.name for case in CASES], rounds, limit_s=110)
     else:
         plan = Plan(CPU_SIZES, CPU_SIZES[1:], COMPILED_ON_CPU, rounds, limit_s=75)
     return replace(plan, sizes=plan.sizes[:2], compile_at=(), rounds=min(rounds, 7)) if quick else plan
@@ -66,10 +66,10 @@ def measure(cases: Sequence[Case], timer: Timer, plan: Plan) -> Report:
         say(f"[{number}/{len(pairs)}] {elapsed_s:.0f} s: {case.name} {size}")
         try:
             rows.append(_row(case, size, timer, plan, large_copy))
-        except torch.OutOfMemoryError as error:
+            torch.compiler.reset()
+            timer.clean_up()
+        except Exception as error:  # what was measured before is kept
             left_out.append(f"{case.name} {size}: {_in_words(error)}")
-        torch.compiler.reset()
-        timer.clean_up()
     rows.sort(key=lambda row: ([case.name for case in cases].index(row.op), row.n * row.side_px**2))
     return Report(device=timer.name, cache_bytes=timer.cache_bytes, machine=machine, rows=rows, left_out=left_out)
 
@@ -134,6 +134,8 @@ class _Trial:
         """Why the op must not be timed. An op that raises is wrong too: the others are still measured."""
         try:
             return what_is_wrong(self.case, self._inputs(self.calls))
+        except torch.OutOfMemoryError:  # too large, not wrong
+            raise
         except Exception as error:
             return _in_words(error)
 

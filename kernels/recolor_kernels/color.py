@@ -87,7 +87,7 @@ def _lab_to_rgb_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, BLOCK: tl.constex
 @triton.jit
 def _to_value(linear):
     value, _ = parts.srgb_encode(linear)
-    return tl.minimum(tl.maximum(value, 0.0), 1.0) * 2 - 1
+    return tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value)) * 2 - 1  # not a number stays none
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def _lab_to_rgb_backward_kernel(l_ptr, ab_ptr, d_rgb_ptr, d_l_ptr, d_ab_ptr, pix
     d_z = -0.4985363261688878 * d_red + 0.041555926558292836 * d_green + 1.0573110696453443 * d_blue
     d_fx = d_x * 0.95047 * parts.lab_f_inverse_slope(fx)
     d_fy = d_y * parts.lab_f_inverse_slope(fy)
-    d_fz = tl.where(fz >= 0, d_z * 1.08883 * parts.lab_f_inverse_slope(fz), 0.0)
+    d_fz = tl.where(fz < 0, 0.0, d_z * 1.08883 * parts.lab_f_inverse_slope(fz))
     plane = d_ab_ptr + image * pixels * 2 + first
     parts.store(d_l_ptr + image * pixels + first, (d_fx + d_fy + d_fz) * (50 / 116), left, BLOCK)
     parts.store(plane, d_fx * (110 / 500), left, BLOCK)
@@ -117,7 +117,7 @@ def _lab_to_rgb_backward_kernel(l_ptr, ab_ptr, d_rgb_ptr, d_l_ptr, d_ab_ptr, pix
 def _slope(linear):
     """The derivative of _to_value, zero outside the gamut."""
     value, slope = parts.srgb_encode(linear)
-    return tl.where((value >= 0) & (value <= 1), 2 * slope, 0.0)
+    return tl.where((value < 0) | (value > 1), 0.0, 2 * slope)
 
 
 # ---- launchers ----

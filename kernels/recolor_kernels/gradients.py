@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,38 +84,40 @@ def made_forward(op: Any, launcher: Callable[..., Any], weights: Callable[..., d
         ctx.save_for_backward(*output[len(output) - len(later) :], *(inputs[number] for number in later))
         ctx.later, ctx.arguments, ctx.spent = later, len(inputs), False
 
-    def backward(ctx: Any, d_loss: Tensor | None, *_: Tensor | None, in_place: bool) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, d_loss: Tensor | None, *_: Tensor | None, triton: bool | None = None
+    ) -> tuple[Tensor | None, ...]:
         result: list[Tensor | None] = [None] * ctx.arguments
-        if d_loss is not None:
-            gradients, sources = ctx.saved_tensors[: len(ctx.later)], ctx.saved_tensors[len(ctx.later) :]
-            for (number, factor), gradient in zip(ctx.later.items(), gradients, strict=True):
-                if ctx.needs_input_grad[number]:
-                    result[number] = once(_scaled(ctx, gradient, d_loss, factor, in_place), d_loss, *sources)
-            ctx.spent = True
+        if d_loss is None:
+            return tuple(result)
+        if ctx.spent:
+            raise RuntimeError(SPENT)
+        saved = ctx.saved_tensors  # once: checkpointing recomputes them, and allows no second time
+        gradients, sources = saved[: len(ctx.later)], saved[len(ctx.later) :]
+        triton = saved[0].is_cuda if triton is None else triton
+        # Not where the backward pass is itself differentiated, nor where another type of tensor is being traced.
+        in_place = triton and not torch.is_grad_enabled() and type(saved[0]) is Tensor
+        for (number, factor), gradient in zip(ctx.later.items(), gradients, strict=True):
+            if ctx.needs_input_grad[number]:
+                if in_place:
+                    _scale(gradient, d_loss, factor)
+                scaled = gradient if in_place else gradient * (d_loss.detach() * factor)
+                result[number] = once(scaled, d_loss, *sources)
+        ctx.spent = in_place
         return tuple(result)
 
-    def op_backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        return backward(ctx, *d_outputs, in_place=ctx.saved_tensors[0].is_cuda)
-
-    def launcher_backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        return backward(ctx, *d_outputs, in_place=True)
-
-    op.register_autograd(op_backward, setup_context=setup_context)
-    return differentiable(launcher, setup_context, launcher_backward)
+    op.register_autograd(backward, setup_context=setup_context)
+    return differentiable(launcher, setup_context, partial(backward, triton=True))
 
 
-def _scaled(ctx: Any, gradient: Tensor, d_loss: Tensor, factor: float, in_place: bool) -> Tensor:
-    if torch.is_grad_enabled() or not in_place or type(gradient) is not Tensor:  # another type is being traced
-        return gradient * (d_loss.detach() * factor)
-    if ctx.spent:
-        raise RuntimeError(SPENT)
+def _scale(gradient: Tensor, d_loss: Tensor, factor: float) -> None:
+    """Multiply a gradient by factor x d_loss, in place."""
     share = Share.of_tensor(gradient)
     if share.programs:
         launch.launch(
             _scale_kernel, share.programs, gradient_ptr=gradient, d_loss_ptr=d_loss, factor=factor,
             size=gradient.numel(), blocks=share.blocks, programs=share.programs, BLOCK=BLOCK,
         )  # fmt: skip
-    return gradient
 
 
 @triton.jit

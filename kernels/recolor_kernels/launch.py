@@ -42,7 +42,7 @@ def launch(kernel: Any, programs: int, /, **arguments: Any) -> None:
     """
     tensor = next(value for value in arguments.values() if isinstance(value, Tensor))
     with torch.cuda.device_of(tensor):
-        kernel[(programs,)](**arguments)
+        kernel[(programs,)](**arguments, enable_fp_fusion=True)  # said, since Triton 3.10 changes its default
 
 
 def check_rgb_u8(*pictures: Tensor) -> None:

@@ -76,8 +76,12 @@ def _ciede2000(l1, a1, b1, l2, a2, b2):
     # 2 sqrt(c1 c2) sin((h2 - h1) / 2): the chord between both directions
     chord = tl.sqrt(c1 * c2 * ((x1 - x2) * (x1 - x2) + (y1 - y2) * (y1 - y2)))
     d_hue = tl.where(x1 * y2 - x2 * y1 < 0, -chord, chord)
-    # the mean hue lies half way between both directions
-    x, y = x1 + x2, y1 + y2
+    # The mean hue lies half way between both directions: along their sum, which is too short where they are nearly
+    # opposite; there, across their difference.
+    turn = tl.where(x1 * y2 - x2 * y1 < 0, -1.0, 1.0)
+    opposite = x1 * x2 + y1 * y2 < 0
+    x = tl.where(opposite, turn * (y2 - y1), x1 + x2)
+    y = tl.where(opposite, turn * (x1 - x2), y1 + y2)
     length = tl.maximum(tl.sqrt(x * x + y * y), TINY)
     x, y = x / length, y / length
     x2, y2 = x * x - y * y, 2 * x * y  # cosine and sine of twice the hue, then of 3 and 4 times

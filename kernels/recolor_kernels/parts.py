@@ -286,7 +286,7 @@ def lab_to_f(lightness, a, b):
 @triton.jit
 def f_to_linear(fx, fy, fz):
     """f of X, Y, Z to linear RGB, by the inverse of xyz_from_rgb, its columns times the D65 white."""
-    x, y, z = lab_f_inverse(fx), lab_f_inverse(fy), lab_f_inverse(tl.maximum(fz, 0.0))
+    x, y, z = lab_f_inverse(fx), lab_f_inverse(fy), lab_f_inverse(tl.where(fz < 0, 0.0, fz))
     red = (3.2404813432005266 * 0.95047) * x - 1.537151516271318 * y - (0.4985363261688878 * 1.08883) * z
     green = (-0.9692549499965682 * 0.95047) * x + 1.8759900014898907 * y + (0.041555926558292836 * 1.08883) * z
     blue = (0.05564663913517715 * 0.95047) * x - 0.20404133836651123 * y + (1.0573110696453443 * 1.08883) * z

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu_suite import SUMMARY_LINES, Outcome, Part, parts, run, summary
-from benchmarks.gpu_suite import app as gpu_suite
-from hpc_recolor import cli
+from benchmarks.gpu_suite import SUMMARY_LINES, Outcome, Part, main, parts, run, summary
 
 WELL = ("timeit", "-n1", "-r1", "print('first'); print('last')")
 FAILING = ("timeit", "-n1", "-r1", "raise ValueError('reason')")
@@ -27,6 +25,13 @@ def test_a_part_that_fails_shows_why() -> None:
 def test_a_part_that_takes_too_long_is_ended() -> None:
     outcome = run(Part("endless", ENDLESS, needs=(), limit_s=1))
     assert (outcome.state, outcome.failed) == ("TIMED OUT", True)
+
+
+def test_a_part_that_takes_too_long_is_ended_with_what_it_started() -> None:
+    started = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    outcome = run(Part("endless child", ("timeit", "-n1", "-r1", started), needs=(), limit_s=2))
+    assert outcome.state == "TIMED OUT"
+    assert outcome.elapsed_s < 60
 
 
 def test_a_part_whose_package_is_missing_is_skipped_by_name() -> None:
@@ -49,6 +54,6 @@ def test_all_limits_together_stay_under_nine_minutes() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert cli.run(gpu_suite, ["--out", str(tmp_path)]) == cli.BAD_INPUT
+    assert main(["--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: torch finds no GPU here")
     assert not list(tmp_path.iterdir())

@@ -423,3 +423,13 @@ def test_errors_say_what_was_expected_and_what_arrived(name: str) -> None:
 
 def test_it_is_public() -> None:
     assert "lab_to_rgb" in recolor_kernels.__all__
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("channel", range(3))
+def test_what_is_no_number_stays_none(channel: int, impl: Impl) -> None:
+    lab = torch.zeros(1, 3, 2, 2, device=DEVICE)
+    lab[0, channel, 0, 0] = torch.nan
+    rgb = lab_to_rgb(lab[:, :1], lab[:, 1:], impl=impl)
+    assert rgb[0, :, 0, 0].isnan().all()
+    assert rgb[0, :, 1, 1].isfinite().all()

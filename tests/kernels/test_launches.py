@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 import recolor_kernels as ops
@@ -142,3 +143,32 @@ def test_l1_reads_memory_in_its_own_order_where_both_have_the_same(launches: Lau
         ops.l1_loss(one, other, impl="triton")
         taken = launches[-2][1]["prediction_ptr"]
         assert (taken.data_ptr() != one.data_ptr()) == copied
+
+
+def test_a_scaled_gradient_is_never_scaled_again() -> None:
+    prediction = leaf(40, dtype=torch.float16)
+    loss = ops.l1_loss(prediction, torch.zeros_like(prediction), impl="triton")
+    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="a second backward pass"):
+        torch.autograd.grad(loss, prediction, create_graph=True)
+
+
+def test_a_gradient_with_a_graph_spends_nothing() -> None:
+    prediction = leaf(40)
+    loss = ops.l1_loss(prediction, torch.zeros_like(prediction), impl="triton")
+    (first,) = torch.autograd.grad(3 * loss, prediction, create_graph=True)
+    (second,) = torch.autograd.grad(3 * loss, prediction)
+    assert torch.equal(first, second)
+    assert torch.equal(second, prediction.sign() * (3 / 40))
+
+
+@pytest.mark.parametrize("impl", ["auto", "triton"])
+def test_losses_pass_through_checkpointing(impl: ops.Impl) -> None:
+    logits, fake = leaf(2, 1, 3, 3), leaf(2, 1, 3, 3)
+
+    def loss(one: Tensor, other: Tensor) -> Tensor:
+        return ops.discriminator_loss(one, other * 2, impl=impl)
+
+    recomputed = torch.utils.checkpoint.checkpoint(loss, logits, fake, use_reentrant=False)
+    found = torch.autograd.grad(recomputed, (logits, fake))
+    assert_gradients_are_close(found, torch.autograd.grad(loss(logits, fake), (logits, fake)))

@@ -108,6 +108,7 @@ def no_waiting() -> Iterator[Callable[[], None]]:
     torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @each_op
 def test_the_host_never_waits(name: str, no_waiting: Callable[[], None]) -> None:
     step, inputs = STEPS[name]
