@@ -146,18 +146,19 @@ def _kornia_rgb_to_lab_float32(kornia: Any) -> Forward:
     return _kornia_rgb_to_lab(kornia, torch.float32)
 
 
-def _kornia_lab_to_rgb(kornia: Any) -> Forward:
-    def forward(lightness: Tensor, ab: Tensor) -> Tensor:
-        lab = torch.cat((lightness.float() * 50 + 50, ab.float() * 110), dim=1)
-        return kornia.color.lab_to_rgb(lab).to(lightness.dtype)  # type: ignore[no-any-return]
+def _kornia_rgb(kornia: Any, lightness: Tensor, ab: Tensor) -> Tensor:
+    """In [0, 1], float32."""
+    rgb: Tensor = kornia.color.lab_to_rgb(torch.cat((lightness.float() * 50 + 50, ab.float() * 110), dim=1))
+    return rgb
 
-    return forward
+
+def _kornia_lab_to_rgb(kornia: Any) -> Forward:
+    return lambda lightness, ab: _kornia_rgb(kornia, lightness, ab).to(lightness.dtype)
 
 
 def _kornia_lab_to_rgb_u8(kornia: Any) -> Forward:
     def forward(lightness: Tensor, ab: Tensor) -> Tensor:
-        lab = torch.cat((lightness.float() * 50 + 50, ab.float() * 110), dim=1)
-        rgb: Tensor = kornia.color.lab_to_rgb(lab)
+        rgb = _kornia_rgb(kornia, lightness, ab)
         return (rgb * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     return forward

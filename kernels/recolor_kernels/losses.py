@@ -128,7 +128,7 @@ def _launch_l1_lab(prediction: Tensor, rgb_u8_NHWC: Tensor, with_gradient: bool)
 def reference_l1(prediction: Tensor, target: Tensor, with_gradient: bool, weight: float = 1.0) -> tuple[Tensor, Tensor]:
     """The mean, and the gradient of weight x the mean."""
     prediction, target = alike(prediction, target)
-    difference = prediction.to(torch.promote_types(prediction.dtype, torch.float32)) - target
+    difference = prediction.to(reference.working(prediction.dtype)) - target
     loss = difference.abs().mean()
     if not with_gradient:
         return loss, prediction.new_empty(0)
@@ -136,14 +136,12 @@ def reference_l1(prediction: Tensor, target: Tensor, with_gradient: bool, weight
 
 
 def _reference_l1_lab(prediction: Tensor, rgb_u8_NHWC: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    lightness, ab = reference.rgb_to_lab(rgb_u8_NHWC, torch.promote_types(prediction.dtype, torch.float32))
-    target = ab if prediction.shape[1] == 2 else torch.cat((lightness, ab), dim=1)
-    return reference_l1(prediction.contiguous(), target, with_gradient)
+    return reference_l1(prediction.contiguous(), reference.lab_target(prediction, rgb_u8_NHWC), with_gradient)
 
 
 def empty_loss(tensor: Tensor) -> Tensor:
     """Room for a mean over a tensor: float32, or float64."""
-    return tensor.new_empty((), dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.new_empty((), dtype=reference.working(tensor.dtype))
 
 
 def _empty_l1(prediction: Tensor, target: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ def rgb_to_lab(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[Tensor, Tensor]:
     """Pictures to L (N,1,H,W) and ab (N,2,H,W)."""
-    lightness, a, b = _lab(rgb_u8_NHWC, _working(dtype))
+    lightness, a, b = _lab(rgb_u8_NHWC, working(dtype))
     condition, target = (lightness / L_SCALE - 1).unsqueeze(1), torch.stack((a, b), dim=1) / AB_SCALE
     return _as(condition, dtype, memory_format), _as(target, dtype, memory_format)
 
@@ -47,14 +47,14 @@ def rgb_to_gray(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[Tensor, Tensor]:
     """Pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W)."""
-    rgb = rgb_u8_NHWC.to(_working(dtype)).permute(0, 3, 1, 2) / 127.5 - 1
+    rgb = rgb_u8_NHWC.to(working(dtype)).permute(0, 3, 1, 2) / 127.5 - 1
     (gray,) = _mix((_LUMA_REC601,), rgb.unbind(1))
     return _as(gray.unsqueeze(1), dtype, memory_format), _as(rgb, dtype, memory_format)
 
 
 def lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     """L and ab to RGB (N,3,H,W) in [-1, 1], clamped to the gamut."""
-    encoded = [_srgb_encode(value) for value in _linear_rgb(l_N1HW, ab_N2HW)]
+    encoded = [_srgb_encode(value) for value in _linear_rgb(*_lab_to_f(l_N1HW, ab_N2HW))]
     rgb = torch.stack(encoded, dim=1)
     clamped = torch.where(rgb < 0, 0, torch.where(rgb > 1, 1, rgb))  # PyTorch's clamp changed its slope at the edge
     return (clamped * 2 - 1).to(l_N1HW.dtype)
@@ -62,8 +62,9 @@ def lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
 
 def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of lab_to_rgb, given that of its result. At the gamut's edge they pass."""
+    fx, fy, fz = _lab_to_f(l_N1HW, ab_N2HW)
     d_linear = []
-    for linear, d_value in zip(_linear_rgb(l_N1HW, ab_N2HW), d_rgb_N3HW.unbind(1), strict=True):
+    for linear, d_value in zip(_linear_rgb(fx, fy, fz), d_rgb_N3HW.unbind(1), strict=True):
         encoded = _srgb_encode(linear)
         inside = (encoded >= 0) & (encoded <= 1)
         slope = torch.where(linear > 0.0031308, (1.055 / 2.4) * linear.clamp_min(1e-9) ** (1 / 2.4 - 1), 12.92)
@@ -71,10 +72,9 @@ def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> 
     d_xyz = _mix(list(zip(*_RGB_FROM_XYZ, strict=True)), d_linear)
     d_f = [
         d_value * white * torch.where(f > 0.2068966, 3 * f**2, 1 / 7.787)
-        for d_value, white, f in zip(d_xyz, _WHITE_D65, _lab_f_of(l_N1HW, ab_N2HW), strict=True)
+        for d_value, white, f in zip(d_xyz, _WHITE_D65, (fx, fy, fz), strict=True)
     ]
-    fy, _, b = _fy_a_b(l_N1HW, ab_N2HW)
-    d_fx, d_fy, d_fz = d_f[0], d_f[1], torch.where(fy - b / 200 >= 0, d_f[2], 0)
+    d_fx, d_fy, d_fz = d_f[0], d_f[1], torch.where(fz < 0, 0, d_f[2])
     d_lightness = (d_fx + d_fy + d_fz) * (L_SCALE / 116)
     d_ab = torch.stack((d_fx / 500, -d_fz / 200), dim=1) * AB_SCALE
     return d_lightness.unsqueeze(1).to(l_N1HW.dtype), d_ab.to(ab_N2HW.dtype)
@@ -82,7 +82,7 @@ def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> 
 
 def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     """L and ab to pictures, uint8 (N,H,W,3), clamped to the gamut."""
-    encoded = [_srgb_encode(value).clamp(0, 1) * 255 for value in _linear_rgb(l_N1HW, ab_N2HW)]
+    encoded = [_srgb_encode(value).clamp(0, 1) * 255 for value in _linear_rgb(*_lab_to_f(l_N1HW, ab_N2HW))]
     return torch.stack([value.round().to(torch.uint8) for value in encoded], dim=-1)
 
 
@@ -98,19 +98,24 @@ def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference."""
-    working = _working(torch.promote_types(prediction.dtype, target.dtype))
-    return F.l1_loss(prediction.to(working), target.to(working))
+    dtype = working(torch.promote_types(prediction.dtype, target.dtype))
+    return F.l1_loss(prediction.to(dtype), target.to(dtype))
 
 
 def l1_lab_loss(prediction: Tensor, rgb_u8_NHWC: Tensor) -> Tensor:
     """Mean absolute difference of ab (N,2,H,W), or L and ab (N,3,H,W), from that of the pictures."""
-    lightness, ab = rgb_to_lab(rgb_u8_NHWC, _working(prediction.dtype))
-    return l1_loss(prediction, ab if prediction.shape[1] == 2 else torch.cat((lightness, ab), dim=1))
+    return l1_loss(prediction, lab_target(prediction, rgb_u8_NHWC))
+
+
+def lab_target(prediction: Tensor, rgb_u8_NHWC: Tensor) -> Tensor:
+    """What a prediction of ab (N,2,H,W), or of L and ab (N,3,H,W), should be."""
+    lightness, ab = rgb_to_lab(rgb_u8_NHWC, working(prediction.dtype))
+    return ab if prediction.shape[1] == 2 else torch.cat((lightness, ab), dim=1)
 
 
 def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce") -> Tensor:
     """How far a discriminator's logits are from the label 1 (real) or 0 (fake), as a mean over all patches."""
-    logits, label = logits.to(_working(logits.dtype)), float(real)
+    logits, label = logits.to(working(logits.dtype)), float(real)
     if criterion == "bce":
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
     if criterion == "l1":
@@ -120,7 +125,7 @@ def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce") -> Tens
 
 def patch_derivative(logits: Tensor, real: bool, criterion: Criterion) -> Tensor:
     """The derivative of each logit's own loss, not yet divided by their number."""
-    logits, label = logits.to(_working(logits.dtype)), float(real)
+    logits, label = logits.to(working(logits.dtype)), float(real)
     probability = logits.sigmoid()
     if criterion == "bce":
         return probability - label
@@ -197,7 +202,8 @@ def ciede2000(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
 # ---- parts ----
 
 
-def _working(dtype: torch.dtype) -> torch.dtype:
+def working(dtype: torch.dtype) -> torch.dtype:
+    """What values of a type are computed in: float32, or float64 where that comes in."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -211,29 +217,25 @@ def _mix(matrix: Sequence[Sequence[float]], channels: Sequence[Tensor] | Tensor)
     return [row[0] * one + row[1] * two + row[2] * three for row in matrix]
 
 
-def _lab(rgb_u8_NHWC: Tensor, working: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(L*, a*, b*), each (N,H,W)."""
     planes = rgb_u8_NHWC.permute(3, 0, 1, 2)  # channel by channel, which is twice as fast from here on
-    linear = _srgb_decode_table(working, planes.device).index_select(0, planes.reshape(-1).int()).view(planes.shape)
+    linear = _srgb_decode_table(dtype, planes.device).index_select(0, planes.reshape(-1).int()).view(planes.shape)
     xyz = _mix(_XYZ_FROM_RGB, linear)
     fx, fy, fz = (_lab_f(value / white) for value, white in zip(xyz, _WHITE_D65, strict=True))
     return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
 
 
-def _fy_a_b(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    working = _working(l_N1HW.dtype)
-    a, b = (ab_N2HW.to(working) * AB_SCALE).unbind(1)
-    return ((l_N1HW[:, 0].to(working) + 1) * L_SCALE + 16) / 116, a, b
+def _lab_to_f(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """f of X, Y, Z, each (N,H,W); that of Z may be below 0, where it counts as 0."""
+    dtype = working(l_N1HW.dtype)
+    fy = ((l_N1HW[:, 0].to(dtype) + 1) * L_SCALE + 16) / 116
+    a, b = (ab_N2HW.to(dtype) * AB_SCALE).unbind(1)
+    return fy + a / 500, fy, fy - b / 200
 
 
-def _lab_f_of(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    fy, a, b = _fy_a_b(l_N1HW, ab_N2HW)
-    fz = fy - b / 200
-    return fy + a / 500, fy, torch.where(fz < 0, 0, fz)
-
-
-def _linear_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> list[Tensor]:
-    f = _lab_f_of(l_N1HW, ab_N2HW)
+def _linear_rgb(fx: Tensor, fy: Tensor, fz: Tensor) -> list[Tensor]:
+    f = fx, fy, torch.where(fz < 0, 0, fz)
     return _mix(_RGB_FROM_XYZ, [_lab_f_inverse(value) * white for value, white in zip(f, _WHITE_D65, strict=True)])
 
 

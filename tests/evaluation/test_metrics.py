@@ -1,14 +1,17 @@
-"""What a perfect and a gray colorizer score."""
+"""Scores against scikit-image, and what a perfect and a gray colorizer get."""
 
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2lab
 from torch import Tensor, nn
 
 from hpc_recolor.color_space import gray_copy, make_pair
 from hpc_recolor.config import ColorName
 from hpc_recolor.distributed import World
 from hpc_recolor.evaluation.metrics import score
+from recolor_kernels import color_metrics
+from tests import tolerances
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
@@ -28,6 +31,12 @@ class Memory(nn.Module):
     def forward(self, condition: Tensor) -> Tensor:
         self.given += len(condition)
         return self.targets[self.given - len(condition) : self.given]
+
+
+def test_ab_error_equals_scikit_image(pictures: Tensor) -> None:
+    one, other = pictures[:10], pictures[10:]
+    expected = np.abs(rgb2lab(one.numpy())[..., 1:] - rgb2lab(other.numpy())[..., 1:]).mean((1, 2, 3))
+    np.testing.assert_allclose(color_metrics(one, other).ab_error.numpy(), expected, rtol=tolerances.AB_ERROR_RELATIVE)
 
 
 @pytest.mark.parametrize("color", ["rgb", "lab"])
