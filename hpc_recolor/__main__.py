@@ -6,6 +6,7 @@ from importlib import import_module
 from hpc_recolor import cli
 
 COMMANDS = {
+    "prepare": "photographs to shards, once",
     "train": "train a colorizer on a folder of photographs",
     "colorize": "color photographs with a trained run",
 }

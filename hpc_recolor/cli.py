@@ -27,6 +27,7 @@ def command(name: str) -> App:
         version_flags=(),
         default_parameter=spelling,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # `run` says what it means
     )
 
 

@@ -24,7 +24,10 @@ SIZE_MULTIPLE: dict[GeneratorName, int] = {"unet": 32, "autoencoder": 16, "resne
 FREE_TO_CHANGE = (
     "run.name",
     "run.folder",
+    "data.shards",  # moved; its fingerprint says whether it is the same
+    "data.cache",
     "data.threads",
+    "data.max_unreadable",
     "train.epochs",
     "train.threads",
     "checkpoint",
@@ -50,6 +53,9 @@ class RunConfig(Section):
 
 class DataConfig(Section):
     photos: Path | None = Field(None, description="Folder of photographs to learn from (nested folders too).")
+    shards: Path | None = Field(
+        None, description="Data set that `prepare` wrote, in place of photos: learns from train, measures on val."
+    )
     held_out: Path | None = Field(
         None,
         description="Folder of photographs to measure on. Without it, held_out_count of data.photos are set aside.",
@@ -63,7 +69,16 @@ class DataConfig(Section):
     )
     flip_horizontal: bool = Field(True, description="Mirror half of the samples left to right.")
     flip_vertical: bool = Field(True, description="Mirror half of the samples top to bottom.")
-    threads: int = Field(2, ge=1, description="DALI's threads on each rank [threads, 1 or more].")
+    loader: Literal["auto", "dali", "torch"] = Field(
+        "auto", description="What decodes: DALI, or torch's DataLoader with Pillow; auto takes DALI if it is installed."
+    )
+    cache: Literal["none", "host", "device"] = Field(
+        "none", description="Decode all samples once and keep them on each rank, in memory or on the GPU."
+    )
+    threads: int = Field(2, ge=1, description="The loader's threads or workers on each rank [threads, 1 or more].")
+    max_unreadable: float = Field(
+        0.01, ge=0, le=1, description="A run stops if more photographs than this share become unreadable [0 to 1]."
+    )
 
 
 class ModelConfig(Section):

@@ -1,6 +1,5 @@
 """Commit, restore and prune checkpoints: one folder, one manifest, one rename for both networks."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from hpc_recolor.run_folder import (
     RunFolder,
     checkpoints,
     describe,
+    fsync,
     newest_checkpoint,
     read_manifest,
     write_atomically,
@@ -135,19 +135,11 @@ def _rank_file(folder: Path, world: World) -> Path:
 
 def _commit(beside: Path, final: Path, manifest: Manifest) -> None:
     for name in manifest.files:
-        _fsync(beside / name)
+        fsync(beside / name)
     write_atomically(beside / MANIFEST, manifest.model_dump_json(indent=2).encode())
-    _fsync(beside)
+    fsync(beside)
     beside.rename(final)
-    _fsync(final.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync(final.parent)
 
 
 def _prune(run: RunFolder, keep: int) -> None:

@@ -2,23 +2,19 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpc_recolor.config import Config
 from hpc_recolor.evaluation.figures import plot_losses, read_metrics
 from hpc_recolor.evaluation.metrics import Scores
+from hpc_recolor.progress import SECONDS_BETWEEN_LINES
 from hpc_recolor.run_folder import RunFolder, write_atomically
 from hpc_recolor.training.step import StepLosses
-
-# Where no terminal redraws the line, a new one is printed at most this often.
-SECONDS_BETWEEN_LINES = 5.0
 
 
 class Tracker:
@@ -108,16 +104,6 @@ class Tracker:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(self.run.logs), purge_step=images_seen + 1)
-
-
-@contextmanager
-def checking_progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar for the check of photographs; the function it yields is told how many are done, of how many."""
-    columns = (TextColumn("checking photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _rewind(run: RunFolder, images_seen: int) -> None:

@@ -7,19 +7,22 @@ import torch
 
 from hpc_recolor.color_space import gray_copy, make_pair, to_pictures
 from hpc_recolor.config import Config
+from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.batches import load_pictures, training_batches
 from hpc_recolor.data.order import SampleOrder
-from hpc_recolor.data.pipeline import Batch, load_photos, training_batches
-from hpc_recolor.data.sources import PhotoSets, collect
+from hpc_recolor.data.samples import Subset
+from hpc_recolor.data.sets import SampleSets, collect
 from hpc_recolor.distributed import World, average_, on_main, start, stop, world_size
 from hpc_recolor.errors import UserError
 from hpc_recolor.evaluation.figures import sample_grid
 from hpc_recolor.evaluation.metrics import score
 from hpc_recolor.models.norm import averaged_statistics
+from hpc_recolor.progress import show_progress
 from hpc_recolor.run_folder import RunFolder, claim, find
 from hpc_recolor.training import checkpoint
 from hpc_recolor.training.engine import build_engines, set_lr
 from hpc_recolor.training.step import StepLosses, gan_step, learning_rate
-from hpc_recolor.training.tracking import Tracker, checking_progress
+from hpc_recolor.training.tracking import Tracker
 
 
 def train(config: Config) -> RunFolder:
@@ -41,16 +44,16 @@ def train(config: Config) -> RunFolder:
 class Trainer:
     """Two engines, a stream of batches, and what is due when."""
 
-    def __init__(self, config: Config, world: World, photos: PhotoSets, run: RunFolder) -> None:
+    def __init__(self, config: Config, world: World, photos: SampleSets, run: RunFolder) -> None:
         self.config, self.world, self.photos, self.run = config, world, photos, run
         self.engines = build_engines(config, world)
         self.images_seen = checkpoint.restore(run, self.engines, photos.fingerprint, world)
         # Whole batches: the last runs on into the next shuffle, so every photograph is seen `epochs` times or more.
         self.images_total = -(-config.train.epochs * len(photos.train) // self.batch_size) * self.batch_size
-        self.held_out = load_photos(photos.held_out[world.rank :: world.size], config.data, world)
-        self.shown = load_photos(
-            photos.held_out[: config.tracking.samples] if world.is_main else [], config.data, world
-        )
+        mine = range(world.rank, len(photos.held_out), world.size)
+        self.held_out = load_pictures(Subset(photos.held_out, mine), config.data, world)
+        shown = range(min(config.tracking.samples, len(photos.held_out)) if world.is_main else 0)
+        self.shown = load_pictures(Subset(photos.held_out, shown), config.data, world)
         self.losses_sum = torch.zeros(len(StepLosses._fields), device=world.device)
         self.steps_unread = 0
         self.tracker: Tracker | None = None
@@ -158,8 +161,8 @@ def _check_ranks(config: Config) -> None:
         )
 
 
-def _collect_photos(config: Config, world: World) -> PhotoSets:
-    with checking_progress(shown=world.is_main) as progress:
+def _collect_photos(config: Config, world: World) -> SampleSets:
+    with show_progress("checking photographs", shown=world.is_main) as progress:
         photos = collect(config, world, progress)
     if photos.bad and world.is_main:
         print(f"left out {len(photos.bad)} photographs that cannot be read:", file=sys.stderr)

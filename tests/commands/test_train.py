@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import TINY, Command, changed, contents, paint_photo
+from tests.conftest import TINY, Command, changed, contents, error_line, paint_photo
 
 # Checkpoints after 8 and 12 photographs.
 FLAGS = (*TINY, "--checkpoint.every_images", "4")
@@ -158,3 +158,23 @@ def test_two_ranks_train_one_run_that_one_rank_goes_on_with(command: Command, ph
     assert alone.returncode == 0, alone.stderr
     rows = [json.loads(line) for line in (tmp_path / "runs/train/metrics.jsonl").read_text().splitlines()]
     assert [row["images_seen"] for row in rows if row["kind"] == "train"] == [4, 8, 12, 16, 20, 24]
+
+
+def test_run_from_shards_goes_on_after_they_were_moved(command: Command, photos: Path, tmp_path: Path) -> None:
+    prepared = command("prepare", photos, "--out", "set", "--size", 32, "--val", 3)
+    assert prepared.returncode == 0, prepared.stderr
+    whole = command("train", "--data.shards", "set", *changed(FLAGS, **{"run.name": "whole", "train.epochs": 2}))
+    assert whole.returncode == 0, whole.stderr
+    assert command("train", "--data.shards", "set", *FLAGS).returncode == 0
+    shutil.move(tmp_path / "set", tmp_path / "moved")
+    flags = changed(FLAGS, **{"train.epochs": 2, "data.cache": "host"})
+    more = command("train", "--data.shards", "moved", *flags)
+    assert more.returncode == 0, more.stderr
+    assert "from image 12 to 24" in more.stdout
+    runs = tmp_path / "runs"
+    losses = [[row["l1"] for row in rows(runs / name, "train")][:3] for name in ("train", "whole")]
+    assert losses[0] == losses[1]
+    assert (runs / "train" / "checkpoints").is_dir()
+    other = command("prepare", photos, "--out", "other", "--size", 32, "--val", 3, "--seed", 1)
+    assert other.returncode == 0, other.stderr
+    assert "other photographs" in error_line(command("train", "--data.shards", "other", *flags))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hpc_recolor.config import Config, load_config, to_yaml
-from hpc_recolor.data.sources import collect
+from hpc_recolor.data.sets import collect
 from hpc_recolor.distributed import World
 from hpc_recolor.errors import UserError
 from hpc_recolor.run_folder import RunFolder, checkpoints, claim, find, newest_checkpoint, verify

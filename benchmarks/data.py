@@ -1,0 +1,208 @@
+"""`python -m benchmarks.data`: images a second from photographs, shards and caches, and what the step asks for."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from benchmarks.machine import describe_machine
+from hpc_recolor import cli
+from hpc_recolor.config import Config, load_config
+from hpc_recolor.errors import UserError
+
+app = cli.command("benchmarks.data")
+
+BASELINE = "torchvision, photographs"
+# Batches that are taken before the clock starts: more than any loader has ready by then.
+WARM_UP_BATCHES = 8
+STEPS = 3
+
+Loader = Callable[[], Any]  # -> closable iterator of batches
+
+
+@app.default
+def data(
+    *,
+    rounds: Annotated[int, Parameter(validator=Number(gte=3), help="Turns of each loader [rounds, 3 or more].")] = 7,
+    turn_s: Annotated[float, Parameter(validator=Number(gt=0), help="Length of a turn [seconds].")] = 2.0,
+    out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
+    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+) -> None:
+    """Time loaders on the same photographs (data.photos), one after the other in every round, then the training step.
+
+    torchvision's DataLoader with data.threads workers is what the others are compared with. Shards are prepared from
+    the same photographs, in a temporary folder. The last figures say whether the step ever waits for its data.
+    """
+    config = load_config(None, cli.given(flags))
+    if not config.data.photos:
+        raise UserError("data.photos is not set: name a folder of photographs with --data.photos DIR")
+    if out and not out.parent.is_dir():
+        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(config, rounds, turn_s, Path(folder))
+    print_result(result, config)
+    if out:
+        out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(config: Config, rounds: int, turn_s: float, work: Path) -> dict[str, Any]:
+    """Images a second of every turn, and milliseconds of steps with and without a loader."""
+    from hpc_recolor.distributed import start
+
+    world = start(config.train.device, config.train.threads)
+    loaders = build_loaders(config, world, work)
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    for number in range(rounds):
+        for name in sorted(loaders, reverse=number % 2 == 1):
+            rates[name].append(images_per_s(loaders[name], config.train.batch_size, turn_s, world.device))
+            print(f"  round {number + 1} of {rounds}: {name} {rates[name][-1]:.0f} images/s", file=sys.stderr)
+    return {
+        "images_per_s": rates,
+        "step_ms": step_times(config, world, loaders, rounds),
+        "machine": describe_machine(),
+        "config": config.model_dump(mode="json", include={"data", "train", "model"}),
+    }
+
+
+def print_result(result: dict[str, Any], config: Config) -> None:
+    """A table of medians and ratios."""
+    machine = result["machine"]
+    medians = {name: median(rates) for name, rates in result["images_per_s"].items()}
+    print(
+        f"{machine['gpu'] or 'CPU'}, {machine['cores']} cores, {config.data.threads} threads or workers, batch "
+        f"{config.train.batch_size}, {config.data.size} px, medians of {len(result['images_per_s'][BASELINE])} turns"
+    )
+    print(f"{'':28}{'images/s':>10}{'a core':>10}{'x torchvision':>15}")
+    for name, rate in medians.items():
+        print(f"{name:28}{rate:10.0f}{rate / machine['cores']:10.0f}{rate / medians[BASELINE]:15.1f}")
+    steps = {name: median(times) for name, times in result["step_ms"].items()}
+    alone_ms = steps.pop("no loader")
+    asked = config.train.batch_size / alone_ms * 1000
+    print(f"the step (width {config.model.width}) takes {alone_ms:.0f} ms: it asks for {asked:.0f} images/s")
+    for name, step_ms in steps.items():
+        print(f"  fed by {name}: {step_ms:.0f} ms, {medians[name] / asked:.0f} times what it asks for")
+
+
+def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
+    """Every way of getting at the photographs of a config, by name."""
+    from hpc_recolor.data import pack
+    from hpc_recolor.data.batches import training_batches
+    from hpc_recolor.data.order import SampleOrder
+    from hpc_recolor.data.sets import collect
+    from hpc_recolor.data.shards import Format, Options, ShardSamples
+    from hpc_recolor.progress import silent
+
+    photos = collect(config, world).train
+
+    def ours(samples: Any, cache: str) -> Any:
+        data = config.data.model_copy(update={"cache": cache})
+        order = SampleOrder(len(samples), config.run.seed)
+        return training_batches(samples, order, 0, config.train.batch_size, data, world)
+
+    def shards(shard_format: Format) -> Any:
+        options = Options(
+            size=config.data.size, fit=config.data.fit, format=shard_format, min_side=1, min_colorfulness=0
+        )
+        folder = work / shard_format
+        assert config.data.photos
+        pack.prepare([config.data.photos], folder, options, config.data.threads, silent)
+        return ShardSamples(folder, "train", options)
+
+    raw, jpeg = shards("raw"), shards("jpeg")
+    loaders: dict[str, Loader] = {
+        BASELINE: partial(torchvision_batches, photos, config, world),
+        "DALI, photographs": partial(ours, photos, "none"),
+        "DALI, jpeg shards": partial(ours, jpeg, "none"),
+        "DALI, raw shards": partial(ours, raw, "none"),
+        "host cache": partial(ours, raw, "host"),
+    }
+    if world.device.type == "cuda":
+        loaders["device cache"] = partial(ours, raw, "device")
+    return loaders
+
+
+def torchvision_batches(photos: Any, config: Config, world: Any) -> Iterator[Any]:
+    """What one would write without this project: Pillow, torchvision's transforms, DataLoader with workers."""
+    from torch.utils.data import DataLoader, RandomSampler
+
+    from benchmarks.plain_photos import PlainPhotos
+
+    dataset = PlainPhotos([photos.name(number) for number in range(len(photos))], config.data.size)
+    loader = DataLoader(
+        dataset,
+        batch_size=config.train.batch_size,
+        sampler=RandomSampler(dataset, replacement=True, num_samples=2**40),
+        num_workers=config.data.threads,
+        pin_memory=world.device.type == "cuda",
+        multiprocessing_context="forkserver",
+    )
+    for pictures in loader:
+        yield pictures.to(world.device, non_blocking=True)
+
+
+def images_per_s(loader: Loader, batch_size: int, turn_s: float, device: Any) -> float:
+    """Images that a fresh loader hands over a second, once it runs."""
+    with closing(loader()) as batches:
+        for _ in range(WARM_UP_BATCHES):
+            next(batches)
+        _synchronize(device)
+        started_s = time.perf_counter()
+        images = 0
+        while time.perf_counter() - started_s < turn_s:
+            next(batches)
+            images += batch_size
+        _synchronize(device)
+        return images / (time.perf_counter() - started_s)
+
+
+def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of a whole training step (colors, both networks), in turn: on one batch again and again, and fed by
+    loaders."""
+    from hpc_recolor.color_space import make_pair
+    from hpc_recolor.training.engine import build_engines
+    from hpc_recolor.training.step import gan_step
+
+    engines = build_engines(config, world)
+    fed_by = [name for name in loaders if name != BASELINE]
+    times: dict[str, list[float]] = {name: [] for name in ("no loader", *fed_by)}
+    fixed = next(loaders["DALI, raw shards"]())
+
+    def steps_ms(batches: Iterator[Any]) -> float:
+        _synchronize(world.device)
+        started_s = time.perf_counter()
+        for _ in range(STEPS):
+            condition, target = make_pair(next(batches).rgb_u8_NHWC, config.model.color)
+            gan_step(engines, condition, target, config.loss)
+        _synchronize(world.device)
+        return (time.perf_counter() - started_s) / STEPS * 1000
+
+    steps_ms(iter([fixed] * STEPS))
+    for number in range(rounds):
+        for name in sorted(times, reverse=number % 2 == 1):
+            if name == "no loader":
+                times[name].append(steps_ms(iter([fixed] * STEPS)))
+            else:
+                with closing(loaders[name]()) as batches:
+                    next(batches)
+                    times[name].append(steps_ms(batches))
+    return times
+
+
+def _synchronize(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

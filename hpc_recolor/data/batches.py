@@ -1,0 +1,110 @@
+"""Samples -> batches on the training device: in the run's order, through DALI, torch's loader, or from memory."""
+
+from collections.abc import Generator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_recolor.config import DataConfig
+from hpc_recolor.data.batch import Batch, Draw, flipped
+from hpc_recolor.data.order import SampleOrder
+from hpc_recolor.data.pipeline import chosen_loader, dali_batches
+from hpc_recolor.data.samples import Samples, Unreadable
+from hpc_recolor.data.torch_loader import torch_batches
+from hpc_recolor.distributed import World
+from hpc_recolor.errors import UserError
+
+LOADED_TOGETHER = 32
+
+
+def training_batches(
+    samples: Samples, order: SampleOrder, images_seen: int, batch_size: int, data: DataConfig, world: World
+) -> Generator[Batch]:
+    """This rank's slices of the global batches that follow `images_seen`, for ever.
+
+    batch_size: of the global batch, divisible by the number of ranks, each of which takes the slice at its place.
+    Raises UserError if data.cache asks for more memory than there is, or more than data.max_unreadable of the samples
+    cannot be read.
+    """
+    local_size = batch_size // world.size
+    flips_allowed = np.array([data.flip_horizontal, data.flip_vertical])
+
+    def draw(iteration: int) -> tuple[Any, Any]:
+        start = images_seen + iteration * batch_size + world.rank * local_size
+        numbers, flips = order.draw(start, local_size)
+        return numbers, flips & flips_allowed
+
+    if data.cache == "none":
+        return _batches(samples, draw, local_size, data, world)
+    return _from_memory(_load_all(samples, data, world), draw, world)
+
+
+def load_pictures(samples: Samples, data: DataConfig, world: World, device: torch.device | None = None) -> Tensor:
+    """All samples as one batch of pictures, unflipped: uint8 (len(samples), size, size, 3), on the training device or
+    the one named."""
+    pictures = torch.empty(
+        (len(samples), data.size, data.size, 3), dtype=torch.uint8, device=world.device if device is None else device
+    )
+    if not len(samples):
+        return pictures
+    together = min(LOADED_TOGETHER, len(samples))
+
+    def draw(iteration: int) -> tuple[Any, Any]:
+        numbers = np.arange(iteration * together, (iteration + 1) * together) % len(samples)
+        return numbers, np.zeros((together, 2), np.bool_)
+
+    places = range(0, len(samples), together)
+    for start, batch in zip(places, islice(_batches(samples, draw, together, data, world), len(places)), strict=True):
+        left = len(samples) - start
+        pictures[start : start + together] = batch.rgb_u8_NHWC[:left]
+    return pictures
+
+
+def _batches(samples: Samples, draw: Draw, batch_size: int, data: DataConfig, world: World) -> Generator[Batch]:
+    unreadable = Unreadable(samples, data.max_unreadable)
+    if chosen_loader(data) == "dali":
+        return dali_batches(unreadable, draw, batch_size, data, world)
+    return torch_batches(unreadable, draw, data, world)
+
+
+def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
+    on_gpu = data.cache == "device" and world.device.type == "cuda"
+    needed = len(samples) * data.size * data.size * 3
+    free = torch.cuda.mem_get_info(world.device)[0] if on_gpu else _free_memory()
+    if needed > free:
+        raise UserError(
+            f"data.cache={data.cache}: {len(samples)} pictures of {data.size} px take {needed / 2**30:.1f} GiB on each "
+            f"rank, {free / 2**30:.1f} GiB are free; use data.cache=none"
+        )
+    return load_pictures(samples, data, world, world.device if on_gpu else torch.device("cpu"))
+
+
+def _free_memory() -> int:
+    """Bytes that this machine can give, page cache included (proc_meminfo(5))."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def _from_memory(pictures: Tensor, draw: Draw, world: World) -> Generator[Batch]:
+    on_gpu = world.device.type == "cuda"
+
+    def to_gpu(host: Tensor) -> Tensor:
+        return host.pin_memory().to(world.device, non_blocking=True)
+
+    for iteration in count():
+        drawn, flips = draw(iteration)
+        numbers = torch.from_numpy(drawn)
+        if not on_gpu:
+            rows = pictures.numpy()
+            chosen = [flipped(rows[number], *flip) for number, flip in zip(drawn, flips, strict=True)]
+            yield Batch(torch.from_numpy(np.stack(chosen)), numbers)
+            continue
+        batch = pictures[to_gpu(numbers)] if pictures.is_cuda else to_gpu(pictures[numbers])
+        for axis, dimension in ((0, 2), (1, 1)):
+            places = to_gpu(torch.from_numpy(np.flatnonzero(flips[:, axis])))
+            batch[places] = batch[places].flip(dimension)
+        yield Batch(batch, numbers)

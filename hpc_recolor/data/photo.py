@@ -1,0 +1,99 @@
+"""One photograph: from the bytes of its file to square RGB pixels, or the reason why not."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hpc_recolor.config import FitName
+
+# By content, in Pillow's words: what DALI decodes too.
+PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
+# A decoded photograph takes three bytes a pixel, on every thread at once.
+MAX_PIXELS = 100_000_000
+# A JPEG is decoded at a half, quarter or eighth of its size where it stays this many times larger than the result.
+DECODE_AT_LEAST = 3
+
+
+class UnfitPhotoError(Exception):
+    """Why a photograph cannot be used: "kind: detail", or the kind alone."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The square that photographs become: its side [pixels] and how they are fitted into it."""
+
+    size: int
+    fit: FitName
+
+
+def to_square(content: bytes, square: Fit, min_side: int = 1) -> NDArray[np.uint8]:
+    """The photograph upright, as RGB of 8 bits, resized by a triangle filter: uint8 (size, size, 3).
+
+    Colors are taken as they are: no color profile is applied and transparency is dropped. Of files with several
+    pictures the first is taken, unless they are an animation. Raises UnfitPhotoError if the photograph cannot be
+    decoded, is animated, has a side below min_side, or more pixels than MAX_PIXELS (said by its header, before it is
+    decoded).
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as photo:
+            _check_header(photo, min_side)
+            photo.draft(None, (DECODE_AT_LEAST * square.size,) * 2)
+            photo.load()
+            ImageOps.exif_transpose(photo, in_place=True)
+            return np.asarray(_fit(_to_rgb(photo), square))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UnfitPhotoError(_reason(error, content)) from None
+
+
+def colorfulness(rgb_u8_HWC: NDArray[np.uint8]) -> float:
+    """How colorful a picture is: 0 is gray, 15 slightly, 33 averagely colorful.
+
+    Hasler and Suesstrunk, "Measuring colourfulness in natural images", Human Vision and Electronic Imaging VIII, 2003.
+    """
+    red, green, blue = (rgb_u8_HWC[..., channel].astype(np.float32) for channel in range(3))
+    red_green, yellow_blue = red - green, (red + green) / 2 - blue
+    spread = np.hypot(red_green.std(), yellow_blue.std())
+    return float(spread + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
+
+
+def _check_header(photo: Image.Image, min_side: int) -> None:
+    if photo.format not in PHOTO_FORMATS:
+        raise UnfitPhotoError(f"foreign: holds {photo.format}, expected one of {', '.join(sorted(PHOTO_FORMATS))}")
+    if photo.width * photo.height > MAX_PIXELS:
+        raise UnfitPhotoError(f"too large: {photo.width} x {photo.height}, more than {MAX_PIXELS:,} pixels")
+    if min(photo.size) < min_side:
+        raise UnfitPhotoError(f"too small: {photo.width} x {photo.height}, a side is below {min_side} pixels")
+    if photo.format in ("PNG", "WEBP") and getattr(photo, "is_animated", False):
+        raise UnfitPhotoError("animated")
+
+
+def _to_rgb(photo: Image.Image) -> Image.Image:
+    if photo.mode.startswith("I"):  # gray of 16 bits, which `convert` would clip at 255
+        photo = Image.fromarray((np.asarray(photo).clip(0, 65535) >> 8).astype(np.uint8))
+    elif photo.mode == "F":
+        raise UnfitPhotoError("foreign: holds floating-point pixels")
+    elif photo.mode == "P":  # its transparency, if any, else draws a warning
+        photo = photo.convert("RGBA")
+    return photo.convert("RGB")
+
+
+def _fit(photo: Image.Image, square: Fit) -> Image.Image:
+    size = (square.size, square.size)
+    if square.fit == "crop":
+        return ImageOps.fit(photo, size, Image.Resampling.BILINEAR)
+    if square.fit == "pad":
+        return ImageOps.pad(photo, size, Image.Resampling.BILINEAR)
+    return photo.resize(size, Image.Resampling.BILINEAR)
+
+
+def _reason(error: Exception, content: bytes) -> str:
+    if not content:
+        return "empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "foreign: holds no photograph that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: more than {MAX_PIXELS:,} pixels"
+    return f"unreadable: {' '.join(str(error).split()) or type(error).__name__}"

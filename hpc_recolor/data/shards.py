@@ -1,0 +1,202 @@
+"""A prepared data set on disk: shards, an index and names for each split, and the manifest that makes it one.
+
+    manifest.json       written last; a folder without it is no data set
+    train-00000.raw     pixels end to end, uint8 (samples, size, size, 3), no header
+    train-00000.jpeg    in its place: JPEG files end to end
+    train-index.npy     int64 (samples, 3): shard, offset [bytes], length [bytes] of each sample
+    train-names.jsonl   the photograph that each sample was made from, a JSON string a line
+
+The same for val and test, where they have samples.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpc_recolor.config import FitName
+from hpc_recolor.data.samples import Kind
+from hpc_recolor.errors import UserError
+from hpc_recolor.run_folder import FileRecord, describe
+
+MANIFEST = "manifest.json"
+Split = Literal["val", "test", "train"]
+SPLITS: tuple[Split, ...] = ("val", "test", "train")  # in the order in which they are filled
+Format = Literal["raw", "jpeg"]
+
+_DAMAGED = "; copy that file again, or remove the folder and prepare it again"
+
+
+class Options(BaseModel):
+    """What decides a data set's bytes, beside the photographs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    size: int = Field(128, ge=32, le=4096)
+    fit: FitName = "stretch"
+    format: Format = "raw"
+    limit: int | None = Field(None, ge=1)
+    val: int = Field(0, ge=0)
+    test: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
+    min_side: int = Field(32, ge=1)
+    min_colorfulness: float = Field(3.0, ge=0)
+
+
+class LeftOut(BaseModel):
+    """A photograph that is not in the data set, and why."""
+
+    name: str
+    reason: str
+
+
+class SetManifest(BaseModel):
+    """What a data set consists of. found = sum of splits + left_out + beyond_limit.
+
+    found: photographs in the source; beyond_limit: those that were not looked at, since `limit` was reached;
+    other_files: files that are no photographs; source: SHA-256 of the names and sizes found.
+    """
+
+    format: Literal[1] = 1
+    options: Options
+    source: str
+    found: int
+    kept: int
+    beyond_limit: int
+    other_files: int
+    splits: dict[Split, int]
+    left_out_by_reason: dict[str, int]
+    files: dict[str, FileRecord]
+    versions: dict[str, str]
+    left_out: list[LeftOut]
+
+
+def shard_name(split: str, number: int, shard_format: Format) -> str:
+    """The file that holds a split's shard."""
+    return f"{split}-{number:05d}.{shard_format}"
+
+
+def pixel_bytes(size: int) -> int:
+    """Bytes of a sample in a raw shard."""
+    return size * size * 3
+
+
+def index_bytes(rows: Iterable[tuple[int, int, int]]) -> bytes:
+    """Content of an index: rows of (shard, offset, length)."""
+    content = io.BytesIO()
+    np.save(content, np.array(list(rows), np.int64).reshape(-1, 3))
+    return content.getvalue()
+
+
+def names_bytes(names: Iterable[str]) -> bytes:
+    """Content of a list of names. Bytes that were no UTF-8 come back as os.fsdecode gave them."""
+    return "".join(json.dumps(name) + "\n" for name in names).encode()
+
+
+def read_set(folder: Path, key: str) -> SetManifest:
+    """The manifest of a data set whose files are all there, as long as they were, with whole indexes that fit them.
+
+    key: what the user named the folder by. Raises UserError if it is no data set, or a file is missing or damaged.
+    """
+    where = f"{key}={folder}"
+    if not folder.is_dir():
+        raise UserError(f"{where}: no such folder; name one that `python -m hpc_recolor.prepare` wrote")
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{where}: has no {MANIFEST}, so it is no prepared data set, or not a whole one; prepare it, or give the "
+            "same `prepare` command again to finish it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {MANIFEST} cannot be read ({error}){_DAMAGED}") from None
+    written_as = content.get("format") if isinstance(content, dict) else None
+    if written_as != 1:
+        raise UserError(
+            f"{where}: {MANIFEST} has format {written_as!r}, this version reads 1; prepare the photographs again"
+        )
+    try:
+        manifest = SetManifest.model_validate(content)
+    except ValidationError as error:
+        broken = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UserError(f"{where}: {MANIFEST} is damaged at {broken}{_DAMAGED}") from None
+    for name, expected in manifest.files.items():
+        _check_size(folder / name, expected, where)
+    for split in manifest.splits:
+        verify(folder, [f"{split}-index.npy"], manifest, key)
+        _check_bounds(folder, split, manifest, where)
+    return manifest
+
+
+def verify(folder: Path, names: Iterable[str], manifest: SetManifest, key: str) -> None:
+    """Raise UserError unless these files have the SHA-256 that the manifest says."""
+    for name in names:
+        if name not in manifest.files:
+            raise UserError(f"{key}={folder}: {MANIFEST} does not list {name}{_DAMAGED}")
+        if describe(folder / name) != manifest.files[name]:
+            raise UserError(f"{key}={folder}: {name} is not what was written (SHA-256 differs){_DAMAGED}")
+
+
+def _check_size(file: Path, expected: FileRecord, where: str) -> None:
+    try:
+        size_bytes = file.stat().st_size
+    except OSError as error:
+        raise UserError(f"{where}: {file.name} cannot be found ({error.strerror}){_DAMAGED}") from None
+    if size_bytes != expected.size_bytes:
+        raise UserError(f"{where}: {file.name} has {size_bytes} bytes, expected {expected.size_bytes}{_DAMAGED}")
+
+
+def _check_bounds(folder: Path, split: Split, manifest: SetManifest, where: str) -> None:
+    shard, offset, length = np.load(folder / f"{split}-index.npy").T
+    shards = int(shard.max(initial=-1)) + 1
+    names = [shard_name(split, number, manifest.options.format) for number in range(shards)]
+    missing = [name for name in names if name not in manifest.files]
+    if missing:
+        raise UserError(f"{where}: {split}-index.npy names {missing[0]}, which {MANIFEST} does not list{_DAMAGED}")
+    ends = np.array([manifest.files[name].size_bytes for name in names], np.int64)
+    options = manifest.options
+    lengths_fit = options.format == "jpeg" or (length == pixel_bytes(options.size)).all()
+    bounds_fit = (shard >= 0).all() and (offset >= 0).all() and (offset + length <= ends[shard]).all()
+    if len(shard) != manifest.splits[split] or not lengths_fit or not bounds_fit:
+        raise UserError(f"{where}: {split}-index.npy does not fit the shards{_DAMAGED}")
+
+
+class ShardSamples:
+    """The samples of one split, mapped into memory. A copy in another process maps them again."""
+
+    def __init__(self, folder: Path, split: Split, options: Options) -> None:
+        self.folder, self.split, self.options = folder, split, options
+        self._index = np.load(folder / f"{split}-index.npy")
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardSamples, (self.folder, self.split, self.options)
+
+    @property
+    def kind(self) -> Kind:
+        return self.options.format
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def read(self, number: int) -> NDArray[np.uint8]:
+        shard, offset, length = self._index[number].tolist()
+        if shard not in self._maps:
+            file = self.folder / shard_name(self.split, shard, self.options.format)
+            self._maps[shard] = np.asarray(np.memmap(file, np.uint8, mode="r"))  # slices of a memmap itself are slow
+        content = self._maps[shard][offset : offset + length]
+        return content.reshape(self.options.size, self.options.size, 3) if self.kind == "raw" else content
+
+    def name(self, number: int) -> str:
+        return self._names[number]
+
+    @cached_property
+    def _names(self) -> list[str]:
+        lines = (self.folder / f"{self.split}-names.jsonl").read_bytes().splitlines()
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,73 @@
+"""Samples -> batches through torch's DataLoader and Pillow, where DALI is missing."""
+
+import multiprocessing
+from collections.abc import Generator, Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from hpc_recolor.config import DataConfig
+from hpc_recolor.data.batch import Batch, Draw, flipped
+from hpc_recolor.data.photo import Fit, to_square
+from hpc_recolor.data.samples import Samples, Unreadable, first_readable
+from hpc_recolor.distributed import World
+
+Place = tuple[int, bool, bool]
+Loaded = tuple[torch.Tensor, torch.Tensor, dict[int, str]]
+
+
+def torch_batches(unreadable: Unreadable, draw: Draw, data: DataConfig, world: World) -> Generator[Batch]:
+    """Batches of pictures for ever: batch k has the samples, and the flips, of draw(k).
+
+    From raw shards they are DALI's to the bit. Photographs are resized by Pillow, as `prepare` does, and not by DALI:
+    both take a triangle filter and differ by rounding.
+    """
+    on_gpu = world.device.type == "cuda"
+    # Workers by fork would copy a process that has threads and a GPU. This server imports torch once for all of them.
+    workers = multiprocessing.get_context("forkserver")
+    workers.set_forkserver_preload([__name__])
+    loader: DataLoader[Loaded] = DataLoader(
+        _Pictures(unreadable.samples, data),
+        batch_sampler=_places(draw),  # endless, and so not a Sampler
+        num_workers=data.threads,
+        collate_fn=_as_it_is,
+        pin_memory=on_gpu,
+        multiprocessing_context=workers,
+        generator=torch.Generator(),  # or it would draw from the one that training uses
+    )
+    for pictures, numbers, failures in loader:
+        for number, reason in failures.items():
+            unreadable.report(number, reason)
+        yield Batch(pictures.to(world.device, non_blocking=on_gpu), numbers)
+
+
+def _places(draw: Draw) -> Iterator[list[Place]]:
+    for iteration in count():
+        numbers, flips = draw(iteration)
+        yield [(number, *flip) for number, flip in zip(numbers.tolist(), flips.tolist(), strict=True)]
+
+
+def _as_it_is(loaded: Any) -> Any:  # __getitems__ has made the batch
+    return loaded
+
+
+class _Pictures(Dataset[Loaded]):
+    def __init__(self, samples: Samples, data: DataConfig) -> None:
+        self.samples, self.square = samples, Fit(data.size, data.fit)
+
+    def __getitems__(self, places: list[Place]) -> Loaded:
+        failures: dict[int, str] = {}
+        pictures, numbers = [], []
+        for wanted, horizontal, vertical in places:
+            number, pixels = first_readable(wanted, len(self.samples), self._pixels, failures.__setitem__)
+            pictures.append(flipped(pixels, horizontal, vertical))
+            numbers.append(number)
+        return torch.from_numpy(np.stack(pictures)), torch.tensor(numbers), failures
+
+    def _pixels(self, number: int) -> NDArray[np.uint8]:
+        content = self.samples.read(number)
+        return content if self.samples.kind == "raw" else to_square(content.tobytes(), self.square)

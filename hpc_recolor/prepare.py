@@ -1,0 +1,111 @@
+"""`python -m hpc_recolor.prepare`: photographs to shards, once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from pydantic import ValidationError
+
+from hpc_recolor import cli
+from hpc_recolor.config import FitName, explain
+from hpc_recolor.data.shards import Format, Options
+from hpc_recolor.errors import UserError
+from hpc_recolor.progress import show_progress
+
+app = cli.command("hpc_recolor.prepare")
+
+DEFAULTS = Options()
+
+
+@app.default
+def prepare(
+    *sources: Annotated[
+        Path, Parameter(help="Photographs: folders (nested too), .zip or .tar files, COCO or cars as published.")
+    ],
+    out: Annotated[Path, Parameter(help="Folder for the data set.")],
+    size: Annotated[int, Parameter(help="Side that photographs are resized to [pixels, 32 to 4096].")] = DEFAULTS.size,
+    fit: Annotated[
+        FitName,
+        Parameter(help="How a photograph becomes a square: stretched, cut at the center, or padded with black."),
+    ] = DEFAULTS.fit,
+    format: Annotated[
+        Format, Parameter(help="raw: fastest, size * size * 3 bytes a sample; jpeg: about an eighth of that.")
+    ] = DEFAULTS.format,
+    limit: Annotated[int | None, Parameter(help="Samples to learn from; all without it [samples, 1 or more].")] = None,
+    val: Annotated[int, Parameter(help="Samples set aside to measure on [samples].")] = DEFAULTS.val,
+    test: Annotated[int, Parameter(help="Samples set aside for the last word [samples].")] = DEFAULTS.test,
+    seed: Annotated[int, Parameter(help="Decides, with the names, which photographs go where.")] = DEFAULTS.seed,
+    min_side: Annotated[
+        int, Parameter(name="--min-side", help="Photographs with a shorter side are left out [pixels].")
+    ] = DEFAULTS.min_side,
+    min_colorfulness: Annotated[
+        float,
+        Parameter(
+            name="--min-colorfulness",
+            help="Less colorful ones are left out as near-gray [levels, Hasler and Suesstrunk 2003; 0 keeps all].",
+        ),
+    ] = DEFAULTS.min_colorfulness,
+    threads: Annotated[int | None, Parameter(help="Photographs decoded at once; by default one a core.")] = None,
+    download: Annotated[
+        Literal["coco"] | None,
+        Parameter(help="Fetch COCO train2017 (18 GiB) into OUT's parent folder, and prepare it."),
+    ] = None,
+    mirror: Annotated[str | None, Parameter(help="Address of the same file elsewhere, for --download.")] = None,
+) -> None:
+    """Decode, check and resize photographs, and write them to shards that training streams from.
+
+    Given again, the same command goes on where it was stopped, or says that all is done.
+    """
+    try:
+        options = Options(
+            size=size,
+            fit=fit,
+            format=format,
+            limit=limit,
+            val=val,
+            test=test,
+            seed=seed,
+            min_side=min_side,
+            min_colorfulness=min_colorfulness,
+        )
+    except ValidationError as error:
+        raise UserError(explain(error, "command line")) from None
+    threads = threads or len(os.sched_getaffinity(0))
+    if threads < 1:
+        raise UserError(f"--threads={threads}: expected 1 or more")
+    if bool(sources) == bool(download):
+        raise UserError("name photographs to prepare (a folder, .zip or .tar), or --download coco; one of the two")
+
+    from hpc_recolor.data import pack
+
+    if download:
+        if pack.is_prepared(out, options):  # the archive may be gone by now
+            print(f"{out} is complete; nothing to do")
+            return
+        from hpc_recolor.data.download import COCO, fetch
+
+        folder = out.absolute().parent
+        with show_progress(f"downloading {COCO.url}", "MiB") as told, show_progress("verifying", "MiB") as verifying:
+            sources = (fetch(COCO, folder, told, mirror, verifying=verifying),)
+    with show_progress(f"preparing {out}") as progress:
+        manifest = pack.prepare(sources, out, options, threads, progress)
+    if manifest is None:
+        print(f"{out} is complete; nothing to do")
+        return
+    splits = ", ".join(f"{split} {samples}" for split, samples in manifest.splits.items())
+    size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
+    print(f"{out}: {manifest.kept} samples of {size} px ({splits}), {size_mib:.0f} MiB")
+    print(
+        f"found {manifest.found} photographs: kept {manifest.kept}, left out {len(manifest.left_out)}, beyond --limit "
+        f"{manifest.beyond_limit}"
+    )
+    for reason, count in sorted(manifest.left_out_by_reason.items(), key=lambda item: -item[1])[:10]:
+        print(f"  {count:6}  {reason}")
+    if manifest.left_out:
+        print(f"each is named in {out / 'manifest.json'}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

@@ -1,0 +1,41 @@
+"""How far long work is: a bar on a terminal, a line now and then in a log."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Where no terminal redraws the line, a new one is printed at most this often.
+SECONDS_BETWEEN_LINES = 5.0
+
+Tell = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@contextmanager
+def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Iterator[Tell]:
+    """Yields a function to be told (done, total). Shows both, the rate, and the time left, on stderr."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task(doing, total=None)
+        began_s = line_s = time.monotonic()
+        began_at: int | None = None
+
+        def tell(done: int, total: int) -> None:
+            nonlocal began_at, line_s
+            began_at = done if began_at is None else began_at
+            now_s = time.monotonic()
+            rate = (done - began_at) / (now_s - began_s) if now_s > began_s else 0.0
+            bar.update(task, completed=done, total=total, description=f"{doing}, {rate:.0f} {unit}/s")
+            if shown and not console.is_terminal and now_s - line_s > SECONDS_BETWEEN_LINES:
+                line_s = now_s
+                left = f", {(total - done) / rate:.0f} s left" if rate else ""
+                console.print(f"{doing}: {done} of {total}, {rate:.0f} {unit}/s{left}", highlight=False, soft_wrap=True)
+
+        yield tell

@@ -1,0 +1,208 @@
+"""Batches against Pillow and NumPy."""
+
+import io
+import shutil
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from hpc_recolor.config import DataConfig, FitName
+from hpc_recolor.data.batches import load_pictures, training_batches
+from hpc_recolor.data.order import SampleOrder
+from hpc_recolor.data.photo import Fit, to_square
+from hpc_recolor.data.samples import PhotoFiles, Subset
+from hpc_recolor.data.shards import ShardSamples, read_set
+from hpc_recolor.data.sources import find_photos
+from hpc_recolor.distributed import World
+from hpc_recolor.errors import UserError
+from tests import tolerances
+from tests.conftest import paint_photo
+from tests.data.conftest import SIZE, Prepare
+
+
+def rank(number: int, of: int) -> World:
+    return World(rank=number, size=of, local_rank=0, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def square_photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoFiles:
+    """Lossless photographs already at SIZE, so that decoding them is exact."""
+    folder = tmp_path_factory.mktemp("square")
+    for number in range(10):
+        paint_photo(number, SIZE, SIZE).save(folder / f"{number}.png")
+    return PhotoFiles(find_photos(folder, "data.photos"))
+
+
+def test_samples_are_flipped_as_the_order_says(square_photos: PhotoFiles) -> None:
+    order = SampleOrder(len(square_photos), 3)
+    numbers, flips = order.draw(0, 20)
+    batch = next(training_batches(square_photos, order, 0, 20, DataConfig(size=SIZE), rank(0, 1)))
+    assert batch.numbers.tolist() == numbers.tolist()
+    assert len({tuple(flip) for flip in flips.tolist()}) == 4
+    for picture, number, (horizontal, vertical) in zip(batch.rgb_u8_NHWC, numbers, flips, strict=True):
+        expected = np.asarray(Image.open(square_photos.paths[number]))
+        expected = expected[:, ::-1] if horizontal else expected
+        expected = expected[::-1] if vertical else expected
+        np.testing.assert_array_equal(picture.numpy(), expected)
+
+
+def test_flips_that_are_off_do_not_happen(square_photos: PhotoFiles) -> None:
+    data = DataConfig(size=SIZE, flip_horizontal=False, flip_vertical=False)
+    batch = next(training_batches(square_photos, SampleOrder(10, 3), 0, 10, data, rank(0, 1)))
+    pictures = load_pictures(Subset(square_photos, batch.numbers.tolist()), data, rank(0, 1))
+    assert torch.equal(batch.rgb_u8_NHWC, pictures)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_slice_the_global_batch(square_photos: PhotoFiles, ranks: int) -> None:
+    data, order = DataConfig(size=SIZE), SampleOrder(10, 3)
+
+    def batches(world: World) -> list[torch.Tensor]:
+        return [batch.rgb_u8_NHWC for batch in islice(training_batches(square_photos, order, 0, 12, data, world), 3)]
+
+    together = zip(*(batches(rank(number, ranks)) for number in range(ranks)), strict=True)
+    for whole, slices in zip(batches(rank(0, 1)), together, strict=True):
+        assert torch.equal(whole, torch.cat(slices))
+
+
+def test_the_stream_goes_on_from_any_place(square_photos: PhotoFiles) -> None:
+    data, order = DataConfig(size=SIZE), SampleOrder(10, 3)
+    whole = list(islice(training_batches(square_photos, order, 0, 4, data, rank(0, 1)), 6))
+    resumed = list(islice(training_batches(square_photos, order, 12, 4, data, rank(0, 1)), 3))
+    for expected, found in zip(whole[3:], resumed, strict=True):
+        assert torch.equal(expected.rgb_u8_NHWC, found.rgb_u8_NHWC)
+        assert torch.equal(expected.numbers, found.numbers)
+
+
+@pytest.mark.parametrize("kind", ["gray", "gray_alpha", "palette", "rgba", "bilevel", "cmyk", "progressive", "rotated"])
+def test_odd_kinds_of_photographs_are_read_as_pillow_reads_them(tmp_path: Path, kind: str) -> None:
+    photo = paint_photo(1, SIZE, SIZE)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    match kind:
+        case "gray":
+            photo.convert("L").save(path := tmp_path / "photo.jpg")
+        case "gray_alpha":
+            photo.convert("LA").save(path := tmp_path / "photo.png")
+        case "palette":
+            photo.convert("P").save(path := tmp_path / "photo.png")
+        case "rgba":
+            photo.convert("RGBA").save(path := tmp_path / "photo.png")
+        case "bilevel":
+            photo.convert("1").save(path := tmp_path / "photo.png")
+        case "cmyk":
+            photo.convert("CMYK").save(path := tmp_path / "photo.jpg", quality=95)
+        case "progressive":
+            photo.save(path := tmp_path / "photo.jpg", progressive=True)
+        case "rotated":
+            photo.save(path := tmp_path / "photo.jpg", exif=exif)
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"), np.int16)
+    found = load_pictures(PhotoFiles([path]), DataConfig(size=SIZE), rank(0, 1))[0].numpy()
+    assert np.abs(found - expected).max() <= tolerances.DECODE_LEVELS
+
+
+@pytest.mark.parametrize(("fit", "corners_black"), [("stretch", False), ("crop", False), ("pad", True)])
+def test_every_fit_makes_a_square(tmp_path: Path, fit: FitName, corners_black: bool) -> None:
+    Image.new("RGB", (60, 20), "white").save(tmp_path / "wide.png")
+    picture = load_pictures(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit=fit), rank(0, 1))[0]
+    assert picture.shape == (SIZE, SIZE, 3)
+    assert bool((picture[0, 0] == 0).all()) == corners_black
+    assert bool((picture[SIZE // 2, SIZE // 2] == 255).all())
+
+
+def test_crop_keeps_the_center_undistorted(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (96, 32), "black")
+    wide.paste(paint_photo(0, SIZE, SIZE), (32, 0))
+    wide.save(tmp_path / "wide.png")
+    picture = load_pictures(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit="crop"), rank(0, 1))[0]
+    np.testing.assert_array_equal(picture.numpy(), np.asarray(paint_photo(0, SIZE, SIZE)))
+
+
+def test_no_photographs_make_an_empty_batch() -> None:
+    assert load_pictures(PhotoFiles([]), DataConfig(size=SIZE), rank(0, 1)).shape == (0, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("cache", ["none", "host", "device"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+@pytest.mark.parametrize("shard_format", ["raw", "jpeg"])
+def test_every_way_to_the_same_shards_gives_the_same_batches(
+    prepared: Prepare,
+    shard_format: Literal["raw", "jpeg"],
+    loader: Literal["dali", "torch"],
+    cache: Literal["none", "host", "device"],
+) -> None:
+    folder = prepared(shard_format)
+    samples = ShardSamples(folder, "train", read_set(folder, "data.shards").options)
+    order = SampleOrder(len(samples), 3)
+    data = DataConfig(size=SIZE, loader=loader, cache=cache)
+    with closing(training_batches(samples, order, 6, 10, data, rank(1, 2))) as batches:
+        for place in (11, 21, 31):
+            batch = next(batches)
+            numbers, flips = order.draw(place, 5)
+            assert batch.numbers.tolist() == numbers.tolist()
+            for picture, number, (horizontal, vertical) in zip(batch.rgb_u8_NHWC, numbers, flips, strict=True):
+                expected = samples.read(int(number))
+                if shard_format == "jpeg":
+                    expected = np.asarray(Image.open(io.BytesIO(expected.tobytes())))
+                expected = expected[:: -1 if vertical else 1, :: -1 if horizontal else 1]
+                np.testing.assert_array_equal(picture.numpy(), expected)
+
+
+def test_torch_loader_resizes_photographs_as_prepare_does(photos: Path) -> None:
+    files = PhotoFiles(find_photos(photos, "data.photos"))
+    pictures = load_pictures(files, DataConfig(size=SIZE, loader="torch", threads=1), rank(0, 1))
+    for picture, path in zip(pictures, files.paths, strict=True):
+        np.testing.assert_array_equal(picture.numpy(), to_square(path.read_bytes(), Fit(SIZE, "stretch")))
+
+
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+@pytest.mark.parametrize("harm", ["vanished", "damaged"])
+def test_photograph_that_turns_unreadable_is_replaced_by_the_next(
+    painted: Path, tmp_path: Path, loader: Literal["dali", "torch"], harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(painted, tmp_path / "photos")
+    files = PhotoFiles(find_photos(tmp_path / "photos", "data.photos"))
+    lost = files.paths[4]
+    if harm == "vanished":
+        lost.unlink()
+    else:
+        lost.write_bytes(lost.read_bytes()[:40])
+    data = DataConfig(size=SIZE, loader=loader, flip_horizontal=False, flip_vertical=False)
+    order = SampleOrder(len(files), 0)
+    with closing(training_batches(files, order, 0, 5, data, rank(0, 1))) as batches:
+        for start in range(0, 60, 5):  # four epochs
+            batch = next(batches)
+            wanted = [5 if number == 4 else number for number in order.draw(start, 5)[0].tolist()]
+            assert batch.numbers.tolist() == wanted
+            for picture, number in zip(batch.rgb_u8_NHWC, wanted, strict=True):
+                np.testing.assert_array_equal(picture.numpy(), np.asarray(Image.open(files.paths[number])))
+    said = capsys.readouterr().err
+    assert said.count(f"{lost} cannot be read") == 1
+    assert "the one after it takes its place (1 of 15 so far)" in said
+
+
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+def test_run_stops_if_too_many_photographs_turn_unreadable(
+    painted: Path, tmp_path: Path, loader: Literal["dali", "torch"]
+) -> None:
+    shutil.copytree(painted, tmp_path / "photos")
+    files = PhotoFiles(find_photos(tmp_path / "photos", "data.photos"))
+    for path in files.paths[:4]:
+        path.write_bytes(b"")
+    data = DataConfig(size=SIZE, loader=loader, max_unreadable=0.2)
+    batches = training_batches(files, SampleOrder(len(files), 0), 0, 5, data, rank(0, 1))
+    with pytest.raises(UserError, match=r"data.max_unreadable=0.2: 4 of 15 photographs became unreadable"):
+        list(islice(batches, 3))
+
+
+def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
+    many = Subset(square_photos, [0] * 10**7)
+    with pytest.raises(UserError, match=r"data.cache=host: 10000000 pictures of 4096 px take .* GiB"):
+        next(training_batches(many, SampleOrder(1, 0), 0, 1, DataConfig(size=4096, cache="host"), rank(0, 1)))

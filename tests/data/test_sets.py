@@ -1,0 +1,72 @@
+"""What a run learns from and is measured on, for a config."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from hpc_recolor.config import Config, load_config
+from hpc_recolor.data.samples import Samples
+from hpc_recolor.data.sets import collect, fingerprint
+from hpc_recolor.data.sources import find_photos
+from hpc_recolor.distributed import World
+from hpc_recolor.errors import UserError
+from tests.conftest import paint_photo
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def names(*samples: Samples) -> list[Path]:
+    return sorted(Path(some.name(number)) for some in samples for number in range(len(some)))
+
+
+def config(photos: Path, held_out_count: int, seed: int = 0) -> Config:
+    data = {"photos": photos, "held_out_count": held_out_count}
+    return load_config(None, {"data": data, "run": {"seed": seed}})
+
+
+def test_held_out_photographs_are_disjoint_and_chosen_by_seed(photos: Path) -> None:
+    one, again, other = (collect(config(photos, 4, seed), ALONE) for seed in (1, 1, 2))
+    assert names(one.train) == names(again.train)
+    assert names(one.held_out) == names(again.held_out) != names(other.held_out)
+    assert len(one.held_out) == 4
+    assert names(one.train, one.held_out) == find_photos(photos, "data.photos")
+
+
+def test_too_few_photographs_to_set_aside_are_refused(photos: Path) -> None:
+    with pytest.raises(UserError, match=r"data.held_out_count=15 leaves nothing.*has 15 readable"):
+        collect(config(photos, 15), ALONE)
+
+
+def test_a_folder_of_broken_photographs_says_why(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no photograph")
+    with pytest.raises(UserError, match=r"has 0 readable.*text.png: cannot identify"):
+        collect(config(tmp_path, 16), ALONE)
+
+
+def test_the_fingerprint_notices_another_set_of_photographs(tmp_path: Path) -> None:
+    for number in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    paths = find_photos(tmp_path, "data.photos")
+    before = fingerprint(tmp_path, paths)
+    paths[0].rename(tmp_path / "renamed.png")
+    assert fingerprint(tmp_path, find_photos(tmp_path, "data.photos")) != before
+
+
+def test_pictures_of_runs_among_the_photographs_are_not_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "train" / "samples").mkdir(parents=True)
+    (tmp_path / "runs" / "train" / "config.yaml").touch()
+    for place in ("a.png", "b.png", "runs/train/samples/images-1.png"):
+        paint_photo(0).save(tmp_path / place)
+    sets = collect(config(tmp_path, 1), ALONE)
+    assert names(sets.train, sets.held_out) == [tmp_path / "a.png", tmp_path / "b.png"]
+
+
+def test_photographs_held_out_by_folder_are_not_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    for place in ("a.png", "val/b.png"):
+        paint_photo(0).save(tmp_path / place)
+    data = {"photos": tmp_path, "held_out": tmp_path / "val"}
+    sets = collect(load_config(None, {"data": data}), ALONE)
+    assert (names(sets.train), names(sets.held_out)) == ([tmp_path / "a.png"], [tmp_path / "val" / "b.png"])

@@ -1,0 +1,122 @@
+"""A data set that is not what was written is refused, by the name of the file."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_recolor.config import Config, load_config
+from hpc_recolor.data.sets import SampleSets, collect
+from hpc_recolor.data.shards import ShardSamples, read_set
+from hpc_recolor.distributed import World
+from hpc_recolor.errors import UserError
+from tests.data.conftest import SIZE, Prepare
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def config(folder: Path) -> Config:
+    return load_config(None, {"data": {"shards": folder, "size": SIZE}})
+
+
+def load(folder: Path) -> SampleSets:
+    return collect(config(folder), ALONE)
+
+
+def edit_manifest(folder: Path, edit: Callable[[dict[str, object]], object]) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    edit(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_whole_set_is_read_by_number(prepared: Prepare) -> None:
+    sets = load(prepared("raw"))
+    assert (len(sets.train), len(sets.held_out)) == (12, 3)
+    names = [some.name(number) for some in (sets.train, sets.held_out) for number in range(len(some))]
+    assert len(set(names)) == 15
+    assert sets.train.read(0).shape == (SIZE, SIZE, 3)
+
+
+def test_samples_survive_the_way_into_another_process(prepared: Prepare) -> None:
+    folder = prepared("raw")
+    samples = ShardSamples(folder, "train", read_set(folder, "data.shards").options)
+    samples.read(0)
+    sent = pickle.dumps(samples)
+    assert len(sent) < SIZE * SIZE * 3, "pixels were sent, not the place where they are"
+    np.testing.assert_array_equal(pickle.loads(sent).read(5), samples.read(5))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "train-00000.raw").unlink(), "train-00000.raw cannot be found"),
+        (lambda folder: (folder / "train-00000.raw").write_bytes(b"short"), "train-00000.raw has 5 bytes, expected"),
+        (lambda folder: flip_a_bit(folder / "train-00000.raw"), "train-00000.raw is not what was written"),
+        (lambda folder: flip_a_bit(folder / "train-names.jsonl"), "train-names.jsonl is not what was written"),
+        (lambda folder: flip_a_bit(folder / "val-index.npy"), "val-index.npy is not what was written"),
+        (
+            lambda folder: (folder / "train-index.npy").write_bytes((folder / "val-index.npy").read_bytes()),
+            "train-index.npy has",
+        ),
+        (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json has format None"),
+        (lambda folder: edit_manifest(folder, lambda content: content.update(format=2)), "format 2, this version"),
+        (lambda folder: edit_manifest(folder, lambda content: content.pop("splits")), "damaged at splits"),
+    ],
+)
+def test_damaged_set_is_refused_by_the_name_of_the_file(
+    prepared: Prepare, damage: Callable[[Path], object], said: str
+) -> None:
+    folder = prepared("raw")
+    damage(folder)
+    with pytest.raises(UserError, match=f"data.shards={folder}: ") as error:
+        load(folder)
+    assert said in str(error.value)
+    assert "prepare" in str(error.value)
+
+
+def test_index_of_other_shards_is_refused_even_if_the_manifest_agrees(prepared: Prepare, tmp_path: Path) -> None:
+    from hpc_recolor.run_folder import describe
+
+    folder = prepared("raw")
+    rows = np.load(folder / "train-index.npy")
+    rows[:, 1] += 1
+    np.save(folder / "train-index.npy", rows)
+    record = describe(folder / "train-index.npy").model_dump()
+    edit_manifest(folder, lambda content: content["files"].update({"train-index.npy": record}))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"train-index.npy does not fit the shards"):
+        load(folder)
+
+
+def test_sizes_must_agree(prepared: Prepare) -> None:
+    folder = prepared("jpeg")
+    with pytest.raises(UserError, match=r"data.size=64: .* holds pictures of 32 px; use --data.size 32"):
+        collect(load_config(None, {"data": {"shards": folder, "size": 64}}), ALONE)
+
+
+def test_photographs_and_shards_together_are_refused(prepared: Prepare, painted: Path) -> None:
+    with pytest.raises(UserError, match=r"one of the two"):
+        collect(load_config(None, {"data": {"shards": prepared("raw"), "photos": painted, "size": SIZE}}), ALONE)
+
+
+def test_without_a_val_split_some_samples_are_set_aside(painted: Path, tmp_path: Path) -> None:
+    from hpc_recolor.data import pack
+    from hpc_recolor.data.shards import Options
+    from hpc_recolor.progress import silent
+
+    pack.prepare([painted], tmp_path / "set", Options(size=SIZE), threads=1, progress=silent)
+    sets = collect(load_config(None, {"data": {"shards": tmp_path / "set", "size": SIZE, "held_out_count": 4}}), ALONE)
+    names = [[some.name(number) for number in range(len(some))] for some in (sets.train, sets.held_out)]
+    assert (len(names[0]), len(names[1])) == (11, 4)
+    assert not set(names[0]) & set(names[1])
