@@ -1,14 +1,10 @@
-"""What loaders hand over, and what they are asked for."""
+"""What loaders hand over."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-
-# Batch number -> sample numbers (n,), and flips (n, 2), each a pair (horizontal, vertical).
-Draw = Callable[[int], tuple[NDArray[np.int64], NDArray[np.bool_]]]
 
 
 class Batch(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.config import DataConfig
-from hpc_recolor.data.batch import Batch, Draw, flipped
-from hpc_recolor.data.order import SampleOrder
+from hpc_recolor.data.batch import Batch, flipped
+from hpc_recolor.data.order import Draw, SampleOrder, rank_slices
 from hpc_recolor.data.pipeline import chosen_loader, dali_batches
 from hpc_recolor.data.samples import Samples, Unreadable
 from hpc_recolor.data.torch_loader import torch_batches
@@ -30,16 +30,15 @@ def training_batches(
     Raises UserError if data.cache asks for more memory than there is, or more than data.max_unreadable of the samples
     cannot be read.
     """
-    local_size = batch_size // world.size
+    slices = rank_slices(order, images_seen, batch_size, world.rank, world.size)
     flips_allowed = np.array([data.flip_horizontal, data.flip_vertical])
 
     def draw(iteration: int) -> tuple[Any, Any]:
-        start = images_seen + iteration * batch_size + world.rank * local_size
-        numbers, flips = order.draw(start, local_size)
+        numbers, flips = slices(iteration)
         return numbers, flips & flips_allowed
 
     if data.cache == "none":
-        return _batches(samples, draw, local_size, data, world)
+        return _batches(samples, draw, batch_size // world.size, data, world)
     return _from_memory(_load_all(samples, data, world), draw, world)
 
 

@@ -1,9 +1,13 @@
 """Which photograph is next: one endless stream of full shuffles, a pure function of (seed, images seen)."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Batch number -> sample numbers (n,), and flips (n, 2), each a pair (horizontal, vertical).
+Draw = Callable[[int], tuple[NDArray[np.int64], NDArray[np.bool_]]]
 
 
 class SampleOrder:
@@ -40,3 +44,14 @@ class SampleOrder:
         # Raw bits of PCG64 are the same in every version of NumPy (NEP 19); its `permutation` need not be.
         keys, bits = np.random.PCG64([self.seed, epoch]).random_raw((2, self.samples))
         return np.argsort(keys, kind="stable"), np.stack((bits >> 63, bits >> 62 & 1), axis=1).astype(np.bool_)
+
+
+def rank_slices(order: SampleOrder, images_seen: int, batch_size: int, rank: int, ranks: int) -> Draw:
+    """A rank's slices of the global batches that follow `images_seen`; batch_size is global and divisible by ranks."""
+    local_size = batch_size // ranks
+    assert local_size * ranks == batch_size
+
+    def draw(iteration: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return order.draw(images_seen + iteration * batch_size + rank * local_size, local_size)
+
+    return draw

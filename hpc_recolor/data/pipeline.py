@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_recolor.config import DataConfig, FitName
-from hpc_recolor.data.batch import Batch, Draw
+from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.order import Draw
 from hpc_recolor.data.samples import Unreadable
 from hpc_recolor.distributed import World
 from hpc_recolor.errors import UserError

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from hpc_recolor.config import DataConfig
-from hpc_recolor.data.batch import Batch, Draw, flipped
+from hpc_recolor.data.batch import Batch, flipped
+from hpc_recolor.data.order import Draw
 from hpc_recolor.data.photo import Fit, to_square
 from hpc_recolor.data.samples import Samples, Unreadable, first_readable
 from hpc_recolor.distributed import World

@@ -25,6 +25,7 @@ sys.exit(f"imported {{heavy}}" if heavy else code)
     [
         *(f"hpc_recolor.{name}" for name in COMMANDS),
         "hpc_recolor.demo",
+        "benchmarks.data",
         "benchmarks.step",
         "benchmarks.kernels.__main__",
     ],

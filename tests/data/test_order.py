@@ -1,10 +1,10 @@
 """The sample order: pure, complete, and blind to batches and ranks."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_recolor.data.order import SampleOrder
+from hpc_recolor.data.order import SampleOrder, rank_slices
 from tests import tolerances
 
 SAMPLES = st.integers(1, 50)
@@ -24,6 +24,38 @@ def test_the_stream_is_the_same_however_it_is_cut(samples: int, seed: int, start
     parts = [order.draw(start + sum(cuts[:number]), cut) for number, cut in enumerate(cuts)]
     for kind in (0, 1):
         np.testing.assert_array_equal(np.concatenate([part[kind] for part in parts] or [whole[kind]]), whole[kind])
+
+
+@st.composite
+def resumed_runs(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
+    """A global batch size, and stretches of (ranks, steps) between stops: always two resumes or more."""
+    batch_size = draw(st.integers(1, 6)) * draw(st.sampled_from((1, 2, 3, 4, 8, 12, 24)))
+    ranks = st.sampled_from([ranks for ranks in (1, 2, 3, 4, 8) if batch_size % ranks == 0])
+    return batch_size, draw(st.lists(st.tuples(ranks, st.integers(1, 9)), min_size=3, max_size=6))
+
+
+@settings(deadline=None)  # speed is not what is tested
+@given(SAMPLES, SEEDS, resumed_runs())
+def test_resumed_on_other_ranks_every_sample_still_comes_once_an_epoch(
+    samples: int, seed: int, run: tuple[int, list[tuple[int, int]]]
+) -> None:
+    batch_size, stretches = run
+    seen: list[int] = []
+    flips: list[list[bool]] = []
+    for ranks, steps in stretches:  # the number of images seen is all that is carried over
+        slices = [rank_slices(SampleOrder(samples, seed), len(seen), batch_size, rank, ranks) for rank in range(ranks)]
+        for step in range(steps):
+            for draw in slices:
+                numbers, flipped = draw(step)
+                seen += numbers.tolist()
+                flips += flipped.tolist()
+    for start in range(0, len(seen) - samples + 1, samples):
+        assert sorted(seen[start : start + samples]) == list(range(samples))
+    rest = seen[len(seen) // samples * samples :]
+    assert len(set(rest)) == len(rest)
+    never_stopped, never_stopped_flips = SampleOrder(samples, seed).draw(0, len(seen))
+    assert seen == never_stopped.tolist()
+    assert flips == never_stopped_flips.tolist()
 
 
 def test_epochs_and_seeds_differ() -> None:
