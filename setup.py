@@ -31,6 +31,7 @@ setup(
         "cyclopts>=5.4",
         "pyyaml>=6.0",
         "rich>=14.0",
+        "packaging>=24.0",
         "tensorboard>=2.20",
         "matplotlib>=3.10",
         "torchmetrics>=1.8",

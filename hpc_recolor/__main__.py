@@ -7,6 +7,7 @@ from hpc_recolor import cli
 
 COMMANDS = {
     "prepare": "photographs to shards, once",
+    "doctor": "check a data set and this machine",
     "train": "train a colorizer on a folder of photographs",
     "colorize": "color photographs with a trained run",
 }

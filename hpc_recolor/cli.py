@@ -37,9 +37,9 @@ def given(flags: Config) -> dict[str, Any]:
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
+    """Run a command and return its exit code: its own or 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
     try:
-        app(argv, exit_on_error=False, print_error=False)
+        result = app(argv, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         cause = error.__cause__
         return _fail(explain(cause, "command line") if isinstance(cause, ValidationError) else str(error))
@@ -49,7 +49,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
         if is_main_process():
             print("interrupted; what was committed stays, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    return result if isinstance(result, int) else 0
 
 
 def _fail(message: str) -> int:

@@ -13,7 +13,7 @@ COMMANDS = "commands"
 # A room may import the rooms before it in this list, and those on its own floor that stand before it.
 FLOORS = (
     ("recolor_kernels",),
-    ("hpc_recolor.errors", "hpc_recolor.progress"),
+    ("hpc_recolor.errors", "hpc_recolor.findings", "hpc_recolor.progress"),
     ("hpc_recolor.config", "hpc_recolor.distributed"),
     ("hpc_recolor.run_folder",),
     ("hpc_recolor.data", "hpc_recolor.color_space", "hpc_recolor.models"),

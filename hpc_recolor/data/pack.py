@@ -5,7 +5,6 @@ threads decode them. A finished shard is renamed into place and then noted in th
 out on the way to it. What the journal does not know did not happen: the next call removes it and does it again.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -21,45 +20,20 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel
 
 import hpc_recolor
 from hpc_recolor.data import shards
 from hpc_recolor.data.entries import Entry, Listing, list_entries
+from hpc_recolor.data.journal import JOURNAL, Finished, Header, Journal, check_same, is_unfinished
 from hpc_recolor.data.photo import Fit, UnfitPhotoError, colorfulness, to_square
 from hpc_recolor.data.shards import SPLITS, LeftOut, Options, SetManifest, Split
 from hpc_recolor.errors import UserError
 from hpc_recolor.progress import Tell
-from hpc_recolor.run_folder import FileRecord, describe, fsync, write_atomically
+from hpc_recolor.run_folder import describe, fsync, write_atomically
 
-JOURNAL = "progress.jsonl"
 # A shard holds as many samples as fit into these bytes of raw pixels, in both formats.
 SHARD_BYTES = 64 * 2**20
 JPEG_QUALITY = 95  # with full chroma: color is what is learned
-
-
-class Header(BaseModel):
-    """First line of the journal: what is being prepared."""
-
-    options: Options
-    source: str
-    versions: dict[str, str]
-
-
-class Finished(BaseModel):
-    """A line of the journal: a shard in place, and all that happened since the one before.
-
-    next: the first photograph, in order, that was not looked at yet; digests: of the samples' pixels.
-    """
-
-    next: int
-    split: Split
-    file: str
-    record: FileRecord
-    names: list[str]
-    lengths: list[int]
-    digests: list[str]
-    left_out: list[LeftOut]
 
 
 @dataclass(frozen=True)
@@ -87,10 +61,9 @@ def prepare(sources: Sequence[Path], out: Path, options: Options, threads: int, 
     progress: told (photographs looked at, photographs in all). Raises UserError if `out` holds something else, a source
     cannot be read, nothing usable is in it, or the disk is full; what was finished stays.
     """
-    begun = out.is_dir() and (out / JOURNAL).exists()
-    done = out.is_dir() and (out / shards.MANIFEST).exists()
-    if not begun and not done and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out}: exists and is no data set; name a new or empty folder")
+    done = (out / shards.MANIFEST).exists()
+    if out.exists() and not done and not (out.is_dir() and (is_unfinished(out) or not any(out.iterdir()))):
+        raise UserError(f"--out={out}: holds files that are no data set's; name a new or empty folder")
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         with _name_disk_errors(out):
@@ -98,10 +71,10 @@ def prepare(sources: Sequence[Path], out: Path, options: Options, threads: int, 
             listing = list_entries(sources, unpack_in=out)
             header = _header(listing, options)
             if done:
-                _check_same(shards.read_set(out, "--out"), header, out, "holds")
+                check_same(shards.read_set(out, "--out"), header, out, "holds")
                 (out / JOURNAL).unlink(missing_ok=True)
                 return None
-            with _Journal(out, header) as journal:
+            with Journal(out, header) as journal:
                 return Packing(out, listing, journal).run(threads, progress)
     finally:
         for folder in created:
@@ -117,7 +90,7 @@ def is_prepared(out: Path, options: Options) -> bool:
 class Packing:
     """One data set being written. What it knows is what the journal knows."""
 
-    def __init__(self, out: Path, listing: Listing, journal: "_Journal") -> None:
+    def __init__(self, out: Path, listing: Listing, journal: Journal) -> None:
         self.out, self.journal, self.options = out, journal, journal.header.options
         self.listing = listing
         self.entries = sorted(listing.entries, key=lambda entry: _draw(entry.name, self.options.seed))
@@ -223,7 +196,8 @@ class Packing:
             self.journal.roll_back()
             raise UserError(
                 f"--val={self.options.val}, --test={self.options.test}: {self.counts.total()} of {len(self.entries)} "
-                f"photographs are usable, which leaves nothing to learn from{_first_of(left_out)}"
+                f"photographs are usable, which leaves nothing to learn from; set fewer aside, or see what was left out"
+                f"{_first_of(left_out)}"
             )
         files = {line.file: line.record for line in self.journal.lines}
         for split in SPLITS:
@@ -256,103 +230,12 @@ class Packing:
         return manifest
 
 
-class _Journal:
-    """What is done, on disk: a header and a line for each finished shard. One process at a time writes it."""
-
-    def __init__(self, out: Path, header: Header) -> None:
-        self.out, self.header = out, header
-        self.lines: list[Finished] = []
-
-    def __enter__(self) -> "_Journal":
-        self.file = (self.out / JOURNAL).open("a+b")
-        try:
-            self._lock()
-            self._read()
-            self._remove_unknown_files()
-        except BaseException:
-            self.file.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def append(self, line: Finished) -> None:
-        """Note a finished shard, for good."""
-        self._write(line)
-        self.lines.append(line)
-
-    def roll_back(self) -> None:
-        """Remove all that was written."""
-        self.lines.clear()
-        self._remove_unknown_files()
-        self.remove()
-
-    def remove(self) -> None:
-        """Forget: the data set is whole, or gone."""
-        (self.out / JOURNAL).unlink()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out={self.out}: another process prepares this data set; wait for it or stop it"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-
-    def _read(self) -> None:
-        self.file.seek(0)
-        content = self.file.read()
-        whole = content[: content.rfind(b"\n") + 1]  # a kill may have cut the last line short
-        if len(whole) < len(content):
-            self.file.truncate(len(whole))
-        first, *others = whole.splitlines() or [b""]
-        if first:
-            try:
-                begun = Header.model_validate(json.loads(first))
-                self.lines = [Finished.model_validate(json.loads(line)) for line in others]
-            except ValueError:
-                raise UserError(
-                    f"--out={self.out}: {JOURNAL} is damaged; remove the folder and prepare it again"
-                ) from None
-            _check_same(begun, self.header, self.out, "is being prepared as")
-            self.header = begun
-        else:
-            self._write(self.header)
-
-    def _write(self, line: BaseModel) -> None:
-        # Through json: names may hold bytes that were no UTF-8, which JSON says with escapes.
-        self.file.write(json.dumps(line.model_dump()).encode() + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-    def _remove_unknown_files(self) -> None:
-        known = {JOURNAL, *(line.file for line in self.lines)}
-        for file in self.out.iterdir():
-            if file.name not in known and not file.name.startswith(".nfs"):  # NFS keeps open files under such names
-                file.unlink()
-
-
 def _header(listing: Listing, options: Options) -> Header:
     digest = hashlib.sha256()
     for entry in listing.entries:
         digest.update(os.fsencode(entry.name) + b"\0%d\n" % entry.size_bytes)
     versions = {"hpc_recolor": hpc_recolor.__version__, "pillow": version("pillow"), "numpy": version("numpy")}
     return Header(options=options, source=digest.hexdigest(), versions=versions)
-
-
-def _check_same(old: Header | SetManifest, new: Header, out: Path, verb: str) -> None:
-    before, after = old.options.model_dump(), new.options.model_dump()
-    changes = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
-    if old.source != new.source:
-        changes.append("the photographs found, by name or size")
-    if changes:
-        raise UserError(
-            f"--out={out}: {verb} another data set ({'; '.join(changes)}); give the same values, name another "
-            "folder, or remove this one"
-        )
 
 
 def _draw(name: str, seed: int) -> bytes:

@@ -29,23 +29,38 @@ class Fit:
     fit: FitName
 
 
-def to_square(content: bytes, square: Fit, min_side: int = 1) -> NDArray[np.uint8]:
-    """The photograph upright, as RGB of 8 bits, resized by a triangle filter: uint8 (size, size, 3).
+def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Image.Image:
+    """The photograph upright, as RGB of 8 bits.
 
     Colors are taken as they are: no color profile is applied and transparency is dropped. Of files with several
-    pictures the first is taken, unless they are an animation. Raises UnfitPhotoError if the photograph cannot be
-    decoded, is animated, has a side below min_side, or more pixels than MAX_PIXELS (said by its header, before it is
-    decoded).
+    pictures the first is taken, unless they are an animation. at_least: a JPEG may come out smaller, by a half, quarter
+    or eighth, while neither side is below this [pixels].
+    Raises UnfitPhotoError if the photograph cannot be decoded, is animated, has a side below min_side, or more pixels
+    than MAX_PIXELS (said by its header, before it is decoded).
     """
     try:
         with Image.open(io.BytesIO(content)) as photo:
             _check_header(photo, min_side)
-            photo.draft(None, (DECODE_AT_LEAST * square.size,) * 2)
+            if at_least:
+                photo.draft(None, (at_least, at_least))
             photo.load()
             ImageOps.exif_transpose(photo, in_place=True)
-            return np.asarray(_fit(_to_rgb(photo), square))
+            return _to_rgb(photo)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnfitPhotoError(_reason(error, content)) from None
+
+
+def to_square(content: bytes, square: Fit, min_side: int = 1) -> NDArray[np.uint8]:
+    """The photograph as `decode` has it, resized by a triangle filter: uint8 (size, size, 3). Raises as that does."""
+    photo = decode(content, min_side, at_least=DECODE_AT_LEAST * square.size)
+    size = (square.size, square.size)
+    if square.fit == "crop":
+        photo = ImageOps.fit(photo, size, Image.Resampling.BILINEAR)
+    elif square.fit == "pad":
+        photo = ImageOps.pad(photo, size, Image.Resampling.BILINEAR)
+    else:
+        photo = photo.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(photo)
 
 
 def colorfulness(rgb_u8_HWC: NDArray[np.uint8]) -> float:
@@ -78,15 +93,6 @@ def _to_rgb(photo: Image.Image) -> Image.Image:
     elif photo.mode == "P":  # its transparency, if any, else draws a warning
         photo = photo.convert("RGBA")
     return photo.convert("RGB")
-
-
-def _fit(photo: Image.Image, square: Fit) -> Image.Image:
-    size = (square.size, square.size)
-    if square.fit == "crop":
-        return ImageOps.fit(photo, size, Image.Resampling.BILINEAR)
-    if square.fit == "pad":
-        return ImageOps.pad(photo, size, Image.Resampling.BILINEAR)
-    return photo.resize(size, Image.Resampling.BILINEAR)
 
 
 def _reason(error: Exception, content: bytes) -> str:

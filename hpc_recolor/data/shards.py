@@ -153,7 +153,10 @@ def _check_size(file: Path, expected: FileRecord, where: str) -> None:
 
 
 def _check_bounds(folder: Path, split: Split, manifest: SetManifest, where: str) -> None:
-    shard, offset, length = np.load(folder / f"{split}-index.npy").T
+    try:
+        shard, offset, length = np.load(folder / f"{split}-index.npy").T
+    except ValueError as error:
+        raise UserError(f"{where}: {split}-index.npy is no index ({error}){_DAMAGED}") from None
     shards = int(shard.max(initial=-1)) + 1
     names = [shard_name(split, number, manifest.options.format) for number in range(shards)]
     missing = [name for name in names if name not in manifest.files]

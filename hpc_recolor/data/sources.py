@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_photo_name, walk
+from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.pipeline import chosen_loader, undecodable
 from hpc_recolor.errors import UserError
 from hpc_recolor.progress import Tell, silent
 
-# By content, in Pillow's words: what DALI decodes too.
-PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
 CHECKED_TOGETHER = 32
 
 
@@ -53,23 +51,25 @@ def find_bad_photos(paths: Sequence[Path], data: DataConfig, progress: Tell = si
         warnings.simplefilter("ignore")  # odd metadata is no reason to leave a photograph out
         for start in range(0, len(paths), CHECKED_TOGETHER):
             group = paths[start : start + CHECKED_TOGETHER]
-            reasons = dict(zip(group, pool.map(unreadable_reason, group), strict=True))
-            bad += [BadPhoto(path, reason) for path, reason in reasons.items() if reason]
-            readable = [path for path, reason in reasons.items() if not reason]
+            read = dict(zip(group, pool.map(_read, group), strict=True))
+            bad += [BadPhoto(path, reason) for path, (_, reason) in read.items() if reason]
+            readable = {
+                path: np.frombuffer(content, np.uint8) for path, (content, reason) in read.items() if not reason
+            }
             if chosen_loader(data) == "dali":
-                failed = undecodable([np.fromfile(path, np.uint8) for path in readable])
-                bad += [BadPhoto(readable[number], "DALI cannot decode it") for number in failed]
+                failed = undecodable(list(readable.values()))
+                bad += [BadPhoto(list(readable)[number], "unreadable: DALI cannot decode it") for number in failed]
             progress(start + len(group), len(paths))
     return sorted(bad, key=lambda photo: photo.path)
 
 
-def unreadable_reason(path: Path) -> str | None:
-    """Why Pillow cannot decode a photograph, or None if it can."""
+def _read(path: Path) -> tuple[bytes, str | None]:
+    """A photograph's content, and why Pillow cannot decode it."""
     try:
-        with Image.open(path) as photo:
-            if photo.format not in PHOTO_FORMATS:
-                return f"holds {photo.format}, expected one of {', '.join(sorted(PHOTO_FORMATS))}"
-            photo.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
+        content = path.read_bytes()
+        decode(content)
+    except UnfitPhotoError as error:
+        return content, str(error)
+    except OSError as error:
+        return b"", f"unreadable: {error.strerror}"
+    return content, None

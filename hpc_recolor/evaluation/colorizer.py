@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hpc_recolor.color_space import make_pair, to_pictures
 from hpc_recolor.config import Config
-from hpc_recolor.data.sources import find_photos, unreadable_reason
+from hpc_recolor.data.photo import UnfitPhotoError, decode
+from hpc_recolor.data.sources import find_photos
 from hpc_recolor.errors import UserError
 from hpc_recolor.models.build import Generator, build_generator, load_weights
 from hpc_recolor.run_folder import GENERATOR_WEIGHTS, newest_checkpoint, open_run, write_atomically
@@ -88,12 +89,12 @@ def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
     colorizer = Colorizer.from_run(run)
     skipped = []
     for file, target in targets.items():
-        reason = unreadable_reason(file)
-        if reason:
-            skipped.append(f"{file} ({reason})")
+        try:
+            photo = decode(file.read_bytes())
+        except (UnfitPhotoError, OSError) as error:
+            skipped.append(f"{file} ({error})")
             continue
-        with Image.open(file) as photo:
-            picture = colorizer(photo)
+        picture = colorizer(photo)
         content = BytesIO()
         picture.save(content, "PNG")
         _write(target, content.getvalue())

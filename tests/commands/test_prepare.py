@@ -47,7 +47,7 @@ SMALL = ("--size", "32", "--val", "2", "--test", "2")
 BIG_COUNT = 26
 BIG = ("--size", "1024", "--val", "2", "--test", "2")
 KILLS = 20
-KILLED_FOLDERS = 5
+KILLED_FOLDERS = 4
 
 SOMEBODY = 65534  # the user that owns nothing
 
@@ -547,7 +547,7 @@ def test_run_killed_anywhere_goes_on_to_the_same_bytes(big: Path, whole: Path, t
     all_bytes = held_bytes(whole)
 
     def kill_and_go_on(number: int) -> list[tuple[int, int]]:
-        """One folder, killed four times on its way: exit codes, and what it held then [bytes]."""
+        """One folder, killed five times on its way: exit codes, and what it held then [bytes]."""
         out = tmp_path / f"killed{number}"
         ends = []
         for share in np.linspace(0, 1, KILLS)[number::KILLED_FOLDERS]:
@@ -567,26 +567,72 @@ def test_run_killed_anywhere_goes_on_to_the_same_bytes(big: Path, whole: Path, t
     assert len({held for held in killed_at if 0 < held < all_bytes}) > KILLS / 4
 
 
-def test_interrupted_run_refuses_other_options_and_goes_on_with_the_same(
-    big: Path, whole: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "set"
+@pytest.fixture(scope="module")
+def interrupted(big: Path, whole: Path, place: Path) -> tuple[Path, int, str]:
+    """A run that Ctrl-C ended near its end: its folder, its exit code, and what it said on stderr."""
     # Programs in the background of a script are born deaf to Ctrl-C.
     at_first = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code, stderr = stopped_at(0.9 * held_bytes(whole), signal.SIGINT, (big, *BIG), out)
+        code, stderr = stopped_at(0.9 * held_bytes(whole), signal.SIGINT, (big, *BIG), place / "interrupted")
     finally:
         signal.signal(signal.SIGINT, at_first)
+    return place / "interrupted", code, stderr
+
+
+@pytest.fixture
+def unfinished(interrupted: tuple[Path, int, str], tmp_path: Path) -> Path:
+    """A copy of what the interrupted run left."""
+    return Path(shutil.copytree(interrupted[0], tmp_path / "set"))
+
+
+def test_interrupted_run_says_so_and_goes_on_to_the_same_bytes(
+    interrupted: tuple[Path, int, str], unfinished: Path, big: Path, whole: Path
+) -> None:
+    _, code, stderr = interrupted
     assert code == 130, stderr
     assert "Traceback" not in stderr and "interrupted" in stderr
-    assert not (out / "manifest.json").exists()
-    unfinished = state_of(out)
-    line = error_line(prepare(big, "--out", out, *BIG, "--seed", 1))
-    assert "seed" in line and str(out) in line
-    assert state_of(out) == unfinished
-    prepared(big, "--out", out, *BIG)
-    assert_same_files(out, whole)
-    assert state_of(out)["val-00000.raw"] == unfinished["val-00000.raw"], "what was done has been done again"
+    assert not (unfinished / "manifest.json").exists()
+    before = state_of(unfinished)
+    prepared(big, "--out", unfinished, *BIG)
+    assert_same_files(unfinished, whole)
+    assert state_of(unfinished)["val-00000.raw"] == before["val-00000.raw"], "what was done has been done again"
+
+
+def test_other_options_over_an_unfinished_data_set_are_refused(unfinished: Path, big: Path) -> None:
+    before = state_of(unfinished)
+    line = error_line(prepare(big, "--out", unfinished, *BIG, "--seed", 1))
+    assert "seed" in line and str(unfinished) in line
+    assert state_of(unfinished) == before
+
+
+def test_files_of_somebody_else_in_an_unfinished_data_set_are_not_removed(unfinished: Path, big: Path) -> None:
+    (unfinished / "diary.txt").write_text("keep me")
+    before = state_of(unfinished)
+    line = error_line(prepare(big, "--out", unfinished, *BIG))
+    assert str(unfinished) in line
+    assert state_of(unfinished) == before
+
+
+def test_unfinished_data_set_that_lost_parts_does_not_become_a_broken_one(
+    unfinished: Path, big: Path, whole: Path
+) -> None:
+    (unfinished / "test-00000.raw").unlink()
+    os.truncate(unfinished / "val-00000.raw", 1_000_000)
+    result = prepare(big, "--out", unfinished, *BIG)
+    if result.returncode:
+        assert re.search(r"(test|val)-00000\.raw", refusal(result))
+        assert not (unfinished / "manifest.json").exists()
+    else:
+        assert_same_files(unfinished, whole)
+
+
+def test_torn_last_line_of_the_progress_does_not_stop_a_run_from_going_on(
+    unfinished: Path, big: Path, whole: Path
+) -> None:
+    progress = unfinished / "progress.jsonl"
+    os.truncate(progress, progress.stat().st_size - 10)
+    prepared(big, "--out", unfinished, *BIG)
+    assert_same_files(unfinished, whole)
 
 
 def test_photograph_that_vanishes_meanwhile_is_left_out(big: Path, whole: Path, tmp_path: Path) -> None:
@@ -625,7 +671,8 @@ def test_other_options_over_a_complete_data_set_are_refused_by_name(complete: Pa
     other = ("--size", 64, "--fit", "crop", "--format", "jpeg", "--limit", 5)
     line = error_line(prepare(photos, "--out", complete, *SMALL[2:], *other))
     assert all(key in line for key in ("size", "fit", "format", "limit", str(complete))), line
-    assert "seed" not in line and "val" not in line.replace("value", "")
+    said = line.replace(str(complete), "")
+    assert "seed" not in said and "min_side" not in said, "what is the same is not named"
     assert state_of(complete) == before
 
 

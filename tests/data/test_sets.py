@@ -41,7 +41,7 @@ def test_too_few_photographs_to_set_aside_are_refused(photos: Path) -> None:
 
 def test_a_folder_of_broken_photographs_says_why(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no photograph")
-    with pytest.raises(UserError, match=r"has 0 readable.*text.png: cannot identify"):
+    with pytest.raises(UserError, match=r"has 0 readable.*text.png: foreign"):
         collect(config(tmp_path, 16), ALONE)
 
 
