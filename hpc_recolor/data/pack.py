@@ -58,7 +58,7 @@ class OpenShard:
 def prepare(sources: Sequence[Path], out: Path, options: Options, threads: int, progress: Tell) -> SetManifest | None:
     """Prepare a data set in `out`, or finish one. Returns its manifest, or None if it was there already, untouched.
 
-    progress: told (photographs looked at, photographs in all). Raises UserError if `out` holds something else, a source
+    progress: told (done, total), in photographs. Raises UserError if `out` holds something else, a source
     cannot be read, nothing usable is in it, or the disk is full; what was finished stays.
     """
     done = (out / shards.MANIFEST).exists()
@@ -117,15 +117,21 @@ class Packing:
             Image.init()  # before threads would, all at once
             try:
                 ready = _map_in_order(pool, self._make, self.entries[self.next :], ahead=4 * threads)
-                progress(self.next, len(self.entries))
+                progress(*self._done())
                 while self.shard and self.next < len(self.entries):
                     self._take(self.entries[self.next], next(ready))
-                    progress(self.next, len(self.entries))
+                    progress(*self._done())
             finally:
                 pool.shutdown(cancel_futures=True)
         if self.shard and self.shard.names:
             self._finish_shard()
         return self._finish()
+
+    def _done(self) -> tuple[int, int]:
+        """For the progress: photographs looked at, of all; with a limit samples kept, of those that are wanted."""
+        if self.options.limit is None:
+            return self.next, len(self.entries)
+        return self.counts.total(), min(len(self.entries), sum(self.asked_for.values()))
 
     def _new_shard(self) -> OpenShard | None:
         """The next shard to fill, or None if every split has all it asked for."""
