@@ -24,7 +24,7 @@ app = cli.command("benchmarks.data")
 BASELINE = "torchvision, photographs"
 # Batches that are taken before the clock starts: more than any loader has ready by then.
 WARM_UP_BATCHES = 8
-STEPS = 3
+STEPS = 1  # in a turn: on a CPU each takes seconds
 
 Loader = Callable[[], Any]  # -> closable iterator of batches
 
