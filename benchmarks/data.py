@@ -69,7 +69,9 @@ def measure(config: Config, rounds: int, turn_s: float, work: Path) -> dict[str,
         "images_per_s": rates,
         "step_ms": step_times(config, world, loaders, rounds),
         "machine": describe_machine(),
-        "config": config.model_dump(mode="json", include={"data", "train", "model"}),
+        "config": config.model_dump(
+            mode="json", include={"data", "train", "model"}, exclude={"data": {"photos", "shards", "held_out"}}
+        ),
     }
 
 
