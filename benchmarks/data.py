@@ -22,9 +22,8 @@ from hpc_recolor.errors import UserError
 app = cli.command("benchmarks.data")
 
 BASELINE = "torchvision, photographs"
-# Batches that are taken before the clock starts: more than any loader has ready by then.
-WARM_UP_BATCHES = 8
-STEPS = 1  # in a turn: on a CPU each takes seconds
+# In a turn. On a CPU each takes seconds; on a GPU they must outlast the batches that are ready when the clock starts.
+STEPS = {"cpu": 1, "cuda": 30}
 
 Loader = Callable[[], Any]  # -> closable iterator of batches
 
@@ -61,9 +60,11 @@ def measure(config: Config, rounds: int, turn_s: float, work: Path) -> dict[str,
     world = start(config.train.device, config.train.threads)
     loaders = build_loaders(config, world, work)
     rates: dict[str, list[float]] = {name: [] for name in loaders}
+    warm_up_batches = 2 * config.data.threads + 6  # more than any loader has ready when the clock starts
     for number in range(rounds):
         for name in sorted(loaders, reverse=number % 2 == 1):
-            rates[name].append(images_per_s(loaders[name], config.train.batch_size, turn_s, world.device))
+            batch_size = config.train.batch_size
+            rates[name].append(images_per_s(loaders[name], batch_size, turn_s, warm_up_batches, world.device))
             print(f"  round {number + 1} of {rounds}: {name} {rates[name][-1]:.0f} images/s", file=sys.stderr)
     return {
         "images_per_s": rates,
@@ -91,7 +92,7 @@ def print_result(result: dict[str, Any], config: Config) -> None:
     asked = config.train.batch_size / alone_ms * 1000
     print(f"the step (width {config.model.width}) takes {alone_ms:.0f} ms: it asks for {asked:.0f} images/s")
     for name, step_ms in steps.items():
-        print(f"  fed by {name}: {step_ms:.0f} ms, {medians[name] / asked:.0f} times what it asks for")
+        print(f"  fed by {name}: {step_ms:.0f} ms, {medians[name] / asked:.1f} times what it asks for")
 
 
 def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
@@ -151,10 +152,10 @@ def torchvision_batches(photos: Any, config: Config, world: Any) -> Iterator[Any
         yield pictures.to(world.device, non_blocking=True)
 
 
-def images_per_s(loader: Loader, batch_size: int, turn_s: float, device: Any) -> float:
+def images_per_s(loader: Loader, batch_size: int, turn_s: float, warm_up_batches: int, device: Any) -> float:
     """Images that a fresh loader hands over a second, once it runs."""
     with closing(loader()) as batches:
-        for _ in range(WARM_UP_BATCHES):
+        for _ in range(warm_up_batches):
             next(batches)
         _synchronize(device)
         started_s = time.perf_counter()
@@ -176,22 +177,22 @@ def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: i
     engines = build_engines(config, world)
     fed_by = [name for name in loaders if name != BASELINE]
     times: dict[str, list[float]] = {name: [] for name in ("no loader", *fed_by)}
-    fixed = next(loaders["DALI, raw shards"]())
+    fixed, steps = next(loaders["DALI, raw shards"]()), STEPS[world.device.type]
 
     def steps_ms(batches: Iterator[Any]) -> float:
         _synchronize(world.device)
         started_s = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(steps):
             condition, target = make_pair(next(batches).rgb_u8_NHWC, config.model.color)
             gan_step(engines, condition, target, config.loss)
         _synchronize(world.device)
-        return (time.perf_counter() - started_s) / STEPS * 1000
+        return (time.perf_counter() - started_s) / steps * 1000
 
-    steps_ms(iter([fixed] * STEPS))
+    steps_ms(iter([fixed] * steps))
     for number in range(rounds):
         for name in sorted(times, reverse=number % 2 == 1):
             if name == "no loader":
-                times[name].append(steps_ms(iter([fixed] * STEPS)))
+                times[name].append(steps_ms(iter([fixed] * steps)))
             else:
                 with closing(loaders[name]()) as batches:
                     next(batches)

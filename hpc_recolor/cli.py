@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from hpc_recolor.config import Config, explain
 from hpc_recolor.distributed import is_main_process
-from hpc_recolor.errors import UserError
+from hpc_recolor.errors import RankError, UserError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -44,7 +44,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
         cause = error.__cause__
         return _fail(explain(cause, "command line") if isinstance(cause, ValidationError) else str(error))
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), by_all=isinstance(error, RankError))
     except KeyboardInterrupt:
         if is_main_process():
             print("interrupted; what was committed stays, and the same command goes on from there", file=sys.stderr)
@@ -52,7 +52,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _fail(message: str) -> int:
-    if is_main_process():
+def _fail(message: str, by_all: bool = False) -> int:
+    if by_all or is_main_process():
         print("error:", " ".join(message.split()), file=sys.stderr)
     return BAD_INPUT

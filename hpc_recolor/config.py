@@ -77,7 +77,10 @@ class DataConfig(Section):
     )
     threads: int = Field(2, ge=1, description="The loader's threads or workers on each rank [threads, 1 or more].")
     max_unreadable: float = Field(
-        0.01, ge=0, le=1, description="A run stops if more photographs than this share become unreadable [0 to 1]."
+        0.01,
+        ge=0,
+        le=1,
+        description="A run stops if more photographs than this share, and more than one, turn unreadable [0 to 1].",
     )
 
 

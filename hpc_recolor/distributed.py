@@ -37,6 +37,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
+def ranks_here() -> int:
+    """How many ranks the launcher started on this machine; 1 where none did."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def start(device: str, threads: int | None) -> World:
     """Join the process group (NCCL on GPUs, gloo on CPUs) that torchrun's environment describes, or one of one rank.
 
@@ -51,7 +56,7 @@ def start(device: str, threads: int | None) -> World:
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     rank, size = int(os.environ.get("RANK", "0")), world_size()
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_size = ranks_here()
     # Said here, because OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it to the bit.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if kind == "cuda":

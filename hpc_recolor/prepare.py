@@ -31,7 +31,7 @@ def prepare(
         Parameter(help="How a photograph becomes a square: stretched, cut at the center, or padded with black."),
     ] = DEFAULTS.fit,
     format: Annotated[
-        Format, Parameter(help="raw: fastest, size * size * 3 bytes a sample; jpeg: about an eighth of that.")
+        Format, Parameter(help="raw: fastest, size * size * 3 bytes a sample; jpeg: about a fifth of that.")
     ] = DEFAULTS.format,
     limit: Annotated[int | None, Parameter(help="Samples to learn from; all without it [samples, 1 or more].")] = None,
     val: Annotated[int, Parameter(help="Samples set aside to measure on [samples].")] = DEFAULTS.val,

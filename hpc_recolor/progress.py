@@ -21,21 +21,22 @@ def silent(done: int, total: int) -> None:
 def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Iterator[Tell]:
     """Yields a function to be told (done, total). Shows both, the rate, and the time left, on stderr."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task(doing, total=None)
-        began_s = line_s = time.monotonic()
-        began_at: int | None = None
+        line_s = time.monotonic()
+        began: tuple[float, int] | None = None  # when, and at how many
 
         def tell(done: int, total: int) -> None:
-            nonlocal began_at, line_s
-            began_at = done if began_at is None else began_at
+            nonlocal began, line_s
             now_s = time.monotonic()
+            began_s, began_at = began = began or (now_s, done)
             rate = (done - began_at) / (now_s - began_s) if now_s > began_s else 0.0
             bar.update(task, completed=done, total=total, description=f"{doing}, {rate:.0f} {unit}/s")
             if shown and not console.is_terminal and now_s - line_s > SECONDS_BETWEEN_LINES:
                 line_s = now_s
                 left = f", {(total - done) / rate:.0f} s left" if rate else ""
-                console.print(f"{doing}: {done} of {total}, {rate:.0f} {unit}/s{left}", highlight=False, soft_wrap=True)
+                line = f"{doing}: {done} of {total}, {rate:.0f} {unit}/s{left}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         yield tell

@@ -19,7 +19,7 @@ _REMOVE_IT = "is not what was written; remove this checkpoint's folder to go on 
 
 
 class FileRecord(BaseModel):
-    """A file of a checkpoint."""
+    """A file of a checkpoint or a data set."""
 
     size_bytes: int
     sha256: str

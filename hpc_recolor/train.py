@@ -1,4 +1,4 @@
-"""`python -m hpc_recolor.train`: train a colorizer on a folder of photographs."""
+"""`python -m hpc_recolor.train`: train a colorizer on photographs or shards."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def train(
     ] = False,
     flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
 ) -> None:
-    """Train a colorizer on a folder of photographs.
+    """Train a colorizer on a folder of photographs, or on shards that `prepare` wrote.
 
     The same command again goes on from the newest checkpoint. On several ranks:
     torchrun --nproc_per_node 2 -m hpc_recolor.train ...

@@ -15,8 +15,8 @@ from hpc_recolor.data.order import Draw, SampleOrder, rank_slices
 from hpc_recolor.data.pipeline import chosen_loader, dali_batches
 from hpc_recolor.data.samples import Samples, Unreadable
 from hpc_recolor.data.torch_loader import torch_batches
-from hpc_recolor.distributed import World
-from hpc_recolor.errors import UserError
+from hpc_recolor.distributed import World, ranks_here
+from hpc_recolor.errors import RankError
 
 LOADED_TOGETHER = 32
 
@@ -27,7 +27,7 @@ def training_batches(
     """This rank's slices of the global batches that follow `images_seen`, for ever.
 
     batch_size: of the global batch, divisible by the number of ranks, each of which takes the slice at its place.
-    Raises UserError if data.cache asks for more memory than there is, or more than data.max_unreadable of the samples
+    Raises RankError if data.cache asks for more memory than there is, or more than data.max_unreadable of the samples
     cannot be read.
     """
     slices = rank_slices(order, images_seen, batch_size, world.rank, world.size)
@@ -72,12 +72,13 @@ def _batches(samples: Samples, draw: Draw, batch_size: int, data: DataConfig, wo
 
 def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
     on_gpu = data.cache == "device" and world.device.type == "cuda"
-    needed = len(samples) * data.size * data.size * 3
+    ranks = 1 if on_gpu else ranks_here()
+    needed = ranks * len(samples) * data.size * data.size * 3
     free = torch.cuda.mem_get_info(world.device)[0] if on_gpu else _free_memory()
     if needed > free:
-        raise UserError(
-            f"data.cache={data.cache}: {len(samples)} pictures of {data.size} px take {needed / 2**30:.1f} GiB on each "
-            f"rank, {free / 2**30:.1f} GiB are free; use data.cache=none"
+        raise RankError(
+            f"data.cache={data.cache}: {len(samples)} pictures of {data.size} px on each of {ranks} ranks take "
+            f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; use data.cache=none"
         )
     return load_pictures(samples, data, world, world.device if on_gpu else torch.device("cpu"))
 

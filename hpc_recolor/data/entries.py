@@ -108,13 +108,17 @@ def walk(
     for place, folders, files in os.walk(folder, onerror=failed, followlinks=True):
         here = os.path.realpath(place)
         is_run = "config.yaml" in files and "samples" in folders
-        is_data_set = "manifest.json" in files and "train-index.npy" in files
-        if here in visited or ((is_run or is_data_set) and place != str(folder)):
+        if here in visited or ((is_run or is_data_set(files)) and place != str(folder)):
             folders.clear()
             continue
         visited.add(here)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield place, [name for name in files if not name.startswith(".")]
+
+
+def is_data_set(files: Sequence[str]) -> bool:
+    """Whether these are the files of a data set that `prepare` wrote or is writing."""
+    return "progress.jsonl" in files or {"manifest.json", "train-index.npy"} <= set(files)
 
 
 def is_photo_name(name: str) -> bool:
@@ -194,13 +198,14 @@ def _in_folder(folder: Path, without: Path) -> Iterator[Entry | None]:
                 problem = None if stat.S_ISREG(status.st_mode) else "no regular file: a pipe, socket or device"
             except OSError as error:
                 problem = f"unreadable: {error.strerror}"
-            yield _entry(f"{here}/{file}", size_bytes, partial(_read_file, path), problem)
+            yield _entry(f"{here}/{file}", size_bytes, partial(read_file, path), problem)
     for failure in failed:
-        read = partial(_whole, partial(_read_file, failure.filename))
+        read = partial(_whole, partial(read_file, failure.filename))
         yield Entry(named(failure.filename), 0, read, f"folder cannot be listed: {failure.strerror}")
 
 
-def _read_file(path: str, limit: int) -> bytes:
+def read_file(path: str | Path, limit: int = MAX_MEMBER_BYTES) -> bytes:
+    """At most `limit` bytes of a regular file. Raises OSError, also if it is none."""
     # Without waiting: what was a file may be a pipe by now.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())

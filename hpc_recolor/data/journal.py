@@ -52,6 +52,8 @@ class Journal:
         self.file = (out / JOURNAL).open("a+b")
         try:
             self._lock()
+            if (out / MANIFEST).exists() or not self._is_in_place():
+                raise UserError(f"--out={out}: another process has just prepared it; give the same command again")
             self._read()
             self._remove_unknown_files()
         except BaseException:
@@ -89,6 +91,13 @@ class Journal:
         except OSError:  # a file system without locks
             pass
 
+    def _is_in_place(self) -> bool:
+        """Whether the file that is locked still has its name."""
+        try:
+            return (self.out / JOURNAL).samefile(f"/proc/self/fd/{self.file.fileno()}")
+        except FileNotFoundError:
+            return False
+
     def _read(self) -> None:
         """Read what is done, up to the first line that a kill cut short, or whose shard is no longer as it was."""
         self.file.seek(0)
@@ -100,6 +109,11 @@ class Journal:
         try:
             begun = Header.model_validate(json.loads(first))
             check_same(begun, self.header, self.out, "is being prepared as")
+            if begun.versions != self.header.versions:
+                raise UserError(
+                    f"--out={self.out}: was begun with {begun.versions}, here are {self.header.versions}, which may "
+                    "give other pixels; go on with those versions, or remove the folder"
+                )
             self.header, length = begun, len(first)
             for line in others:
                 if not line.endswith(b"\n"):

@@ -61,25 +61,20 @@ def prepare(sources: Sequence[Path], out: Path, options: Options, threads: int, 
     progress: told (done, total), in photographs. Raises UserError if `out` holds something else, a source
     cannot be read, nothing usable is in it, or the disk is full; what was finished stays.
     """
-    done = (out / shards.MANIFEST).exists()
-    if out.exists() and not done and not (out.is_dir() and (is_unfinished(out) or not any(out.iterdir()))):
-        raise UserError(f"--out={out}: holds files that are no data set's; name a new or empty folder")
-    created = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        with _name_disk_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-            listing = list_entries(sources, unpack_in=out)
-            header = _header(listing, options)
-            if done:
-                check_same(shards.read_set(out, "--out"), header, out, "holds")
-                (out / JOURNAL).unlink(missing_ok=True)
-                return None
-            with Journal(out, header) as journal:
-                return Packing(out, listing, journal).run(threads, progress)
-    finally:
-        for folder in created:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+    with _name_disk_errors(out), _without_empty_folders(out):
+        done = (out / shards.MANIFEST).exists()
+        if out.exists() and not done and not (out.is_dir() and (is_unfinished(out) or not any(out.iterdir()))):
+            raise UserError(f"--out={out}: holds files that are no data set's; name a new or empty folder")
+        out.mkdir(parents=True, exist_ok=True)
+        listing = list_entries(sources, unpack_in=out)
+        header = _header(listing, options)
+        if done:
+            check_same(shards.read_set(out, "--out"), header, out, "holds")
+            if (out / JOURNAL).exists():
+                (out / JOURNAL).unlink()
+            return None
+        with Journal(out, header) as journal:
+            return Packing(out, listing, journal).run(threads, progress)
 
 
 def is_prepared(out: Path, options: Options) -> bool:
@@ -230,6 +225,7 @@ class Packing:
             versions=self.journal.header.versions,
             left_out=sorted(left_out, key=lambda left: left.name),
         )
+        fsync(self.out)
         write_atomically(self.out / shards.MANIFEST, json.dumps(manifest.model_dump(), indent=2).encode() + b"\n")
         fsync(self.out)
         self.journal.remove()
@@ -272,6 +268,18 @@ def _map_in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+@contextmanager
+def _without_empty_folders(out: Path) -> Iterator[None]:
+    """Folders that were made for `out` do not stay if nothing came into them."""
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in created:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 @contextmanager

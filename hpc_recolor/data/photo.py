@@ -1,11 +1,13 @@
 """One photograph: from the bytes of its file to square RGB pixels, or the reason why not."""
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hpc_recolor.config import FitName
 
@@ -15,6 +17,22 @@ PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
 MAX_PIXELS = 100_000_000
 # A JPEG is decoded at a half, quarter or eighth of its size where it stays this many times larger than the result.
 DECODE_AT_LEAST = 3
+# What brings an Orientation upright (Exif 3.0, 4.6.5.1.6). ImageOps.exif_transpose would also rewrite the tags, and
+# fails over odd ones.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise over damaged files.
+UNDECODABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 class UnfitPhotoError(Exception):
@@ -44,9 +62,10 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
             if at_least:
                 photo.draft(None, (at_least, at_least))
             photo.load()
-            ImageOps.exif_transpose(photo, in_place=True)
-            return _to_rgb(photo)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
+            rgb = _to_rgb(photo)
+            return rgb if turn is None else rgb.transpose(turn)
+    except UNDECODABLE as error:
         raise UnfitPhotoError(_reason(error, content)) from None
 
 

@@ -15,7 +15,7 @@ from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.order import Draw
 from hpc_recolor.data.samples import Unreadable
 from hpc_recolor.distributed import World
-from hpc_recolor.errors import UserError
+from hpc_recolor.errors import RankError
 
 # How DALI's resize brings a photograph to the square, which the crop behind it then cuts out or fills up.
 _RESIZE_MODE: dict[FitName, str] = {"stretch": "stretch", "crop": "not_smaller", "pad": "not_larger"}
@@ -183,7 +183,7 @@ def _import_dali() -> Any:
         import nvidia.dali.fn
         import nvidia.dali.types
     except ImportError as error:
-        raise UserError(
+        raise RankError(
             f"nvidia-dali cannot be imported ({error}): pip install 'hpc-recolor[cuda13]', or [cuda12] for CUDA 12; "
             "or use --data.loader torch"
         ) from None

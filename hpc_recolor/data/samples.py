@@ -8,8 +8,9 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError
-from hpc_recolor.errors import UserError
+from hpc_recolor.errors import RankError
 
 # photo: a file of any size; jpeg: already of the run's size; raw: pixels of that size.
 Kind = Literal["photo", "jpeg", "raw"]
@@ -43,7 +44,7 @@ class PhotoFiles:
         return len(self.paths)
 
     def read(self, number: int) -> NDArray[np.uint8]:
-        return np.fromfile(self.paths[number], np.uint8)
+        return np.frombuffer(read_file(self.paths[number]), np.uint8)
 
     def name(self, number: int) -> str:
         return str(self.paths[number])
@@ -80,14 +81,14 @@ class Unreadable:
         self.reasons: dict[int, str] = {}
 
     def report(self, number: int, reason: str) -> None:
-        """Note that a sample cannot be read. Raises UserError if it is one too many."""
+        """Note that a sample cannot be read. Raises RankError if it is one too many."""
         if number in self.reasons:
             return
         self.reasons[number] = reason
         count, total = len(self.reasons), len(self.samples)
         line = f"{self.samples.name(number)} cannot be read ({reason})"
         if count > max(1, self.max_share * total):
-            raise UserError(
+            raise RankError(
                 f"data.max_unreadable={self.max_share:g}: {count} of {total} photographs became unreadable during the "
                 f"run, the last: {line}; check the disk, or allow a larger share"
             )
@@ -116,4 +117,4 @@ def first_readable(
             return candidate, read(candidate)
         except (OSError, UnfitPhotoError) as error:
             failed(candidate, getattr(error, "strerror", None) or str(error))
-    raise UserError(f"none of {count} photographs can be read any more; check the disk")
+    raise RankError(f"none of {count} photographs can be read any more; check the disk")

@@ -1,6 +1,7 @@
 """The config's photographs or shards -> what a run learns from, and what it is measured on."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,10 @@ def collect(config: Config, world: World, progress: Tell = silent) -> SampleSets
     """
     data = config.data
     if (data.photos is None) == (data.shards is None):
+        both = "are both set" if data.photos else "are not set"
         raise UserError(
-            "name what to learn from: a folder of photographs with --data.photos DIR, or one that `prepare` wrote with "
-            "--data.shards DIR; one of the two"
+            f"data.photos and data.shards {both}: name a folder of photographs with --data.photos DIR, or one that "
+            "`prepare` wrote with --data.shards DIR"
         )
     return _from_shards(config, world) if data.shards else _from_photos(config, world, progress)
 
@@ -47,7 +49,7 @@ def fingerprint(folder: Path, paths: Sequence[Path]) -> str:
     """SHA-256 over the photographs' paths inside the folder and their sizes in bytes: is it still the same set?"""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0%d\n" % path.stat().st_size)
     return digest.hexdigest()
 
 
@@ -113,6 +115,8 @@ def _damage(folder: Path, names: Sequence[str], manifest: shards.SetManifest) ->
         shards.verify(folder, names, manifest, "data.shards")
     except UserError as error:
         return str(error)
+    except OSError as error:
+        return f"data.shards={folder}: {error.filename or folder} cannot be read ({error.strerror}); see that file"
     return None
 
 

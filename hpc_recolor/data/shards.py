@@ -128,6 +128,8 @@ def read_set(folder: Path, key: str) -> SetManifest:
         raise UserError(f"{where}: {MANIFEST} is damaged at {broken}{_DAMAGED}") from None
     for name, expected in manifest.files.items():
         _check_size(folder / name, expected, where)
+    if not manifest.splits.get("train"):
+        raise UserError(f"{where}: {MANIFEST} names no samples to learn from{_DAMAGED}")
     for split in manifest.splits:
         verify(folder, [f"{split}-index.npy"], manifest, key)
         _check_bounds(folder, split, manifest, where)

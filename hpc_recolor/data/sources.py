@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_recolor.config import DataConfig
-from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_photo_name, walk
+from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_photo_name, read_file, walk
 from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.pipeline import chosen_loader, undecodable
 from hpc_recolor.errors import UserError
@@ -35,6 +35,8 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
     """
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: no such folder; name a folder of photographs")
+    if is_data_set(os.listdir(folder)):
+        raise UserError(f"{key}={folder}: is a data set that `prepare` wrote, no photographs; see --data.shards")
     photos = [Path(place, name) for place, names in walk(folder, without) for name in names if is_photo_name(name)]
     if not photos:
         raise UserError(f"{key}={folder}: no photographs in it; expected {', '.join(sorted(PHOTO_SUFFIXES))} files")
@@ -66,10 +68,10 @@ def find_bad_photos(paths: Sequence[Path], data: DataConfig, progress: Tell = si
 def _read(path: Path) -> tuple[bytes, str | None]:
     """A photograph's content, and why Pillow cannot decode it."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         decode(content)
     except UnfitPhotoError as error:
         return content, str(error)
     except OSError as error:
-        return b"", f"unreadable: {error.strerror}"
+        return b"", f"unreadable: {error.strerror or error}"
     return content, None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hpc_recolor.color_space import make_pair, to_pictures
 from hpc_recolor.config import Config
+from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.errors import UserError
@@ -90,7 +91,7 @@ def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
     skipped = []
     for file, target in targets.items():
         try:
-            photo = decode(file.read_bytes())
+            photo = decode(read_file(file))
         except (UnfitPhotoError, OSError) as error:
             skipped.append(f"{file} ({error})")
             continue

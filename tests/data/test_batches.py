@@ -204,5 +204,5 @@ def test_run_stops_if_too_many_photographs_turn_unreadable(
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
     many = Subset(square_photos, [0] * 10**7)
-    with pytest.raises(UserError, match=r"data.cache=host: 10000000 pictures of 4096 px take .* GiB"):
+    with pytest.raises(UserError, match=r"data.cache=host: 10000000 pictures of 4096 px on each of 1 .* GiB"):
         next(training_batches(many, SampleOrder(1, 0), 0, 1, DataConfig(size=4096, cache="host"), rank(0, 1)))

@@ -1,5 +1,6 @@
 """What a run learns from and is measured on, for a config."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,17 @@ def test_photographs_held_out_by_folder_are_not_learned_from(tmp_path: Path) -> 
     data = {"photos": tmp_path, "held_out": tmp_path / "val"}
     sets = collect(load_config(None, {"data": data}), ALONE)
     assert (names(sets.train), names(sets.held_out)) == ([tmp_path / "a.png"], [tmp_path / "val" / "b.png"])
+
+
+def test_photographs_whose_names_are_no_text_are_learned_from(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.png", b"two\nlines.png"):
+        paint_photo(0).save(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    sets = collect(config(tmp_path, 1), ALONE)
+    assert (len(sets.train), len(sets.held_out)) == (1, 1)
+
+
+def test_pipe_that_is_named_like_a_photograph_is_left_out(tmp_path: Path) -> None:
+    for number in range(2):
+        paint_photo(number).save(tmp_path / f"{number}.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert [bad.path.name for bad in collect(config(tmp_path, 1), ALONE).bad] == ["pipe.png"]

@@ -73,6 +73,7 @@ def test_samples_survive_the_way_into_another_process(prepared: Prepare) -> None
         (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json has format None"),
         (lambda folder: edit_manifest(folder, lambda content: content.update(format=2)), "format 2, this version"),
         (lambda folder: edit_manifest(folder, lambda content: content.pop("splits")), "damaged at splits"),
+        (lambda folder: edit_manifest(folder, lambda content: content.update(splits={})), "no samples to learn from"),
     ],
 )
 def test_damaged_set_is_refused_by_the_name_of_the_file(
@@ -106,7 +107,7 @@ def test_sizes_must_agree(prepared: Prepare) -> None:
 
 
 def test_photographs_and_shards_together_are_refused(prepared: Prepare, painted: Path) -> None:
-    with pytest.raises(UserError, match=r"one of the two"):
+    with pytest.raises(UserError, match=r"data.photos and data.shards are both set"):
         collect(load_config(None, {"data": {"shards": prepared("raw"), "photos": painted, "size": SIZE}}), ALONE)
 
 

@@ -9,6 +9,7 @@ from hpc_recolor.config import DataConfig
 from hpc_recolor.data.sources import find_bad_photos, find_photos
 from hpc_recolor.errors import UserError
 from tests.conftest import paint_photo
+from tests.data.conftest import Prepare
 
 
 def test_nested_folders_are_searched_and_hidden_ones_are_not(photos: Path, tmp_path: Path) -> None:
@@ -57,3 +58,14 @@ def test_checking_photographs_leaves_warnings_as_they_were(photos: Path) -> None
     before = list(warnings.filters)
     find_bad_photos(find_photos(photos, "data.photos"), DataConfig())
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_data_sets_are_no_photographs(prepared: Prepare, unfinished: bool) -> None:
+    folder = prepared("jpeg")
+    if unfinished:
+        (folder / "manifest.json").rename(folder / "progress.jsonl")
+    paint_photo(0).save(folder.parent / "photo.png")
+    assert find_photos(folder.parent, "data.photos") == [folder.parent / "photo.png"]
+    with pytest.raises(UserError, match=f"data.photos={folder}: is a data set .*--data.shards"):
+        find_photos(folder, "data.photos")
