@@ -61,7 +61,9 @@ class DataConfig(Section):
         description="Folder of photographs to measure on. Without it, held_out_count of data.photos are set aside.",
     )
     held_out_count: int = Field(
-        16, ge=1, description="Photographs set aside from data.photos, chosen by run.seed [photographs, 1 or more]."
+        16,
+        ge=1,
+        description="Photographs set aside by run.seed, without held_out and a val split [photographs, 1 or more].",
     )
     size: int = Field(128, ge=32, le=4096, description="Side that photographs are resized to [pixels, 32 to 4096].")
     fit: FitName = Field(

@@ -25,7 +25,8 @@ def torch_batches(unreadable: Unreadable, draw: Draw, data: DataConfig, world: W
     """Batches of pictures for ever: batch k has the samples, and the flips, of draw(k).
 
     From raw shards they are DALI's to the bit. Photographs are resized by Pillow, as `prepare` does, and not by DALI:
-    both take a triangle filter and differ by rounding.
+    both take a triangle filter and differ by rounding. Workers import the main script anew: one that calls this needs
+    `if __name__ == "__main__"`.
     """
     on_gpu = world.device.type == "cuda"
     # Workers by fork would copy a process that has threads and a GPU. This server imports torch once for all of them.
