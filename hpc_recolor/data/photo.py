@@ -64,7 +64,9 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
             photo.load()
             turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
             rgb = _to_rgb(photo)
-            return rgb if turn is None else rgb.transpose(turn)
+            upright = rgb if turn is None else rgb.transpose(turn)
+            upright.info = {}  # or whoever gets it would turn it again
+            return upright
     except UNDECODABLE as error:
         raise UnfitPhotoError(_reason(error, content)) from None
 

@@ -24,7 +24,9 @@ def test_every_orientation_is_brought_upright_as_pillow_does(orientation: int) -
     content = saved(exif.tobytes())
     with Image.open(io.BytesIO(content)) as photo:
         expected = np.asarray(ImageOps.exif_transpose(photo))
-    np.testing.assert_array_equal(np.asarray(decode(content)), expected)
+    upright = decode(content)
+    np.testing.assert_array_equal(np.asarray(upright), expected)
+    np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(upright)), expected)
 
 
 def test_tags_of_a_wrong_type_do_not_cost_the_photograph() -> None:
