@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import check_out, describe_machine, synchronize
 from hpc_recolor import cli
 from hpc_recolor.config import Config, load_config
 from hpc_recolor.errors import UserError
@@ -44,8 +44,7 @@ def data(
     config = load_config(None, cli.given(flags))
     if not config.data.photos:
         raise UserError("data.photos is not set: name a folder of photographs with --data.photos DIR")
-    if out and not out.parent.is_dir():
-        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+    check_out(out)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(config, rounds, turn_s, Path(folder))
     print_result(result, config)
@@ -157,13 +156,13 @@ def images_per_s(loader: Loader, batch_size: int, turn_s: float, warm_up_batches
     with closing(loader()) as batches:
         for _ in range(warm_up_batches):
             next(batches)
-        _synchronize(device)
+        synchronize(device)
         started_s = time.perf_counter()
         images = 0
         while time.perf_counter() - started_s < turn_s:
             next(batches)
             images += batch_size
-        _synchronize(device)
+        synchronize(device)
         return images / (time.perf_counter() - started_s)
 
 
@@ -180,12 +179,12 @@ def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: i
     fixed, steps = next(loaders["DALI, raw shards"]()), STEPS[world.device.type]
 
     def steps_ms(batches: Iterator[Any]) -> float:
-        _synchronize(world.device)
+        synchronize(world.device)
         started_s = time.perf_counter()
         for _ in range(steps):
             condition, target = make_pair(next(batches).rgb_u8_NHWC, config.model.color)
             gan_step(engines, condition, target, config.loss)
-        _synchronize(world.device)
+        synchronize(world.device)
         return (time.perf_counter() - started_s) / steps * 1000
 
     steps_ms(iter([fixed] * steps))
@@ -198,13 +197,6 @@ def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: i
                     next(batches)
                     times[name].append(steps_ms(batches))
     return times
-
-
-def _synchronize(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hpc_recolor.errors import UserError
+
 PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy")
 
 
@@ -23,6 +25,20 @@ def describe_machine() -> dict[str, Any]:
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _commit(),
     }
+
+
+def check_out(out: Path | None) -> None:
+    """Raise UserError if a result could not be written to this file."""
+    if out and not out.parent.is_dir():
+        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+
+
+def synchronize(device: Any) -> None:
+    """Wait until a GPU has done all that it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _commit() -> str | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import check_out, describe_machine, synchronize
 from hpc_recolor import cli
 from hpc_recolor.config import Config, load_config
 from hpc_recolor.errors import UserError
@@ -35,8 +35,7 @@ def step(
     config = load_config(None, cli.given(flags))
     if config.loss.adversarial != "bce":
         raise UserError(f"loss.adversarial={config.loss.adversarial}: the plain step knows only bce")
-    if out and not out.parent.is_dir():
-        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+    check_out(out)
     result = measure(config, rounds, steps)
     machine = result["machine"]
     where = machine["gpu"] or f"CPU, {machine['threads']} threads"
@@ -67,11 +66,11 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
     target = torch.rand(shape[0], target_channels(config.model.color), *shape[2:], device=world.device) * 2 - 1
 
     def time_ms(side: Any) -> float:
-        _synchronize(world.device)
+        synchronize(world.device)
         started_s = time.perf_counter()
         for _ in range(steps):
             side()
-        _synchronize(world.device)
+        synchronize(world.device)
         return (time.perf_counter() - started_s) / steps * 1000
 
     sides = {
@@ -94,13 +93,6 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
         "machine": describe_machine(),
         "config": config.model_dump(mode="json", include={"model", "loss", "train", "data"}),
     }
-
-
-def _synchronize(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

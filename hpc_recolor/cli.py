@@ -1,6 +1,7 @@
 """Command lines to function calls with cyclopts, and errors to one line and exit code 2."""
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -13,6 +14,9 @@ from hpc_recolor.errors import RankError, UserError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+# A rank that left before rank 0 has spoken would have the launcher end rank 0 unheard.
+WAIT_FOR_MAIN_S = 20
 
 # Every field of the config as a flag: --section.field VALUE, or --section.field=true for a switch.
 ConfigFlags = Annotated[Config, Parameter(name="*")]
@@ -55,4 +59,6 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, by_all: bool = False) -> int:
     if by_all or is_main_process():
         print("error:", " ".join(message.split()), file=sys.stderr)
+    else:
+        time.sleep(WAIT_FOR_MAIN_S)  # the launcher ends it sooner, once rank 0 has left
     return BAD_INPUT

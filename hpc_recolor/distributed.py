@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpc_recolor.errors import UserError
@@ -40,6 +41,13 @@ def world_size() -> int:
 def ranks_here() -> int:
     """How many ranks the launcher started on this machine; 1 where none did."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def memory_bytes() -> tuple[int, int]:
+    """What this machine can give without swapping, page cache included, and what it has (proc_meminfo(5))."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available, total = (int(lines[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
+    return available, total
 
 
 def start(device: str, threads: int | None) -> World:

@@ -194,8 +194,7 @@ def check_shared_memory(place: Path, low_gib: float = LOW_SHARED_GIB) -> Finding
 
 def check_memory() -> Finding:
     """Memory that can be had without swapping."""
-    said = Path("/proc/meminfo").read_text()
-    available, total = (int(said.split(f"{key}:")[1].split()[0]) * 1024 / GIB for key in ("MemAvailable", "MemTotal"))
+    available, total = (size / GIB for size in distributed.memory_bytes())
     enough, fix = available >= LOW_MEMORY_GIB, "stop other programs, or ask SLURM for more"
     return Finding("memory", "ok" if enough else "warning", f"{available:.1f} of {total:.1f} GiB available", fix)
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from hpc_recolor import cli
 from hpc_recolor.config import FitName, explain
-from hpc_recolor.data.shards import Format, Options
+from hpc_recolor.data.shards import MANIFEST, Format, Options, SetManifest
 from hpc_recolor.errors import UserError
 from hpc_recolor.progress import show_progress
 
@@ -80,23 +80,32 @@ def prepare(
 
     from hpc_recolor.data import pack
 
-    if download:
-        if pack.is_prepared(out, options):  # the archive may be gone by now
-            print(f"{out} is complete; nothing to do")
-            return
-        from hpc_recolor.data.download import COCO, fetch
-
-        folder = out.absolute().parent
-        with show_progress(f"downloading {COCO.url}", "MiB") as told, show_progress("verifying", "MiB") as verifying:
-            sources = (fetch(COCO, folder, told, mirror, verifying=verifying),)
+    if download and not pack.is_prepared(out, options):  # then the archive may be gone
+        sources = (_download(out.absolute().parent, mirror),)
+    elif download:
+        return _say_complete(out)
     with show_progress(f"preparing {out}") as progress:
         manifest = pack.prepare(sources, out, options, threads, progress)
     if manifest is None:
-        print(f"{out} is complete; nothing to do")
-        return
+        return _say_complete(out)
+    _report(manifest, out)
+
+
+def _download(folder: Path, mirror: str | None) -> Path:
+    from hpc_recolor.data.download import COCO, fetch
+
+    with show_progress(f"downloading {COCO.url}", "MiB") as told, show_progress("verifying", "MiB") as verifying:
+        return fetch(COCO, folder, told, mirror, verifying=verifying)
+
+
+def _say_complete(out: Path) -> None:
+    print(f"{out} is complete; nothing to do")
+
+
+def _report(manifest: SetManifest, out: Path) -> None:
     splits = ", ".join(f"{split} {samples}" for split, samples in manifest.splits.items())
     size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
-    print(f"{out}: {manifest.kept} samples of {size} px ({splits}), {size_mib:.0f} MiB")
+    print(f"{out}: {manifest.kept} samples of {manifest.options.size} px ({splits}), {size_mib:.0f} MiB")
     print(
         f"found {manifest.found} photographs: kept {manifest.kept}, left out {len(manifest.left_out)}, beyond --limit "
         f"{manifest.beyond_limit}"
@@ -104,7 +113,7 @@ def prepare(
     for reason, count in sorted(manifest.left_out_by_reason.items(), key=lambda item: -item[1])[:10]:
         print(f"  {count:6}  {reason}")
     if manifest.left_out:
-        print(f"each is named in {out / 'manifest.json'}")
+        print(f"each is named in {out / MANIFEST}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from benchmarks.compile_report.report import Row, report
-from benchmarks.machine import describe_machine
+from benchmarks.machine import check_out, describe_machine
 from hpc_recolor import cli
 from hpc_recolor.errors import UserError
 
@@ -46,8 +46,7 @@ def _describe_compilers() -> dict[str, Any]:
 @app.default
 def compile_report(*, out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None) -> None:
     """Compile every kernel for sm_80, sm_90 and sm_100, print what came out, and exit with 1 if a promise is broken."""
-    if out and not out.parent.is_dir():
-        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+    check_out(out)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise UserError("TRITON_INTERPRET=1: kernels would be interpreted, not compiled; unset it")
     rows = report()

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hpc_recolor.data.order import Draw, SampleOrder, rank_slices
 from hpc_recolor.data.pipeline import chosen_loader, dali_batches
 from hpc_recolor.data.samples import Samples, Unreadable
 from hpc_recolor.data.torch_loader import torch_batches
-from hpc_recolor.distributed import World, ranks_here
+from hpc_recolor.distributed import World, memory_bytes, ranks_here
 from hpc_recolor.errors import RankError
 
 LOADED_TOGETHER = 32
@@ -74,19 +73,13 @@ def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
     on_gpu = data.cache == "device" and world.device.type == "cuda"
     ranks = 1 if on_gpu else ranks_here()
     needed = ranks * len(samples) * data.size * data.size * 3
-    free = torch.cuda.mem_get_info(world.device)[0] if on_gpu else _free_memory()
+    free = torch.cuda.mem_get_info(world.device)[0] if on_gpu else memory_bytes()[0]
     if needed > free:
         raise RankError(
             f"data.cache={data.cache}: {len(samples)} pictures of {data.size} px on each of {ranks} ranks take "
             f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; use data.cache=none"
         )
     return load_pictures(samples, data, world, world.device if on_gpu else torch.device("cpu"))
-
-
-def _free_memory() -> int:
-    """Bytes that this machine can give, page cache included (proc_meminfo(5))."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 def _from_memory(pictures: Tensor, draw: Draw, world: World) -> Generator[Batch]:

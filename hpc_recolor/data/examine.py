@@ -3,29 +3,26 @@
 import hashlib
 import io
 import json
-import os
 import statistics
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
 
 from hpc_recolor.data import shards
 from hpc_recolor.data.entries import Entry, list_entries
 from hpc_recolor.data.journal import JOURNAL
+from hpc_recolor.data.parallel import Item, Result, decoding_threads, map_in_order
 from hpc_recolor.data.photo import Fit, UnfitPhotoError, colorfulness, to_square
 from hpc_recolor.data.shards import MANIFEST, Options, SetManifest, ShardSamples
 from hpc_recolor.errors import UserError
 from hpc_recolor.findings import Finding, first_line
 from hpc_recolor.progress import show_progress
-from hpc_recolor.run_folder import FileRecord, describe
+from hpc_recolor.run_folder import FileRecord
 
 KEY = "DIR"
 LIMITS = Options()  # what `prepare` leaves out unless told otherwise
@@ -34,11 +31,7 @@ NAMED = 3  # of those that share a problem; the others are counted
 AT_ONCE = 256  # looks that wait to be taken
 
 GO_ON = "give the same prepare command again; it goes on where it was stopped"
-COPY_AGAIN = "copy that file again, or remove the folder and prepare it again"
 PREPARE_AGAIN = "remove the folder and prepare it again"
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,9 +52,7 @@ class Look:
 def examine(place: Path) -> list[Finding]:
     """Check a data set, or a folder or archive of photographs. Raises UserError if there is no such place."""
     subject = "photographs"
-    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        warnings.simplefilter("ignore")  # odd metadata is no finding
-        Image.init()  # before threads would, all at once
+    with decoding_threads() as pool:
         try:
             place.stat()
             if any((place / name).exists() for name in (JOURNAL, "train-index.npy", "train-names.jsonl")):
@@ -78,13 +69,16 @@ def examine(place: Path) -> list[Finding]:
 
 
 def _examine_set(folder: Path, pool: ThreadPoolExecutor) -> list[Finding]:
+    def damage(file: tuple[str, FileRecord]) -> str | None:
+        return shards.file_damage(folder / file[0], file[1])
+
     if (folder / JOURNAL).exists() and not (folder / MANIFEST).exists():
         written = max(0, (folder / JOURNAL).read_bytes().count(b"\n") - 1)  # below its header
         return [Finding("data set", "warning", f"unfinished: shards written so far: {written}", GO_ON)]
-    damaged = list(filter(None, _map(pool, partial(_damage, folder), _listed(folder), f"checking {folder}", "files")))
+    damaged = list(filter(None, _map(pool, damage, _listed(folder), f"checking {folder}", "files")))
     if damaged:
         untried = Finding("samples", "note", "not looked at while files are damaged")
-        return [*(Finding("files", "error", damage, COPY_AGAIN) for damage in damaged), untried]
+        return [*(Finding("files", "error", what, shards.COPY_AGAIN) for what in damaged), untried]
     manifest = shards.read_set(folder, KEY)
     splits = [ShardSamples(folder, split, manifest.options) for split in manifest.splits]
     numbered = [(samples, number) for samples in splits for number in range(len(samples))]
@@ -123,17 +117,6 @@ def _listed(folder: Path) -> list[tuple[str, FileRecord]]:
         return []
 
 
-def _damage(folder: Path, file: tuple[str, FileRecord]) -> str | None:
-    name, expected = file
-    try:
-        found = describe(folder / name)
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-    if found.size_bytes != expected.size_bytes:
-        return f"{name} has {found.size_bytes} bytes, expected {expected.size_bytes}"
-    return None if found == expected else f"{name} is not what was written (SHA-256 differs)"
-
-
 def _look_at_photo(entry: Entry) -> Look:
     if entry.problem:
         return Look(entry.name, problem=entry.problem)
@@ -165,12 +148,11 @@ def _look(name: str, split: str, content: bytes, square: Fit) -> Look:
 def _map(
     pool: ThreadPoolExecutor, look: Callable[[Item], Result], items: Sequence[Item], doing: str, unit: str = "images"
 ) -> Iterator[Result]:
-    """Like pool.map, in view of the user, and with few results that wait to be taken."""
+    """map_in_order, in view of the user."""
     with show_progress(doing, unit) as progress:
-        for first in range(0, len(items), AT_ONCE):
-            for number, result in enumerate(pool.map(look, items[first : first + AT_ONCE]), first + 1):
-                progress(number, len(items))
-                yield result
+        for number, result in enumerate(map_in_order(pool, look, items, AT_ONCE), start=1):
+            progress(number, len(items))
+            yield result
 
 
 def _counts(manifest: SetManifest) -> Iterator[Finding]:

@@ -9,10 +9,8 @@ import hashlib
 import io
 import json
 import os
-import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -25,11 +23,12 @@ import hpc_recolor
 from hpc_recolor.data import shards
 from hpc_recolor.data.entries import Entry, Listing, list_entries
 from hpc_recolor.data.journal import JOURNAL, Finished, Header, Journal, check_same, is_unfinished
+from hpc_recolor.data.parallel import decoding_threads, map_in_order
 from hpc_recolor.data.photo import Fit, UnfitPhotoError, colorfulness, to_square
 from hpc_recolor.data.shards import SPLITS, LeftOut, Options, SetManifest, Split
 from hpc_recolor.errors import UserError
 from hpc_recolor.progress import Tell
-from hpc_recolor.run_folder import describe, fsync, write_atomically
+from hpc_recolor.run_folder import FileRecord, fsync, write_atomically
 
 # A shard holds as many samples as fit into these bytes of raw pixels, in both formats.
 SHARD_BYTES = 64 * 2**20
@@ -107,17 +106,12 @@ class Packing:
 
     def run(self, threads: int, progress: Tell) -> SetManifest:
         """Look at all photographs, or at as many as it takes; then write index, names and manifest."""
-        with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-            warnings.simplefilter("ignore")  # odd metadata is no reason to leave a photograph out
-            Image.init()  # before threads would, all at once
-            try:
-                ready = _map_in_order(pool, self._make, self.entries[self.next :], ahead=4 * threads)
+        with decoding_threads(threads) as pool:
+            ready = map_in_order(pool, self._make, self.entries[self.next :], ahead=4 * threads)
+            progress(*self._done())
+            while self.shard and self.next < len(self.entries):
+                self._take(self.entries[self.next], next(ready))
                 progress(*self._done())
-                while self.shard and self.next < len(self.entries):
-                    self._take(self.entries[self.next], next(ready))
-                    progress(*self._done())
-            finally:
-                pool.shutdown(cancel_futures=True)
         if self.shard and self.shard.names:
             self._finish_shard()
         return self._finish()
@@ -173,14 +167,14 @@ class Packing:
         shard = self.shard
         assert shard
         name = shards.shard_name(shard.split, shard.number, self.options.format)
-        write_atomically(self.out / name, b"".join(shard.contents))
+        record = self._write(name, b"".join(shard.contents))
         fsync(self.out)
         self.journal.append(
             Finished(
                 next=self.next,
                 split=shard.split,
                 file=name,
-                record=describe(self.out / name),
+                record=record,
                 names=shard.names,
                 lengths=[len(content) for content in shard.contents],
                 digests=shard.digests,
@@ -190,6 +184,10 @@ class Packing:
         self.left_out += self.unsaved_left_out
         self.unsaved_left_out = []
         self.shard = self._new_shard()
+
+    def _write(self, name: str, content: bytes) -> FileRecord:
+        write_atomically(self.out / name, content)
+        return FileRecord(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
     def _finish(self) -> SetManifest:
         left_out = self.left_out + self.unsaved_left_out
@@ -210,8 +208,7 @@ class Packing:
                     (f"{split}-index.npy", shards.index_bytes(rows)),
                     (f"{split}-names.jsonl", shards.names_bytes(names)),
                 ):
-                    write_atomically(self.out / name, content)
-                    files[name] = describe(self.out / name)
+                    files[name] = self._write(name, content)
         manifest = SetManifest(
             options=self.options,
             source=self.journal.header.source,
@@ -255,19 +252,6 @@ def _index_rows(number: int, lengths: Sequence[int]) -> Iterator[tuple[int, int,
     for length in lengths:
         yield number, offset, length
         offset += length
-
-
-def _map_in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Entry], Sample | str], entries: Iterable[Entry], ahead: int
-) -> Iterator[Sample | str]:
-    """Like pool.map, but no more than `ahead` results wait to be taken."""
-    waiting: deque[Future[Sample | str]] = deque()
-    for entry in entries:
-        waiting.append(pool.submit(function, entry))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 @contextmanager

@@ -62,13 +62,24 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
             if at_least:
                 photo.draft(None, (at_least, at_least))
             photo.load()
-            turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
-            rgb = _to_rgb(photo)
-            upright = rgb if turn is None else rgb.transpose(turn)
-            upright.info = {}  # or whoever gets it would turn it again
-            return upright
+            if photo.mode == "F":
+                raise UnfitPhotoError("foreign: holds floating-point pixels")
+            return to_rgb(photo)
     except UNDECODABLE as error:
         raise UnfitPhotoError(_reason(error, content)) from None
+
+
+def to_rgb(photo: Image.Image) -> Image.Image:
+    """Upright 8-bit RGB of a Pillow picture of any mode; 16-bit gray is scaled down, transparency dropped."""
+    turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
+    if photo.mode.startswith("I"):  # gray of 16 bits, which `convert` would clip at 255
+        photo = Image.fromarray((np.asarray(photo).clip(0, 65535) >> 8).astype(np.uint8))
+    elif photo.mode == "P":  # its transparency, if any, else draws a warning
+        photo = photo.convert("RGBA")
+    rgb = photo.convert("RGB")
+    upright = rgb if turn is None else rgb.transpose(turn)
+    upright.info = {}  # or whoever gets it would turn it again
+    return upright
 
 
 def to_square(content: bytes, square: Fit, min_side: int = 1) -> NDArray[np.uint8]:
@@ -104,16 +115,6 @@ def _check_header(photo: Image.Image, min_side: int) -> None:
         raise UnfitPhotoError(f"too small: {photo.width} x {photo.height}, a side is below {min_side} pixels")
     if photo.format in ("PNG", "WEBP") and getattr(photo, "is_animated", False):
         raise UnfitPhotoError("animated")
-
-
-def _to_rgb(photo: Image.Image) -> Image.Image:
-    if photo.mode.startswith("I"):  # gray of 16 bits, which `convert` would clip at 255
-        photo = Image.fromarray((np.asarray(photo).clip(0, 65535) >> 8).astype(np.uint8))
-    elif photo.mode == "F":
-        raise UnfitPhotoError("foreign: holds floating-point pixels")
-    elif photo.mode == "P":  # its transparency, if any, else draws a warning
-        photo = photo.convert("RGBA")
-    return photo.convert("RGB")
 
 
 def _reason(error: Exception, content: bytes) -> str:

@@ -64,12 +64,8 @@ def _from_photos(config: Config, world: World, progress: Tell) -> SampleSets:
     train = [path for path in train if path not in unreadable]
     held_out = [path for path in held_out if path not in unreadable]
     if data.held_out is None:
-        if len(train) <= data.held_out_count:
-            raise UserError(
-                f"data.held_out_count={data.held_out_count} leaves nothing to learn from: {data.photos} has "
-                f"{len(train)} readable photographs{_first_of(bad)}; set fewer aside or add photographs"
-            )
-        learned, measured = _set_aside(len(train), config)
+        held = f"{photos} has {len(train)} readable photographs{_first_of(bad)}; set fewer aside or add photographs"
+        learned, measured = _set_aside(len(train), config, held)
         train, held_out = [train[number] for number in learned], [train[number] for number in measured]
     for key, folder, found in (("data.photos", photos, train), ("data.held_out", aside, held_out)):
         if not found:
@@ -98,13 +94,9 @@ def _from_shards(config: Config, world: World) -> SampleSets:
     train: Samples = shards.ShardSamples(folder, "train", manifest.options)
     if "val" in manifest.splits:
         held_out: Samples = shards.ShardSamples(folder, "val", manifest.options)
-    elif len(train) <= data.held_out_count:
-        raise UserError(
-            f"data.held_out_count={data.held_out_count} leaves nothing to learn from: {folder} has {len(train)} "
-            "samples and no val split; set fewer aside, or prepare it with --val N"
-        )
     else:
-        learned, measured = _set_aside(len(train), config)
+        held = f"{folder} has {len(train)} samples and no val split; set fewer aside, or prepare it with --val N"
+        learned, measured = _set_aside(len(train), config, held)
         train, held_out = Subset(train, learned), Subset(train, measured)
     return SampleSets(train, held_out, [], _set_mark(manifest))
 
@@ -115,8 +107,6 @@ def _damage(folder: Path, names: Sequence[str], manifest: shards.SetManifest) ->
         shards.verify(folder, names, manifest, "data.shards")
     except UserError as error:
         return str(error)
-    except OSError as error:
-        return f"data.shards={folder}: {error.filename or folder} cannot be read ({error.strerror}); see that file"
     return None
 
 
@@ -129,9 +119,12 @@ def _set_mark(manifest: shards.SetManifest) -> str:
     return digest.hexdigest()
 
 
-def _set_aside(count: int, config: Config) -> tuple[list[int], list[int]]:
-    """Numbers to learn from and to measure on, drawn by run.seed."""
-    drawn, _ = SampleOrder(count, config.run.seed).draw(0, config.data.held_out_count)
+def _set_aside(count: int, config: Config, held: str) -> tuple[list[int], list[int]]:
+    """Numbers to learn from and to measure on, drawn by run.seed. held: what there is, should it not be enough."""
+    aside = config.data.held_out_count
+    if count <= aside:
+        raise UserError(f"data.held_out_count={aside} leaves nothing to learn from: {held}")
+    drawn, _ = SampleOrder(count, config.run.seed).draw(0, aside)
     measured = set(drawn.tolist())
     return [number for number in range(count) if number not in measured], sorted(measured)
 

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from hpc_recolor.config import FitName
+from hpc_recolor.config import FitName, Section
 from hpc_recolor.data.samples import Kind
 from hpc_recolor.errors import UserError
 from hpc_recolor.run_folder import FileRecord, describe
@@ -30,13 +30,11 @@ Split = Literal["val", "test", "train"]
 SPLITS: tuple[Split, ...] = ("val", "test", "train")  # in the order in which they are filled
 Format = Literal["raw", "jpeg"]
 
-_DAMAGED = "; copy that file again, or remove the folder and prepare it again"
+COPY_AGAIN = "copy that file again, or remove the folder and prepare it again"
 
 
-class Options(BaseModel):
+class Options(Section):
     """What decides a data set's bytes, beside the photographs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: int = Field(128, ge=32, le=4096)
     fit: FitName = "stretch"
@@ -115,7 +113,7 @@ def read_set(folder: Path, key: str) -> SetManifest:
             "same `prepare` command again to finish it"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {MANIFEST} cannot be read ({error}){_DAMAGED}") from None
+        raise UserError(f"{where}: {MANIFEST} cannot be read ({error}); {COPY_AGAIN}") from None
     written_as = content.get("format") if isinstance(content, dict) else None
     if written_as != 1:
         raise UserError(
@@ -125,11 +123,11 @@ def read_set(folder: Path, key: str) -> SetManifest:
         manifest = SetManifest.model_validate(content)
     except ValidationError as error:
         broken = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise UserError(f"{where}: {MANIFEST} is damaged at {broken}{_DAMAGED}") from None
+        raise UserError(f"{where}: {MANIFEST} is damaged at {broken}; {COPY_AGAIN}") from None
     for name, expected in manifest.files.items():
         _check_size(folder / name, expected, where)
     if not manifest.splits.get("train"):
-        raise UserError(f"{where}: {MANIFEST} names no samples to learn from{_DAMAGED}")
+        raise UserError(f"{where}: {MANIFEST} names no samples to learn from; {COPY_AGAIN}")
     for split in manifest.splits:
         verify(folder, [f"{split}-index.npy"], manifest, key)
         _check_bounds(folder, split, manifest, where)
@@ -137,39 +135,51 @@ def read_set(folder: Path, key: str) -> SetManifest:
 
 
 def verify(folder: Path, names: Iterable[str], manifest: SetManifest, key: str) -> None:
-    """Raise UserError unless these files have the SHA-256 that the manifest says."""
+    """Raise UserError unless these files are there and have the SHA-256 that the manifest says."""
     for name in names:
         if name not in manifest.files:
-            raise UserError(f"{key}={folder}: {MANIFEST} does not list {name}{_DAMAGED}")
-        if describe(folder / name) != manifest.files[name]:
-            raise UserError(f"{key}={folder}: {name} is not what was written (SHA-256 differs){_DAMAGED}")
+            raise UserError(f"{key}={folder}: {MANIFEST} does not list {name}; {COPY_AGAIN}")
+        damage = file_damage(folder / name, manifest.files[name])
+        if damage:
+            raise UserError(f"{key}={folder}: {damage}; {COPY_AGAIN}")
+
+
+def file_damage(file: Path, expected: FileRecord) -> str | None:
+    """What is wrong with a file, or None. Reads all of it."""
+    try:
+        found = describe(file)
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+    if found.size_bytes != expected.size_bytes:
+        return f"{file.name} has {found.size_bytes} bytes, expected {expected.size_bytes}"
+    return None if found == expected else f"{file.name} is not what was written (SHA-256 differs)"
 
 
 def _check_size(file: Path, expected: FileRecord, where: str) -> None:
     try:
         size_bytes = file.stat().st_size
     except OSError as error:
-        raise UserError(f"{where}: {file.name} cannot be found ({error.strerror}){_DAMAGED}") from None
+        raise UserError(f"{where}: {file.name} cannot be found ({error.strerror}); {COPY_AGAIN}") from None
     if size_bytes != expected.size_bytes:
-        raise UserError(f"{where}: {file.name} has {size_bytes} bytes, expected {expected.size_bytes}{_DAMAGED}")
+        raise UserError(f"{where}: {file.name} has {size_bytes} bytes, expected {expected.size_bytes}; {COPY_AGAIN}")
 
 
 def _check_bounds(folder: Path, split: Split, manifest: SetManifest, where: str) -> None:
     try:
         shard, offset, length = np.load(folder / f"{split}-index.npy").T
     except ValueError as error:
-        raise UserError(f"{where}: {split}-index.npy is no index ({error}){_DAMAGED}") from None
+        raise UserError(f"{where}: {split}-index.npy is no index ({error}); {COPY_AGAIN}") from None
     shards = int(shard.max(initial=-1)) + 1
     names = [shard_name(split, number, manifest.options.format) for number in range(shards)]
     missing = [name for name in names if name not in manifest.files]
     if missing:
-        raise UserError(f"{where}: {split}-index.npy names {missing[0]}, which {MANIFEST} does not list{_DAMAGED}")
+        raise UserError(f"{where}: {split}-index.npy names {missing[0]}, which {MANIFEST} does not list; {COPY_AGAIN}")
     ends = np.array([manifest.files[name].size_bytes for name in names], np.int64)
     options = manifest.options
     lengths_fit = options.format == "jpeg" or (length == pixel_bytes(options.size)).all()
     bounds_fit = (shard >= 0).all() and (offset >= 0).all() and (offset + length <= ends[shard]).all()
     if len(shard) != manifest.splits[split] or not lengths_fit or not bounds_fit:
-        raise UserError(f"{where}: {split}-index.npy does not fit the shards{_DAMAGED}")
+        raise UserError(f"{where}: {split}-index.npy does not fit the shards; {COPY_AGAIN}")
 
 
 class ShardSamples:

@@ -1,9 +1,7 @@
 """A folder -> the photographs in it that can be read."""
 
 import os
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_photo_name, read_file, walk
+from hpc_recolor.data.parallel import decoding_threads
 from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.pipeline import chosen_loader, undecodable
 from hpc_recolor.errors import UserError
@@ -49,8 +48,7 @@ def find_bad_photos(paths: Sequence[Path], data: DataConfig, progress: Tell = si
     progress: told (done, total).
     """
     bad = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        warnings.simplefilter("ignore")  # odd metadata is no reason to leave a photograph out
+    with decoding_threads() as pool:
         for start in range(0, len(paths), CHECKED_TOGETHER):
             group = paths[start : start + CHECKED_TOGETHER]
             read = dict(zip(group, pool.map(_read, group), strict=True))

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hpc_recolor.color_space import make_pair, to_pictures
 from hpc_recolor.config import Config
 from hpc_recolor.data.entries import read_file
-from hpc_recolor.data.photo import UnfitPhotoError, decode
+from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.errors import UserError
 from hpc_recolor.models.build import Generator, build_generator, load_weights
@@ -65,14 +65,6 @@ class Colorizer:
         padding = (0, -width % self.generator.multiple, 0, -height % self.generator.multiple)
         output = self.generator(F.pad(condition, padding, mode="replicate"))[:, :, :height, :width]
         return output if self.color == "lab" else rgb_to_lab(to_pictures(condition, output, self.color))[1]
-
-
-def to_rgb(photo: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB of a Pillow picture of any mode; 16-bit gray is scaled down, transparency dropped."""
-    upright = ImageOps.exif_transpose(photo)
-    if upright.mode.startswith("I;16"):
-        upright = upright.point(lambda value: value / 257).convert("L")
-    return upright.convert("RGB")
 
 
 def _as_tensor(photo: Image.Image) -> Tensor:

@@ -1,5 +1,7 @@
 """Bad input gets one line that says what to change, exit code 2, and leaves nothing behind."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,21 @@ def test_batch_that_ranks_cannot_share_is_refused_once(command: Command, tmp_pat
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: train.batch_size=5 is not divisible by world size 2: use a multiple of 2"]
     assert contents(tmp_path) == {}
+
+
+def test_an_error_of_all_ranks_is_said_even_if_rank_0_is_the_last_to_meet_it(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from hpc_recolor import cli, train\n"
+        "time.sleep(3 if os.environ['RANK'] == '0' else 0)\n"
+        "sys.exit(cli.run(train.app, ['--train.epochs', '0']))\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run([*launcher, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert [line for line in result.stderr.splitlines() if line.startswith("error:")] == [
+        "error: command line: train.epochs=0: input should be greater than or equal to 1; see --help"
+    ]
 
 
 def test_folder_of_somebody_else_is_not_taken_as_run_folder(command: Command, tmp_path: Path, photos: Path) -> None:

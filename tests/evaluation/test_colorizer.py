@@ -9,7 +9,8 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from hpc_recolor.config import ColorName, Config, ModelConfig
-from hpc_recolor.evaluation.colorizer import Colorizer, to_rgb
+from hpc_recolor.data.photo import to_rgb
+from hpc_recolor.evaluation.colorizer import Colorizer
 from hpc_recolor.models.build import build_generator
 from tests import tolerances
 from tests.conftest import paint_photo
