@@ -3,10 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hpc_recolor.config import Config
+from hpc_recolor.distributed import World
 from hpc_recolor.models.build import build_discriminator, build_generator
-from hpc_recolor.training.engine import Engines
+from hpc_recolor.training.engine import Engine, Engines
 
 
 class PlainStep:
@@ -21,16 +23,21 @@ class PlainStep:
         l1_weight: float,
     ) -> None:
         self.generator, self.discriminator, self.l1_weight = generator, discriminator, l1_weight
+        self.judge = discriminator.module if isinstance(discriminator, DistributedDataParallel) else discriminator
         self.generator_adam = torch.optim.Adam(generator.parameters(), lr, betas, fused=True)
         self.discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr, betas, fused=True)
 
     @classmethod
-    def beside(cls, engines: Engines, config: Config) -> "PlainStep":
-        """A twin of the engines with networks of its own that start from the same weights."""
-        device = next(engines.generator.module.parameters()).device
-        generator, discriminator = build_generator(config.model, config.data.size), build_discriminator(config.model)
-        for network, engine in zip((generator, discriminator), engines, strict=True):
-            network.to(device).load_state_dict(engine.module.state_dict())
+    def beside(cls, engines: Engines, config: Config, world: World) -> "PlainStep":
+        """A twin of the engines (ZeRO 0) with networks of its own that start from the same weights; on several ranks
+        in torch's DistributedDataParallel."""
+
+        def twin(network: nn.Module, engine: Engine) -> nn.Module:
+            network.to(world.device).load_state_dict(engine.module.state_dict())
+            return DistributedDataParallel(network, broadcast_buffers=False) if world.size > 1 else network
+
+        generator = twin(build_generator(config.model, config.data.size), engines.generator)
+        discriminator = twin(build_discriminator(config.model), engines.discriminator)
         return cls(generator, discriminator, config.train.lr, config.train.betas, config.loss.l1_weight)
 
     def __call__(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,11 +54,11 @@ class PlainStep:
         self.discriminator_adam.step()
 
         self.generator_adam.zero_grad()
-        self.discriminator.requires_grad_(False)
-        logits = self.discriminator(condition, fake)
+        self.judge.requires_grad_(False)
+        logits = self.judge(condition, fake)
         adversarial = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
         generator_loss = adversarial + self.l1_weight * F.l1_loss(fake, target)
         generator_loss.backward()  # type: ignore[no-untyped-call]
         self.generator_adam.step()
-        self.discriminator.requires_grad_(True)
+        self.judge.requires_grad_(True)
         return discriminator_loss.detach(), generator_loss.detach()

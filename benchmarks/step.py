@@ -1,8 +1,10 @@
-"""`python -m benchmarks.step`: the engines' step beside a plain PyTorch twin, in one process, in turn."""
+"""`python -m benchmarks.step`: the engines' step at every ZeRO stage beside a plain PyTorch twin, in turn."""
 
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -18,6 +20,7 @@ from hpc_recolor.errors import UserError
 app = cli.command("benchmarks.step")
 
 WARM_UP_ROUNDS = 2
+ZERO_STAGES = (0, 1, 2, 3)
 
 
 @app.default
@@ -28,67 +31,76 @@ def step(
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
     flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
 ) -> None:
-    """Time our step and plain PyTorch's on the same batches, alternating, and print the ratio of medians.
+    """Time our step at ZeRO 0 to 3 and plain PyTorch's (DDP on several ranks), alternating; print ratios of medians.
 
-    Above 1 the engines' step is the faster. Both start from the same weights and see the same random batches.
+    Above 1 the engines' step is the faster. All start from the same weights and see the same random batches. On several
+    ranks: torchrun --nproc_per_node 2 -m benchmarks.step ...
     """
     config = load_config(None, cli.given(flags))
     if config.loss.adversarial != "bce":
         raise UserError(f"loss.adversarial={config.loss.adversarial}: the plain step knows only bce")
     check_out(out)
     result = measure(config, rounds, steps)
+    if result["rank"]:
+        return
     machine = result["machine"]
-    where = machine["gpu"] or f"CPU, {machine['threads']} threads"
+    where = machine["gpu"] or f"CPU, {machine['threads']} threads a rank"
     print(
-        f"{where}, width {config.model.width}, batch {config.train.batch_size}, {config.data.size} px: "
-        f"ours {result['ours_ms']:.1f} ms, plain {result['plain_ms']:.1f} ms a step, "
-        f"plain / ours = {result['ratio']:.3f} (medians of {result['rounds']} rounds)"
+        f"{where}, {result['ranks']} ranks, width {config.model.width}, batch {config.train.batch_size}, "
+        f"{config.data.size} px; medians of {result['rounds']} rounds:"
     )
+    for name, step_ms in result["step_ms"].items():
+        print(f"{name:>10}: {step_ms:9.1f} ms a step, plain / it = {result['ratios'][name]:.3f}")
     if out:
         out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
-    """Medians [ms a step] of both sides and their ratio, with machine, versions and config."""
+    """Medians [ms a step] of all sides, and plain's over each, with machine, versions and config."""
     import torch
 
     from benchmarks.plain_step import PlainStep
     from hpc_recolor.color_space import CONDITION_CHANNELS, target_channels
-    from hpc_recolor.distributed import start
+    from hpc_recolor.distributed import start, stop
     from hpc_recolor.training.engine import build_engines
     from hpc_recolor.training.step import gan_step
 
     world = start(config.train.device, config.train.threads)
-    engines = build_engines(config, world)
-    plain = PlainStep.beside(engines, config)
-    shape = (config.train.batch_size, CONDITION_CHANNELS, config.data.size, config.data.size)
+    staged = {
+        stage: build_engines(load_config(None, {**config.model_dump(), "deepspeed": {"zero_stage": stage}}), world)
+        for stage in ZERO_STAGES
+    }
+    plain = PlainStep.beside(staged[0], config, world)
+    shape = (config.train.batch_size // world.size, CONDITION_CHANNELS, config.data.size, config.data.size)
     condition = torch.rand(shape, device=world.device) * 2 - 1
     target = torch.rand(shape[0], target_channels(config.model.color), *shape[2:], device=world.device) * 2 - 1
+    sides: dict[str, Callable[[], Any]] = {"plain": lambda: plain(condition, target)}
+    for stage, engines in staged.items():
+        sides[f"ZeRO {stage}"] = partial(gan_step, engines, condition, target, config.loss)
 
-    def time_ms(side: Any) -> float:
+    def time_ms(side: Callable[[], Any]) -> float:
         synchronize(world.device)
+        torch.distributed.barrier()
         started_s = time.perf_counter()
         for _ in range(steps):
             side()
         synchronize(world.device)
         return (time.perf_counter() - started_s) / steps * 1000
 
-    sides = {
-        "ours": lambda: gan_step(engines, condition, target, config.loss),
-        "plain": lambda: plain(condition, target),
-    }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-WARM_UP_ROUNDS, rounds):
-        for name in sorted(sides, reverse=number % 2 == 1):  # neither side is always the first
+        for name in sorted(sides, reverse=number % 2 == 1):  # no side is always the first
             elapsed_ms = time_ms(sides[name])
             if number >= 0:
                 times[name].append(elapsed_ms)
-    ours_ms, plain_ms = median(times["ours"]), median(times["plain"])
+    stop()
+    step_ms = {name: median(elapsed) for name, elapsed in times.items()}
     return {
-        "ours_ms": ours_ms,
-        "plain_ms": plain_ms,
-        "ratio": plain_ms / ours_ms,
+        "step_ms": step_ms,
+        "ratios": {name: step_ms["plain"] / elapsed for name, elapsed in step_ms.items()},
         "rounds": rounds,
+        "rank": world.rank,
+        "ranks": world.size,
         "times_ms": times,
         "machine": describe_machine(),
         "config": config.model_dump(mode="json", include={"model", "loss", "train", "data"}),

@@ -9,6 +9,7 @@ COMMANDS = {
     "prepare": "photographs to shards, once",
     "doctor": "check a data set and this machine",
     "train": "train a colorizer on a folder of photographs",
+    "checkpoint": "list, verify and export a run's checkpoints",
     "colorize": "color photographs with a trained run",
 }
 
@@ -18,7 +19,7 @@ def main() -> int:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         return cli.run(import_module(f"hpc_recolor.{name}").app, rest)
-    listing = "\n".join(f"  {command:<10}{meaning}" for command, meaning in COMMANDS.items())
+    listing = "\n".join(f"  {command:<12}{meaning}" for command, meaning in COMMANDS.items())
     if name in ("-h", "--help"):
         print(f"Usage: hpc-recolor COMMAND [--help] ...\n\n{listing}")
         return 0

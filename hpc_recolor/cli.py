@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from hpc_recolor.config import Config, explain
 from hpc_recolor.distributed import is_main_process
-from hpc_recolor.errors import RankError, UserError
+from hpc_recolor.errors import EarlyEndError, RankError, UserError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -49,6 +49,10 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
         return _fail(explain(cause, "command line") if isinstance(cause, ValidationError) else str(error))
     except UserError as error:
         return _fail(str(error), by_all=isinstance(error, RankError))
+    except EarlyEndError as end:
+        if is_main_process():
+            print(end, file=sys.stderr)
+        return end.exit_code
     except KeyboardInterrupt:
         if is_main_process():
             print("interrupted; what was committed stays, and the same command goes on from there", file=sys.stderr)

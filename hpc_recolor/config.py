@@ -14,6 +14,7 @@ from hpc_recolor.errors import UserError
 ColorName = Literal["rgb", "lab"]
 GeneratorName = Literal["unet", "autoencoder", "resnet"]
 NormName = Literal["batch", "sync_batch", "instance"]
+PrecisionName = Literal["fp32", "bf16", "fp16"]
 AdversarialName = Literal["bce", "l1", "mse"]
 FitName = Literal["stretch", "crop", "pad"]
 
@@ -30,6 +31,12 @@ FREE_TO_CHANGE = (
     "data.max_unreadable",
     "train.epochs",
     "train.threads",
+    "train.compile",
+    "train.snapshots",
+    "train.max_bad_steps",
+    "train.hang_s",
+    "train.silence_s",
+    "deepspeed",
     "checkpoint",
     "tracking",
 )
@@ -123,17 +130,56 @@ class TrainConfig(Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.5, 0.999), description="Adam's decay rates of the first and second moment [each 0 to below 1]."
     )
+    precision: PrecisionName = Field(
+        "fp32",
+        description="What forward passes compute in (autocast); weights and moments stay float32. fp16 scales losses.",
+    )
+    accumulate: int = Field(
+        1, ge=1, description="Parts that a rank's share of a batch is computed in, to save memory [parts, 1 or more]."
+    )
+    clip_norm: float = Field(
+        0.0, ge=0, description="Longest gradient of each network; longer ones are scaled to it [norm, 0: none]."
+    )
+    ema_half_life: int = Field(
+        10_000,
+        ge=0,
+        description="Half-life of the average of the generator's weights that is measured and exported; at most a "
+        "twentieth of what was seen [images, 0: none].",
+    )
+    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Epochs after which a checkpoint is made that is never removed [epochs]."
+    )
+    compile: bool = Field(False, description="Compile both networks with torch.compile.")
+    channels_last: bool = Field(False, description="Keep pictures and weights channels last, as tensor cores like it.")
+    max_bad_steps: int = Field(
+        20, ge=1, description="A run stops after so many steps in a row with losses that are not finite [steps]."
+    )
+    silence_s: float = Field(30.0, gt=5, description="A rank that gives no sign for so long is taken for dead [s].")
+    hang_s: float = Field(900.0, gt=0, description="A run whose ranks make no progress for so long is ended [s].")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes a GPU if any.")
     threads: int | None = Field(
         None, ge=1, description="CPU threads of each rank; by default its share of the cores [threads, 1 or more]."
     )
 
 
+class DeepSpeedConfig(Section):
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0, description="What ranks share among them: 0 nothing, 1 moments, 2 gradients too, 3 weights too."
+    )
+    config: Path | None = Field(None, description="JSON file for DeepSpeed, with what is not said here.")
+
+
 class CheckpointConfig(Section):
+    every_s: float = Field(300.0, gt=0, description="Time between two checkpoints [s].")
     every_images: int = Field(
         10_000, ge=1, description="Images between two checkpoints; the last step always makes one [images, 1 or more]."
     )
-    keep: int = Field(2, ge=1, description="Newest checkpoints that are kept [checkpoints, 1 or more].")
+    keep: int = Field(
+        2, ge=1, description="Newest checkpoints that are kept, beside train.snapshots [checkpoints, 1 or more]."
+    )
+    background: bool = Field(
+        True, description="Write beside training, from a copy in memory, where there is room for one."
+    )
 
 
 class TrackingConfig(Section):
@@ -155,6 +201,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from hpc_recolor import cli
 from hpc_recolor.config import Config, load_config
+from hpc_recolor.training.preemption import StopRequest
 
 app = cli.command("hpc_recolor.demo")
 
@@ -32,7 +33,8 @@ def demo(
     from hpc_recolor.training.trainer import train
 
     write_tiles(tiles)
-    folder = train(load_config(config, overrides))
+    with StopRequest() as request:
+        folder = train(load_config(config, overrides), request)
     colorize_files([tiles / HELD_OUT_PHOTO], folder.path, folder.path / "colorized")
     for path in (folder.config, folder.metrics, folder.losses, folder.samples, folder.checkpoints):
         print(path)

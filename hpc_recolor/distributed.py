@@ -1,7 +1,7 @@
 """Ranks: start-up, who am I, and what all ranks do together. The only reader of RANK and the like."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -130,6 +130,21 @@ def gather(world: World, mine: Result) -> list[Result]:
     everyone: list[Any] = [None] * world.size
     dist.all_gather_object(everyone, mine)
     return everyone
+
+
+def highest(world: World, here: Sequence[float], on_device: Sequence["torch.Tensor"] = ()) -> list[float]:
+    """The maximum over all ranks of each number, on every rank: one small all-reduce, and one wait for the device.
+
+    on_device: 0-dimensional tensors, whose values come after those of `here`.
+    """
+    import torch
+    import torch.distributed as dist
+
+    numbers = torch.tensor([float(number) for number in here], device=world.device)
+    both = torch.cat([numbers, *(tensor.float().view(1) for tensor in on_device)])
+    if world.size > 1:
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+    return [float(value) for value in both.tolist()]
 
 
 def average_(world: World, tensors: Iterable["torch.Tensor"]) -> None:

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""How a command ends before its end: an error that is the user's to mend, or work that is kept for another time."""
 
 
 class UserError(Exception):
@@ -7,3 +7,12 @@ class UserError(Exception):
 
 class RankError(UserError):
     """What one rank alone may meet, so that this rank says it. Others are met by all ranks, and rank 0 says them."""
+
+
+class EarlyEndError(Exception):
+    """A run that ends before its last step, with its last checkpoint kept: what happened, and the exit code. All ranks
+    raise it together, and rank 0 says it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

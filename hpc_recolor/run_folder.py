@@ -1,21 +1,18 @@
-"""The run folder: what lies where, who may go on in it, and which checkpoint is the newest whole one."""
+"""The run folder: what lies where, and who may go on in it. Files that are whole or not there."""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from hpc_recolor.config import Config, changed_keys, load_config, to_yaml
 from hpc_recolor.errors import UserError
 
-MANIFEST = "manifest.json"
 GENERATOR_WEIGHTS = "generator.safetensors"
-
-
-_REMOVE_IT = "is not what was written; remove this checkpoint's folder to go on from the one before"
 
 
 class FileRecord(BaseModel):
@@ -23,17 +20,6 @@ class FileRecord(BaseModel):
 
     size_bytes: int
     sha256: str
-
-
-class Manifest(BaseModel):
-    """What a checkpoint consists of. photos: fingerprint of the training set; files: by name."""
-
-    format: Literal[1] = 1
-    images_seen: int
-    world_size: int
-    photos: str
-    versions: dict[str, str]
-    files: dict[str, FileRecord]
 
 
 @dataclass(frozen=True)
@@ -87,13 +73,25 @@ def find(config: Config) -> RunFolder:
     return run
 
 
-def claim(run: RunFolder, config: Config) -> None:
-    """Create the run folder if need be, and write the config into it. Raises UserError if it cannot be written."""
+def make_folder(run: RunFolder) -> None:
+    """Create the run folder if need be. Raises UserError if that cannot be done."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(run, error) from None
+
+
+def claim(run: RunFolder, config: Config) -> None:
+    """Make the run folder this config's. Raises UserError if it cannot be written."""
+    make_folder(run)
+    try:
         write_atomically(run.config, to_yaml(config).encode())
     except OSError as error:
-        raise UserError(f"run.folder={config.run.folder}: cannot write {run.path} ({error.strerror})") from None
+        raise _unwritable(run, error) from None
+
+
+def _unwritable(run: RunFolder, error: OSError) -> UserError:
+    return UserError(f"run.folder={run.path.parent}: cannot write {run.path} ({error.strerror})")
 
 
 def open_run(folder: Path) -> tuple[RunFolder, Config]:
@@ -104,41 +102,25 @@ def open_run(folder: Path) -> tuple[RunFolder, Config]:
     return run, load_config(run.config, {})
 
 
-def checkpoints(run: RunFolder) -> list[Path]:
-    """The committed checkpoints, oldest first. Only what has a manifest is a checkpoint."""
-    return sorted(manifest.parent for manifest in run.checkpoints.glob(f"images-*/{MANIFEST}"))
-
-
-def newest_checkpoint(run: RunFolder) -> Path:
-    """The newest checkpoint, every file of it verified. Raises UserError if there is none or it is damaged."""
-    found = checkpoints(run)
-    if not found:
-        raise UserError(f"{run.path} has no checkpoint yet; train first")
-    verify(found[-1])
-    return found[-1]
-
-
-def read_manifest(checkpoint: Path) -> Manifest:
-    """The manifest of a checkpoint. Raises UserError if it cannot be read."""
-    try:
-        return Manifest.model_validate_json((checkpoint / MANIFEST).read_bytes())
-    except (OSError, ValidationError):
-        raise UserError(f"checkpoint {checkpoint} is damaged: {MANIFEST} {_REMOVE_IT}") from None
-
-
-def verify(checkpoint: Path) -> None:
-    """Raise UserError unless every file of the checkpoint has the size and SHA-256 of its manifest."""
-    for name, expected in read_manifest(checkpoint).files.items():
-        file = checkpoint / name
-        if not file.is_file() or describe(file) != expected:
-            raise UserError(f"checkpoint {checkpoint} is damaged: {name} {_REMOVE_IT}")
-
-
 def describe(file: Path) -> FileRecord:
     """Size and SHA-256 of a file, as manifests hold them."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileRecord(size_bytes=file.stat().st_size, sha256=digest)
+
+
+def file_damage(file: Path, expected: FileRecord) -> str | None:
+    """What is wrong with a file, or None. Reads all of it, unless its size tells already."""
+    try:
+        size_bytes = file.stat().st_size
+        if size_bytes != expected.size_bytes:
+            return f"{file.name} has {size_bytes} bytes, expected {expected.size_bytes}"
+        found = describe(file)
+    except FileNotFoundError:
+        return f"{file.name} is missing"
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+    return None if found == expected else f"{file.name} is not what was written (SHA-256 differs)"
 
 
 def write_atomically(file: Path, content: bytes) -> None:
@@ -155,6 +137,18 @@ def write_atomically(file: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(file)  # a failed write does not name its file
         raise
+
+
+@contextmanager
+def without_empty_folders(folder: Path) -> Iterator[None]:
+    """Folders that are made for `folder` meanwhile do not stay if nothing comes into them."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in created:
+            if path.exists() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def fsync(path: Path) -> None:

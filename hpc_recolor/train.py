@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from hpc_recolor import cli
 from hpc_recolor.config import Config, load_config, to_yaml
+from hpc_recolor.training.preemption import StopRequest
 
 app = cli.command("hpc_recolor.train")
 
@@ -25,14 +26,18 @@ def train(
 
     The same command again goes on from the newest checkpoint. On several ranks:
     torchrun --nproc_per_node 2 -m hpc_recolor.train ...
+
+    SIGUSR2, SIGTERM or Ctrl-C: all ranks save after the step they are in, and leave. Exit codes: 0 finished, 1 a rank
+    failed, 2 bad input, 3 losses stayed not finite, 75 stopped and saved.
     """
     resolved = load_config(config, cli.given(flags))
     if print_config:
         print(to_yaml(resolved), end="")
         return
-    from hpc_recolor.training import trainer  # after the parsing: it imports torch
+    with StopRequest() as request:
+        from hpc_recolor.training import trainer  # after the parsing: it imports torch
 
-    trainer.train(resolved)
+        trainer.train(resolved, request)
 
 
 if __name__ == "__main__":

@@ -103,3 +103,12 @@ PREPARED_JPEG_MEAN = 2.0
 # What one photograph that is refused may add to a process that prepares small ones, at its peak [MiB]. The bomb's
 # pixels would add 10,300.
 REFUSED_PEAK_MIB = 100
+
+# A run that goes on elsewhere: its first loss beside its last one before, relative; other images and other dropout.
+LOSS_CONTINUES = 0.1
+
+# A batch in parts, or in another memory layout, beside the whole: losses of 3 steps, relative (float32 sums in another
+# order). Lower precision beside float32: losses of the first step. A clipped gradient's length.
+PARTS_RELATIVE = 1e-4
+LOW_PRECISION_RELATIVE = 0.02
+CLIP_RELATIVE = 1e-3

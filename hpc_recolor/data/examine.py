@@ -22,7 +22,7 @@ from hpc_recolor.data.shards import MANIFEST, Options, SetManifest, ShardSamples
 from hpc_recolor.errors import UserError
 from hpc_recolor.findings import Finding, first_line
 from hpc_recolor.progress import show_progress
-from hpc_recolor.run_folder import FileRecord
+from hpc_recolor.run_folder import FileRecord, file_damage
 
 KEY = "DIR"
 LIMITS = Options()  # what `prepare` leaves out unless told otherwise
@@ -70,7 +70,7 @@ def examine(place: Path) -> list[Finding]:
 
 def _examine_set(folder: Path, pool: ThreadPoolExecutor) -> list[Finding]:
     def damage(file: tuple[str, FileRecord]) -> str | None:
-        return shards.file_damage(folder / file[0], file[1])
+        return file_damage(folder / file[0], file[1])
 
     if (folder / JOURNAL).exists() and not (folder / MANIFEST).exists():
         written = max(0, (folder / JOURNAL).read_bytes().count(b"\n") - 1)  # below its header

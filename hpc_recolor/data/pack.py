@@ -28,7 +28,7 @@ from hpc_recolor.data.photo import Fit, UnfitPhotoError, colorfulness, to_square
 from hpc_recolor.data.shards import SPLITS, LeftOut, Options, SetManifest, Split
 from hpc_recolor.errors import UserError
 from hpc_recolor.progress import Tell
-from hpc_recolor.run_folder import FileRecord, fsync, write_atomically
+from hpc_recolor.run_folder import FileRecord, fsync, without_empty_folders, write_atomically
 
 # A shard holds as many samples as fit into these bytes of raw pixels, in both formats.
 SHARD_BYTES = 64 * 2**20
@@ -60,7 +60,7 @@ def prepare(sources: Sequence[Path], out: Path, options: Options, threads: int, 
     progress: told (done, total), in photographs. Raises UserError if `out` holds something else, a source
     cannot be read, nothing usable is in it, or the disk is full; what was finished stays.
     """
-    with _name_disk_errors(out), _without_empty_folders(out):
+    with _name_disk_errors(out), without_empty_folders(out):
         done = (out / shards.MANIFEST).exists()
         if out.exists() and not done and not (out.is_dir() and (is_unfinished(out) or not any(out.iterdir()))):
             raise UserError(f"--out={out}: holds files that are no data set's; name a new or empty folder")
@@ -252,18 +252,6 @@ def _index_rows(number: int, lengths: Sequence[int]) -> Iterator[tuple[int, int,
     for length in lengths:
         yield number, offset, length
         offset += length
-
-
-@contextmanager
-def _without_empty_folders(out: Path) -> Iterator[None]:
-    """Folders that were made for `out` do not stay if nothing came into them."""
-    created = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in created:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
 
 
 @contextmanager

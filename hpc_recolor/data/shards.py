@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 from hpc_recolor.config import FitName, Section
 from hpc_recolor.data.samples import Kind
 from hpc_recolor.errors import UserError
-from hpc_recolor.run_folder import FileRecord, describe
+from hpc_recolor.run_folder import FileRecord, file_damage
 
 MANIFEST = "manifest.json"
 Split = Literal["val", "test", "train"]
@@ -142,17 +142,6 @@ def verify(folder: Path, names: Iterable[str], manifest: SetManifest, key: str) 
         damage = file_damage(folder / name, manifest.files[name])
         if damage:
             raise UserError(f"{key}={folder}: {damage}; {COPY_AGAIN}")
-
-
-def file_damage(file: Path, expected: FileRecord) -> str | None:
-    """What is wrong with a file, or None. Reads all of it."""
-    try:
-        found = describe(file)
-    except OSError as error:
-        return f"{file.name} cannot be read ({error.strerror})"
-    if found.size_bytes != expected.size_bytes:
-        return f"{file.name} has {found.size_bytes} bytes, expected {expected.size_bytes}"
-    return None if found == expected else f"{file.name} is not what was written (SHA-256 differs)"
 
 
 def _check_size(file: Path, expected: FileRecord, where: str) -> None:

@@ -1,14 +1,15 @@
 """Color one photograph of any size with a trained generator."""
 
+import sys
 from io import BytesIO
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
+from hpc_recolor import checkpoints
 from hpc_recolor.color_space import make_pair, to_pictures
 from hpc_recolor.config import Config
 from hpc_recolor.data.entries import read_file
@@ -16,7 +17,7 @@ from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.errors import UserError
 from hpc_recolor.models.build import Generator, build_generator, load_weights
-from hpc_recolor.run_folder import GENERATOR_WEIGHTS, newest_checkpoint, open_run, write_atomically
+from hpc_recolor.run_folder import open_run, write_atomically
 from recolor_kernels import lab_to_rgb_u8, rgb_to_lab
 
 # A strip of a photograph is converted at a time, and none is shown longer than this many of its short sides.
@@ -36,9 +37,12 @@ class Colorizer:
     def from_run(cls, folder: Path) -> "Colorizer":
         """The generator of a run's newest checkpoint, on CPU. Raises UserError if there is none or it does not fit."""
         run, config = open_run(folder)
-        checkpoint = newest_checkpoint(run)
+        checkpoint, skipped = checkpoints.newest_whole(run)
+        for line in skipped:
+            print(line, file=sys.stderr)
         generator = build_generator(config.model, config.data.size)
-        load_weights(generator, load_file(checkpoint / GENERATOR_WEIGHTS), checkpoint)
+        weights = checkpoints.evaluation_weights(checkpoint, checkpoints.read_manifest(checkpoint))
+        load_weights(generator, weights, checkpoint)
         return cls(generator, config)
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """Numbers for colorized pictures against the originals, and against the gray copy that every colorizer must beat."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from hpc_recolor.color_space import gray_copy, make_pair, to_pictures
 from hpc_recolor.config import ColorName
 from hpc_recolor.distributed import World, gather
 from recolor_kernels import color_metrics
+
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,25 @@ class Scores:
 
 
 @torch.no_grad()
-def score(generator: nn.Module, originals_u8_NHWC: Tensor, color: ColorName, world: World) -> Scores:
+def score(
+    generator: nn.Module,
+    originals_u8_NHWC: Tensor,
+    color: ColorName,
+    world: World,
+    shall_stop: Callable[[], bool] = lambda: False,
+) -> Scores | None:
     """Score a generator in eval mode on this rank's share of the photographs; all ranks get the scores of all.
 
     originals_u8_NHWC: every world.size-th photograph from world.rank on, uint8 (n,H,W,3); n may differ by one.
+    shall_stop: asked by all ranks together, before every batch; if it says yes, all get None.
     """
     rows: list[tuple[float, ...]] = []
-    for start in range(0, len(originals_u8_NHWC), 16):  # a rank may have none
-        original = originals_u8_NHWC[start : start + 16]
+    for start in range(0, max(gather(world, len(originals_u8_NHWC))), BATCH_SIZE):
+        if shall_stop():
+            return None
+        original = originals_u8_NHWC[start : start + BATCH_SIZE]
+        if not len(original):
+            continue
         condition, target = make_pair(original, color)
         output = generator(condition)
         model = color_metrics(to_pictures(condition, output, color), original)

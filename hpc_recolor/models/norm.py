@@ -1,15 +1,11 @@
 """Normalization layers, one of them over the batches of all ranks."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor, nn
 
 from hpc_recolor.config import NormName
-from hpc_recolor.distributed import World, average_
 
 
 def make_norm(norm: NormName, channels: int) -> nn.Module:
@@ -17,19 +13,6 @@ def make_norm(norm: NormName, channels: int) -> nn.Module:
     if norm == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
     return (CrossRankBatchNorm2d if norm == "sync_batch" else nn.BatchNorm2d)(channels)
-
-
-@contextmanager
-def averaged_statistics(network: nn.Module, world: World) -> Iterator[None]:
-    """Eval mode, with BatchNorm's statistics averaged over ranks meanwhile. All ranks enter it together."""
-    own = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    average_(world, network.buffers())
-    network.eval()
-    try:
-        yield
-    finally:
-        network.load_state_dict(own, strict=False)
-        network.train()
 
 
 class CrossRankBatchNorm2d(nn.BatchNorm2d):

@@ -14,6 +14,7 @@ from hpc_recolor.evaluation.figures import plot_losses, read_metrics
 from hpc_recolor.evaluation.metrics import Scores
 from hpc_recolor.progress import SECONDS_BETWEEN_LINES
 from hpc_recolor.run_folder import RunFolder, write_atomically
+from hpc_recolor.training.checkpoint import Saved
 from hpc_recolor.training.step import StepLosses
 
 
@@ -66,6 +67,18 @@ class Tracker:
             f"  held out, {scores.photographs} photographs: ab error {scores.ab_error:.2f}, "
             f"gray copy {scores.gray_ab_error:.2f}"
         )
+        self.restart_clock(images_seen)
+
+    def log_checkpoint(self, images_seen: int, saved: Saved) -> None:
+        """Note a committed checkpoint, and how long training waited for it."""
+        values = {"size_mb": saved.size_mb, "elapsed_s": saved.elapsed_s, "stalled_s": saved.stalled_s}
+        self._append("checkpoint", saved.images_seen, values)
+        self.say(
+            f"  saved {saved.images_seen} images: {saved.size_mb:.1f} MB in {saved.elapsed_s:.1f} s, "
+            f"training waited {saved.stalled_s:.2f} s"
+        )
+        if saved.complaint:
+            self.say(f"  {saved.complaint}")
         self.restart_clock(images_seen)
 
     def restart_clock(self, images_seen: int) -> None:

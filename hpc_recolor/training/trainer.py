@@ -1,41 +1,63 @@
 """The training loop. The clock of everything in it is images seen."""
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 
-from hpc_recolor.color_space import gray_copy, make_pair, to_pictures
+from hpc_recolor.color_space import make_pair
 from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
-from hpc_recolor.data.batches import load_pictures, training_batches
+from hpc_recolor.data.batches import training_batches
 from hpc_recolor.data.order import SampleOrder
-from hpc_recolor.data.samples import Subset
 from hpc_recolor.data.sets import SampleSets, collect
-from hpc_recolor.distributed import World, average_, on_main, start, stop, world_size
-from hpc_recolor.errors import UserError
-from hpc_recolor.evaluation.figures import sample_grid
-from hpc_recolor.evaluation.metrics import score
-from hpc_recolor.models.norm import averaged_statistics
+from hpc_recolor.distributed import World, average_, highest, on_main, start, stop, world_size
+from hpc_recolor.errors import EarlyEndError, UserError
+from hpc_recolor.evaluation.figures import read_metrics
 from hpc_recolor.progress import show_progress
 from hpc_recolor.run_folder import RunFolder, claim, find
-from hpc_recolor.training import checkpoint
+from hpc_recolor.training.averaging import MovingAverage
+from hpc_recolor.training.checkpoint import Position, Saver, Training, restore
 from hpc_recolor.training.engine import build_engines, set_lr
+from hpc_recolor.training.engine_state import owned
+from hpc_recolor.training.evaluator import Evaluator
+from hpc_recolor.training.lock import locked
+from hpc_recolor.training.preemption import DIVERGED, STOPPED, StopRequest
 from hpc_recolor.training.step import StepLosses, gan_step, learning_rate
 from hpc_recolor.training.tracking import Tracker
+from hpc_recolor.training.watchdog import Watchdog
+
+Enter = Callable[[str, int], None]
 
 
-def train(config: Config) -> RunFolder:
+class Agreement(NamedTuple):
+    """What all ranks know after a step. Each is true if it is so on any rank."""
+
+    stop: bool
+    save: bool
+    writing: bool
+    discriminator_skipped: bool
+    generator_skipped: bool
+
+
+def train(config: Config, request: StopRequest) -> RunFolder:
     """Train the run of a config to its end, from its newest checkpoint if it has one. Returns its folder.
 
-    Every rank calls it. Raises UserError, with nothing written, if config, photographs, ranks or checkpoint do not fit.
+    Every rank calls it. Raises UserError, with nothing written, if config, photographs, ranks or checkpoint do not
+    fit; EarlyEndError, with the state saved, if it is asked to stop, or if losses stay not finite.
     """
-    _check_ranks(config)
     world = start(config.train.device, config.train.threads)
     try:
-        photos = _collect_photos(config, world)
-        run = on_main(world, lambda: find(config))
-        Trainer(config, world, photos, run).run_loop()
+        with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
+            _check_ranks(config)
+            watchdog.enter("checking photographs", 0)
+            photos = _collect_photos(config, world)
+            run = on_main(world, lambda: find(config))
+            with locked(run, world):
+                Trainer(config, world, photos, run, request, watchdog.enter).run_loop()
     finally:
         stop()
     return run
@@ -44,24 +66,46 @@ def train(config: Config) -> RunFolder:
 class Trainer:
     """Two engines, a stream of batches, and what is due when."""
 
-    def __init__(self, config: Config, world: World, photos: SampleSets, run: RunFolder) -> None:
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        photos: SampleSets,
+        run: RunFolder,
+        request: StopRequest,
+        enter: Enter = lambda phase, step: None,
+    ) -> None:
         self.config, self.world, self.photos, self.run = config, world, photos, run
+        self.request, self.tell_phase = request, enter
         self.engines = build_engines(config, world)
-        self.images_seen = checkpoint.restore(run, self.engines, photos.fingerprint, world)
+        half_life = config.train.ema_half_life
+        self.average = MovingAverage(owned(self.engines.generator, world), half_life) if half_life else None
+        self.position = Position(torch.zeros(len(StepLosses._fields), device=world.device))
         # Whole batches: the last runs on into the next shuffle, so every photograph is seen `epochs` times or more.
         self.images_total = -(-config.train.epochs * len(photos.train) // self.batch_size) * self.batch_size
-        mine = range(world.rank, len(photos.held_out), world.size)
-        self.held_out = load_pictures(Subset(photos.held_out, mine), config.data, world)
-        shown = range(min(config.tracking.samples, len(photos.held_out)) if world.is_main else 0)
-        self.shown = load_pictures(Subset(photos.held_out, shown), config.data, world)
-        self.losses_sum = torch.zeros(len(StepLosses._fields), device=world.device)
-        self.steps_unread = 0
+        self.saver = Saver(run, config, photos.fingerprint, world)
+        self.saved_s = time.monotonic()
+        self.stopped_measuring = False
         self.tracker: Tracker | None = None
+        self.evaluator = Evaluator(photos.held_out, config, world)
+        self._enter("restoring")
+        if restore(run, self.training, photos.fingerprint, world):
+            self.saver.saved_images = self.images_seen
+
+    @property
+    def training(self) -> Training:
+        """All that a checkpoint holds."""
+        return Training(self.engines, self.average, self.position)
 
     @property
     def batch_size(self) -> int:
         """Images in a step, over all ranks."""
         return self.config.train.batch_size
+
+    @property
+    def images_seen(self) -> int:
+        """Images that both networks have learned from."""
+        return self.position.images_seen
 
     def run_loop(self) -> None:
         """Step through the stream to the end; log, measure and save whenever due, and at the end."""
@@ -71,71 +115,177 @@ class Trainer:
                 f"more than these {self.images_total}; use more epochs or a new run.name"
             )
         on_main(self.world, lambda: claim(self.run, self.config))
-        if self.images_seen == self.images_total:
+        owes_measurement = on_main(self.world, self._owes_measurement)
+        if self.images_seen == self.images_total and not owes_measurement:
             return self._say(f"{self.run.path} is finished; a larger train.epochs goes on with it")
         self._say(
             f"training {self.run.path} on {self.world.size} x {self.world.device.type}: {len(self.photos.train)} "
             f"photographs, {len(self.photos.held_out)} held out, from image {self.images_seen} to {self.images_total}"
         )
+        self.tracker = self._open_tracker() if self.world.is_main else None
+        with self.tracker or nullcontext():
+            if owes_measurement:
+                self.measure()
+            self._train_to_the_end()
+
+    def _train_to_the_end(self) -> None:
         order = SampleOrder(len(self.photos.train), self.config.run.seed)
+        self._enter("loading photographs")
         batches = training_batches(
             self.photos.train, order, self.images_seen, self.batch_size, self.config.data, self.world
         )
-        self.tracker = self._open_tracker() if self.world.is_main else None
-        with self.tracker or nullcontext():
-            while self.images_seen < self.images_total:
-                self.run_step(next(batches))
-                if self._due(self.config.tracking.log_every_steps * self.batch_size):
-                    self.log()
-                if self._due(self.config.tracking.samples_every_images):
-                    self.measure()
-                if self._due(self.config.checkpoint.every_images):
-                    self.save()
+        if self._shall_stop():
+            self.stop_here()
+        while self.images_seen < self.images_total:
+            self._enter("loading photographs")
+            batch = next(batches)
+            agreed = self.run_step(batch)
+            if self._due(self.config.tracking.log_every_steps * self.batch_size):
+                self.log()
+            if self._due(self.config.tracking.samples_every_images):
+                self.measure()
+            if agreed.stop or self.stopped_measuring:
+                self.stop_here()
+            self.save_if_due(agreed)
+        self.finish_saving(must=True)
 
-    def run_step(self, batch: Batch) -> None:
-        """Train both networks on one batch; nothing is read back from the device."""
+    def run_step(self, batch: Batch) -> Agreement:
+        """Train both networks on one batch, and agree with the other ranks on how it went and what comes next."""
+        self._enter("training")
         set_lr(self.engines, self._lr())
         condition, target = make_pair(batch.rgb_u8_NHWC, self.config.model.color)
-        self.losses_sum += torch.stack(gan_step(self.engines, condition, target, self.config.loss))
-        self.images_seen += self.batch_size
-        self.steps_unread += 1
+        losses = gan_step(self.engines, condition, target, self.config.loss, self.config.train.accumulate)
+        self.position.images_seen += self.batch_size
+        agreed = self._agree()
+        if agreed.discriminator_skipped or agreed.generator_skipped:
+            self._take_back(agreed)
+        else:
+            self._take_in(torch.stack(losses))
+        self.engines.discriminator.adapt_loss_scale(agreed.discriminator_skipped)
+        if not agreed.discriminator_skipped:  # else the generator was held back, whatever its own gradients were
+            self.engines.generator.adapt_loss_scale(agreed.generator_skipped)
+        return agreed
 
     def log(self) -> None:
-        """Read the losses, as means over the ranks and over the steps since the last reading."""
-        mean = self.losses_sum / self.steps_unread
+        """Read the losses, as means over the ranks and over the good steps since the last reading."""
+        if not self.position.steps_unread:
+            return
+        mean = self.position.losses_sum / self.position.steps_unread
         average_(self.world, [mean])
-        self.losses_sum.zero_()
-        self.steps_unread = 0
+        self.position.losses_sum.zero_()
+        self.position.steps_unread = 0
         if self.tracker:
             self.tracker.log_step(self.images_seen, StepLosses(*mean.tolist()), self._lr())
 
     def measure(self) -> None:
-        """Score the generator on the held-out photographs, and draw some of them."""
-        generator, color = self.engines.generator.module, self.config.model.color
-        with averaged_statistics(generator, self.world), torch.no_grad():
-            scores = score(generator, self.held_out, color, self.world)
-            if self.tracker:
-                self._draw_samples()
-        if self.tracker:
+        """Score the averaged generator on the held-out photographs, and draw some of them.
+
+        If the run is to stop meanwhile, it is left for when the run goes on.
+        """
+        self._enter("measuring")
+        scores = self.evaluator.measure(self.engines.generator, self.average, self._shall_stop)
+        self.stopped_measuring = scores is None
+        if self.tracker and scores:
+            self.evaluator.draw(self.run, self.images_seen)
             self.tracker.log_scores(self.images_seen, scores)
 
-    def save(self) -> None:
-        """Commit a checkpoint. Losses are read before, so that a resumed run logs what this one does."""
-        if self.steps_unread:
-            self.log()
-        keep, fingerprint = self.config.checkpoint.keep, self.photos.fingerprint
-        checkpoint.save(self.run, self.engines, self.images_seen, fingerprint, keep, self.world)
-        if self.tracker:
-            self.tracker.restart_clock(self.images_seen)
+    def save_if_due(self, agreed: Agreement) -> None:
+        """Begin a checkpoint, or commit the one that all ranks have written by now."""
+        epoch = self._finished_snapshot()
+        if epoch or agreed.save or self._due(self.config.checkpoint.every_images):
+            self.save(epoch)
+        elif not agreed.writing:
+            self.finish_saving()
 
-    def _draw_samples(self) -> None:
-        color = self.config.model.color
-        condition, _ = make_pair(self.shown, color)
-        colorized = to_pictures(condition, self.engines.generator.module(condition), color)
-        columns = {"gray": gray_copy(condition, color), "colorized": colorized, "original": self.shown}
-        grid = sample_grid({caption: pictures.cpu().numpy() for caption, pictures in columns.items()})
-        self.run.samples.mkdir(exist_ok=True)
-        grid.save(self.run.samples / f"images-{self.images_seen:012d}.png")
+    def stop_here(self) -> None:
+        """Save what is not saved, and raise EarlyEndError."""
+        self.finish_saving()
+        if self.saver.saved_images != self.images_seen:
+            self.save(self._finished_snapshot())
+        self.finish_saving(must=True)
+        raise EarlyEndError(
+            f"stopped by {self.request.signal or 'a signal'} after {self.images_seen} images, which are saved in "
+            f"{self.run.path}; the same command goes on",
+            STOPPED,
+        )
+
+    def save(self, snapshot_epoch: int | None = None) -> None:
+        """Begin a checkpoint, after the one before is committed. A failure is told, and training goes on."""
+        self.finish_saving()
+        self._enter("saving")
+        self.saved_s = time.monotonic()
+        try:
+            self.saver.start(self.training, snapshot_epoch)
+        except OSError as error:
+            self._alarm(error)
+
+    def finish_saving(self, must: bool = False) -> None:
+        """Commit the checkpoint that is being written, if any. must: raise UserError if it cannot be, or could not."""
+        if self.saver.saving:
+            self._enter("saving")
+            try:
+                saved = self.saver.finish()
+            except OSError as error:
+                self._alarm(error)
+            else:
+                if self.tracker:
+                    self.tracker.log_checkpoint(self.images_seen, saved)
+        if must and self.saver.saved_images != self.images_seen:
+            raise UserError(
+                f"run.folder={self.config.run.folder}: the checkpoint after {self.images_seen} images could not be "
+                "written, see above; make room there, and the same command goes on from the one before"
+            )
+
+    def _agree(self) -> Agreement:
+        self._enter("agreeing")
+        save = self.world.is_main and time.monotonic() - self.saved_s >= self.config.checkpoint.every_s
+        here = (self.request.requested, save, self.saver.is_writing)
+        skipped = (self.engines.discriminator.skipped, self.engines.generator.skipped)
+        return Agreement(*map(bool, highest(self.world, here, skipped)))
+
+    def _shall_stop(self) -> bool:
+        return bool(highest(self.world, [self.request.requested])[0])
+
+    def _take_in(self, losses: torch.Tensor) -> None:
+        position = self.position
+        position.losses_sum += losses
+        position.steps_unread += 1
+        position.bad_in_a_row = 0
+        if self.average:
+            self.average.update(self.batch_size, self.images_seen)
+
+    def _take_back(self, agreed: Agreement) -> None:
+        """Leave a bad step out. Raises EarlyEndError if there were too many in a row."""
+        for engine in self.engines:
+            engine.roll_back_buffers()
+        position, limit = self.position, self.config.train.max_bad_steps
+        position.bad_steps += 1
+        position.bad_in_a_row += 1
+        if self.tracker:
+            networks = "both networks" if agreed.discriminator_skipped else "the generator"
+            self.tracker.say(
+                f"  a loss or gradient is not finite at image {self.images_seen}: step skipped for {networks} "
+                f"({position.bad_in_a_row} in a row, {position.bad_steps} in all)"
+            )
+        if position.bad_in_a_row >= limit:
+            self.finish_saving()
+            raise EarlyEndError(
+                f"train.max_bad_steps={limit}: so many steps in a row had losses or gradients that are not finite; "
+                f"the last checkpoint of {self.run.path} stays; a smaller train.lr, train.clip_norm or another "
+                "train.precision may help, in a new run",
+                DIVERGED,
+            )
+
+    def _owes_measurement(self) -> bool:
+        """Whether the run was stopped before it could measure what it had trained."""
+        if not self.images_seen or not self._due(self.config.tracking.samples_every_images):
+            return False
+        rows = read_metrics(self.run.metrics) if self.run.metrics.exists() else []
+        return not any(row["kind"] == "held_out" and row["images_seen"] == self.images_seen for row in rows)
+
+    def _alarm(self, error: OSError) -> None:
+        if self.tracker:
+            self.tracker.say(f"  CHECKPOINT NOT WRITTEN: {error}; those before are kept, and training goes on")
 
     def _lr(self) -> float:
         train = self.config.train
@@ -144,6 +294,15 @@ class Trainer:
     def _due(self, every_images: int) -> bool:
         before = self.images_seen - self.batch_size
         return self.images_seen >= self.images_total or self.images_seen // every_images > before // every_images
+
+    def _finished_snapshot(self) -> int | None:
+        """The epoch of train.snapshots that this step has finished, if any."""
+        per_epoch, before = len(self.photos.train), self.images_seen - self.batch_size
+        finished = [e for e in self.config.train.snapshots if before < e * per_epoch <= self.images_seen]
+        return max(finished, default=None)
+
+    def _enter(self, phase: str) -> None:
+        self.tell_phase(phase, self.images_seen // self.batch_size)
 
     def _open_tracker(self) -> Tracker:
         return Tracker(self.run, self.config, self.images_seen, self.images_total, len(self.photos.train))
@@ -154,10 +313,14 @@ class Trainer:
 
 
 def _check_ranks(config: Config) -> None:
-    batch_size, ranks = config.train.batch_size, world_size()
+    batch_size, ranks, parts = config.train.batch_size, world_size(), config.train.accumulate
     if batch_size % ranks:
         raise UserError(
             f"train.batch_size={batch_size} is not divisible by world size {ranks}: use a multiple of {ranks}"
+        )
+    if batch_size // ranks % parts:
+        raise UserError(
+            f"train.accumulate={parts} does not divide the {batch_size // ranks} images of a rank: use a divisor"
         )
 
 

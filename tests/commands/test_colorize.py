@@ -147,7 +147,7 @@ def double_width(run: Path) -> None:
 
 
 def flip_bit_of_weights(run: Path) -> None:
-    (file,) = run.glob("checkpoints/*/generator.safetensors")
+    (file,) = run.glob("checkpoints/*/shard-00000-of-00001.safetensors")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -165,7 +165,7 @@ def flip_bit_of_manifest(run: Path) -> None:
         (remove_run, ["mine"]),
         (remove_checkpoints, ["mine", "no checkpoint"]),
         (double_width, ["mine", "does not fit the config"]),
-        (flip_bit_of_weights, ["generator.safetensors"]),
+        (flip_bit_of_weights, ["shard-00000-of-00001.safetensors"]),
         (flip_bit_of_manifest, ["manifest.json"]),
     ],
 )

@@ -149,10 +149,10 @@ def test_two_ranks_train_one_run_that_one_rank_goes_on_with(command: Command, ph
     manifest = json.loads(next((tmp_path / "runs").glob("train/checkpoints/*/manifest.json")).read_text())
     assert manifest["world_size"] == 2
     assert sorted(manifest["files"]) == [
-        "generator.safetensors",
-        "rank_00000.pt",
-        "rank_00001.pt",
-        "training_state.pt",
+        "rank-00000-of-00002.safetensors",
+        "rank-00001-of-00002.safetensors",
+        "shard-00000-of-00002.safetensors",
+        "shard-00001-of-00002.safetensors",
     ]
     alone = command("train", *changed(flags, **{"train.epochs": 2}))
     assert alone.returncode == 0, alone.stderr

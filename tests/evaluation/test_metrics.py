@@ -42,6 +42,7 @@ def test_ab_error_equals_scikit_image(pictures: Tensor) -> None:
 @pytest.mark.parametrize("color", ["rgb", "lab"])
 def test_a_perfect_colorizer_has_no_error(pictures: Tensor, color: ColorName) -> None:
     scores = score(Memory(make_pair(pictures, color)[1]), pictures, color, ALONE)
+    assert scores
     assert scores.ab_error == scores.ciede2000 == scores.l1 == 0
     assert scores.colorfulness == scores.original_colorfulness > 10
     assert scores.photographs == 20
@@ -50,6 +51,7 @@ def test_a_perfect_colorizer_has_no_error(pictures: Tensor, color: ColorName) ->
 
 def test_a_colorizer_without_color_scores_as_the_gray_copy(pictures: Tensor) -> None:
     scores = score(Memory(torch.zeros(20, 2, 8, 8)), pictures, "lab", ALONE)
+    assert scores
     assert scores.ab_error == scores.gray_ab_error
     assert scores.ciede2000 == scores.gray_ciede2000
     assert scores.colorfulness < 1
@@ -59,3 +61,8 @@ def test_a_colorizer_without_color_scores_as_the_gray_copy(pictures: Tensor) -> 
 def test_the_gray_copy_has_equal_channels(pictures: Tensor, color: ColorName) -> None:
     gray = gray_copy(make_pair(pictures, color)[0], color).int()
     assert (gray.amax(-1) - gray.amin(-1)).max() <= 1
+
+
+def test_a_measurement_that_is_to_stop_gives_nothing(pictures: Tensor) -> None:
+    answers = iter([False, True])
+    assert score(Memory(torch.zeros(20, 2, 8, 8)), pictures, "lab", ALONE, lambda: next(answers)) is None

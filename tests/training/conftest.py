@@ -11,6 +11,7 @@ import pytest
 
 from hpc_recolor.distributed import World, start
 from tests.conftest import ROOT
+from tests.training.runs import without_plots
 
 Worker = Callable[..., list[Any]]
 
@@ -18,6 +19,7 @@ Worker = Callable[..., list[Any]]
 @pytest.fixture(scope="session")
 def world() -> World:
     """This process as the only rank; stays for the session, since DeepSpeed cannot leave a process group."""
+    without_plots()
     return start("cpu", threads=1)
 
 
@@ -38,7 +40,7 @@ def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Worker:
             env={key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "DS_ACCELERATOR")},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return [json.loads((out / f"{rank}.json").read_text()) for rank in range(ranks)]

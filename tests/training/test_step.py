@@ -28,7 +28,7 @@ def twin_difference(world: World, generator: GeneratorName = "unet") -> tuple[fl
     """
     config = small_config(model={"width": 8, "dropout": 0.5, "generator": generator})
     engines = build_engines(config, world)
-    plain = PlainStep.beside(engines, config)
+    plain = PlainStep.beside(engines, config, world)
     for number in range(STEPS):
         condition, target = random_batch(number, config)
         torch.manual_seed(number)
@@ -42,7 +42,7 @@ def twin_difference(world: World, generator: GeneratorName = "unet") -> tuple[fl
             parameter = max(parameter, float((ours - theirs).detach().abs().max()))
             for key in ("exp_avg", "exp_avg_sq"):
                 expected = adam.state[theirs][key]
-                difference = (engine.optimizer.state[ours][key] - expected).abs().max()
+                difference = (engine.adam.state[ours][key] - expected).abs().max()
                 moment = max(moment, float(difference / expected.abs().max()))
     return parameter, moment
 

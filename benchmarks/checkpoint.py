@@ -1,0 +1,153 @@
+"""`python -m benchmarks.checkpoint`: our save and restore beside torch.save, torch.load and the bare disk, in turn."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from benchmarks.machine import check_out, describe_machine
+from hpc_recolor import cli
+from hpc_recolor.config import Config, load_config
+from hpc_recolor.errors import UserError
+
+app = cli.command("benchmarks.checkpoint")
+
+INTERVAL_S = 300
+CHUNK_BYTES = 1 << 24
+
+
+@app.default
+def checkpoint(
+    *,
+    rounds: Annotated[int, Parameter(validator=Number(gte=1), help="Timed rounds [rounds, 1 or more].")] = 5,
+    folder: Annotated[
+        Path | None, Parameter(help="Folder on the disk to measure; by default the one for temporaries.")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
+    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+) -> None:
+    """Time saving and restoring a whole run, by default at full width, and how long training waits for it."""
+    config = load_config(None, cli.given(flags))
+    check_out(out)
+    if folder and not folder.is_dir():
+        raise UserError(f"folder={folder}: no such folder; name one on the disk to measure")
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        result = measure(config, rounds, Path(place))
+    if result["rank"]:
+        return
+    size_mb = result["size_mb"]
+    print(f"{result['ranks']} ranks, {size_mb:.0f} MB a checkpoint, medians of {rounds} rounds:")
+    for name, elapsed_s in result["seconds"].items():
+        print(f"{name:>28}: {elapsed_s:7.2f} s  {size_mb / elapsed_s:7.0f} MB/s")
+    stalled_s = result["stalled_s"]
+    print(
+        f"training waits {stalled_s:.2f} s for a save beside it: {stalled_s / INTERVAL_S:.2%} of {INTERVAL_S} s; "
+        f"save / torch.save = {result['save_ratio']:.2f}, restore / torch.load = {result['restore_ratio']:.2f}"
+    )
+    if out:
+        out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
+    """Medians [s] of every way to save and to restore, and of training's wait for a save beside it."""
+    import torch
+
+    from hpc_recolor.color_space import CONDITION_CHANNELS, target_channels
+    from hpc_recolor.distributed import highest, on_main, start, stop
+    from hpc_recolor.run_folder import RunFolder
+    from hpc_recolor.training.averaging import MovingAverage
+    from hpc_recolor.training.checkpoint import Position, Saver, Training, restore, shard_tensors
+    from hpc_recolor.training.engine import build_engines
+    from hpc_recolor.training.engine_state import owned
+    from hpc_recolor.training.step import StepLosses, gan_step
+
+    world = start(config.train.device, config.train.threads)
+    place = on_main(world, lambda: place)
+    engines = build_engines(config, world)
+    average = MovingAverage(owned(engines.generator, world), config.train.ema_half_life)
+    training = Training(engines, average, Position(torch.zeros(len(StepLosses._fields), device=world.device)))
+    shape = (config.train.batch_size // world.size, CONDITION_CHANNELS, config.data.size, config.data.size)
+    condition = torch.rand(shape, device=world.device) * 2 - 1
+    target = torch.rand(shape[0], target_channels(config.model.color), *shape[2:], device=world.device) * 2 - 1
+    run, plain = RunFolder(place), place / f"plain-{world.rank}.pt"
+    stalls_s: list[float] = []
+
+    def saver(background: bool) -> Saver:
+        section = {**config.checkpoint.model_dump(), "background": background, "keep": 1}
+        return Saver(run, load_config(None, {**config.model_dump(), "checkpoint": section}), "benchmark", world)
+
+    aside, beside = saver(False), saver(True)
+
+    def save() -> None:
+        training.position.images_seen += 1
+        aside.start(training)
+        aside.finish()
+
+    def save_beside_training() -> None:
+        training.position.images_seen += 1
+        beside.start(training)
+        while highest(world, [beside.is_writing])[0]:
+            gan_step(engines, condition, target, config.loss)
+        stalls_s.append(beside.finish().stalled_s)
+
+    def save_plainly() -> None:
+        with plain.open("wb") as file:
+            torch.save(shard_tensors(training, world), file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load_plainly() -> None:
+        for key, value in torch.load(plain, weights_only=True).items():
+            live[key].copy_(value)
+
+    def write_zeros() -> None:
+        chunk = bytes(CHUNK_BYTES)
+        with (place / f"zeros-{world.rank}").open("wb") as file:
+            for _ in range(size_bytes // CHUNK_BYTES):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+
+    live = shard_tensors(training, world)
+    size_bytes = sum(tensor.nbytes for tensor in live.values())
+    ways: dict[str, Callable[[], Any]] = {
+        "bare write": write_zeros,
+        "torch.save": save_plainly,
+        "our save": save,
+        "our save beside training": save_beside_training,
+        "torch.load": load_plainly,
+        "our restore, verified": lambda: restore(run, training, "benchmark", world),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            torch.distributed.barrier()
+            started_s = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - started_s)
+    stop()
+    seconds = {name: median(elapsed) for name, elapsed in times.items()}
+    return {
+        "seconds": seconds,
+        "stalled_s": median(stalls_s),
+        "size_mb": size_bytes * world.size / 1e6,
+        "save_ratio": seconds["our save"] / seconds["torch.save"],
+        "restore_ratio": seconds["our restore, verified"] / seconds["torch.load"],
+        "times_s": times,
+        "rank": world.rank,
+        "ranks": world.size,
+        "machine": describe_machine(),
+        "config": config.model_dump(mode="json", include={"model", "train", "checkpoint", "deepspeed"}),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

@@ -1,0 +1,53 @@
+"""Measures a run on its held-out photographs, with a network beside the one that trains."""
+
+from collections.abc import Callable
+
+import torch
+
+from hpc_recolor.color_space import gray_copy, make_pair, to_pictures
+from hpc_recolor.config import Config
+from hpc_recolor.data.batches import load_pictures
+from hpc_recolor.data.samples import Samples, Subset
+from hpc_recolor.distributed import World
+from hpc_recolor.evaluation.figures import sample_grid
+from hpc_recolor.evaluation.metrics import Scores, score
+from hpc_recolor.models.build import build_generator, place
+from hpc_recolor.run_folder import RunFolder
+from hpc_recolor.training.averaging import MovingAverage
+from hpc_recolor.training.engine import Engine
+from hpc_recolor.training.engine_state import WEIGHT, owned, whole
+
+
+class Evaluator:
+    """The held-out photographs, this rank's share of them in memory, and a generator in eval mode to color them."""
+
+    def __init__(self, held_out: Samples, config: Config, world: World) -> None:
+        self.color, self.world = config.model.color, world
+        with torch.random.fork_rng():  # training draws what it would have drawn
+            self.generator = place(build_generator(config.model, config.data.size), config.model, world.device)
+        self.generator.eval()
+        mine = range(world.rank, len(held_out), world.size)
+        self.pictures = load_pictures(Subset(held_out, mine), config.data, world)
+        shown = range(min(config.tracking.samples, len(held_out)) if world.is_main else 0)
+        self.shown = load_pictures(Subset(held_out, shown), config.data, world)
+
+    def measure(self, engine: Engine, average: MovingAverage | None, shall_stop: Callable[[], bool]) -> Scores | None:
+        """Scores of the averaged generator, or of the trained one if there is no average. All ranks together.
+
+        shall_stop: asked by all ranks together before every batch; if it says yes, the result is None.
+        """
+        fragments = owned(engine, self.world)
+        weights = average.averages if average else [fragment.tensors[WEIGHT] for fragment in fragments]
+        parts = list(zip(fragments, weights, strict=True))
+        self.generator.load_state_dict(whole(engine, parts, self.world))
+        return score(self.generator, self.pictures, self.color, self.world, shall_stop)
+
+    @torch.no_grad()
+    def draw(self, run: RunFolder, images_seen: int) -> None:
+        """Draw some of the photographs as the generator colored them at the last measurement. Rank 0 alone has them."""
+        condition, _ = make_pair(self.shown, self.color)
+        colorized = to_pictures(condition, self.generator(condition), self.color)
+        columns = {"gray": gray_copy(condition, self.color), "colorized": colorized, "original": self.shown}
+        grid = sample_grid({caption: pictures.cpu().numpy() for caption, pictures in columns.items()})
+        run.samples.mkdir(exist_ok=True)
+        grid.save(run.samples / f"images-{images_seen:012d}.png")

@@ -1,0 +1,83 @@
+"""Signals that ask a run to stop: a flag, which the ranks agree on after each step, before they save and leave.
+
+Installed before torch is imported, since schedulers do not wait for imports.
+"""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from hpc_recolor.distributed import is_main_process
+
+# EX_TEMPFAIL of sysexits.h: the state is saved, and the same command goes on from there.
+STOPPED = 75
+# A rank was killed, hung or raised: what was committed before stays.
+FAILED = 1
+# Losses or gradients stayed not finite: the last good checkpoint stays.
+DIVERGED = 3
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+SIGINTS_TO_END_AT_ONCE = 3
+INTERRUPTED = 130
+
+
+class StopRequest:
+    """While entered, SIGUSR2, SIGTERM and SIGINT set a flag; the third SIGINT ends the process at once, with 130.
+
+    requested: whether one has come; signal: the name of the first. A second one changes nothing. Outside the main
+    thread, where Python allows no handlers, signals do what they did before.
+    """
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._old_handlers: dict[signal.Signals, Any] = {}
+        self._old_wakeup = -1
+        self._written = -1
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._old_handlers = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            self._listen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._old_handlers:
+            return
+        for number, old in self._old_handlers.items():
+            signal.signal(number, old if old is not None else signal.SIG_DFL)
+        self._old_handlers = {}
+        signal.set_wakeup_fd(self._old_wakeup)
+        os.close(self._written)  # ends the listener
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            return
+        self.signal = signal.Signals(number).name
+        if is_main_process():
+            # print could meet a print that this signal has interrupted.
+            os.write(2, f"{self.signal}: will stop after this step, once the state is saved\n".encode())
+
+    def _listen(self) -> None:
+        # Python calls handlers between bytecodes of the main thread, which may hang in a collective for good; the byte
+        # of set_wakeup_fd is written at once.
+        read, self._written = os.pipe()
+        os.set_blocking(self._written, False)
+        self._old_wakeup = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
+        threading.Thread(target=_end_at_third_sigint, args=(read,), name="signals", daemon=True).start()
+
+
+def _end_at_third_sigint(read: int) -> None:
+    sigints = 0
+    with os.fdopen(read, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            sigints += number[0] == signal.SIGINT
+            if sigints == SIGINTS_TO_END_AT_ONCE:
+                os._exit(INTERRUPTED)

@@ -1,0 +1,188 @@
+"""The command that lists, verifies and exports checkpoints."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hpc_recolor import checkpoints, cli
+from hpc_recolor.checkpoint import app
+from hpc_recolor.config import Config, load_config
+from hpc_recolor.models.build import build_generator
+from hpc_recolor.run_folder import RunFolder, claim, describe
+from hpc_recolor.tensor_files import write
+from tests.conftest import Command, contents, error_line
+from tests.saves import damage, make_manifest
+
+CONFIG = load_config(None, {"data": {"size": 32}, "model": {"width": 4}})
+
+
+def weights_of(config: Config, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return build_generator(config.model, config.data.size).state_dict()
+
+
+def save(run: RunFolder, images_seen: int, kinds: dict[str, int], **changes: Any) -> Path:
+    """A checkpoint of two ranks: weights of each kind, drawn with that seed, all on the first."""
+    beside = checkpoints.begin(run)
+    shapes: dict[str, list[int]] = {}
+    shard: dict[str, Tensor] = {}
+    torch.manual_seed(0)
+    names = {name for name, _ in build_generator(CONFIG.model, CONFIG.data.size).named_parameters()}
+    for kind, seed in kinds.items():
+        for name, value in weights_of(CONFIG, seed).items():
+            if name in names:
+                shapes[f"generator/{name}"] = list(value.shape)
+                shard[f"generator/{kind}/{name}@0"] = value.reshape(-1)
+            else:
+                shard[f"generator/averaged/{name}"] = value
+    own = {"random": torch.zeros(3, dtype=torch.uint8)}
+    tensors = {
+        checkpoints.shard_file(0, 2): shard,
+        checkpoints.shard_file(1, 2): {"discriminator/weight/w@0": torch.ones(1)},
+    }
+    tensors |= {checkpoints.rank_file(rank, 2): own for rank in range(2)}
+    files = {name: write(beside / name, content) for name, content in tensors.items()}
+    return checkpoints.commit(run, beside, make_manifest(images_seen, parameters=shapes, files=files, **changes))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """Checkpoints after 8 images, a milestone, and 16."""
+    monkeypatch.setenv("COLUMNS", "200")
+    run = RunFolder(tmp_path / "run")
+    claim(run, CONFIG)
+    save(run, 8, {"weight": 1}, snapshot_epoch=15)
+    save(run, 16, {"weight": 2, "ema": 3}, zero_stage=3, commit=None)
+    return run
+
+
+def call(*arguments: object) -> int:
+    return cli.run(app, [str(argument) for argument in arguments])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line of a refused command."""
+    capsys.readouterr()
+    assert call(*arguments) == cli.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_list_shows_a_line_for_each_checkpoint(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    os.utime(run.checkpoints / "images-000000000008" / "manifest.json", (1_700_000_000,) * 2)
+    assert call("list", run.path) == 0
+    head, *_, first, second = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert head == ["checkpoint", "images", "epoch", "ranks", "ZeRO", "size", "[MiB]", "written", "code"]
+    assert first[:5] == ["images-000000000008", "8", "15", "2", "1"]
+    assert first[6].startswith("2023-11-1") and first[-1] == "abc"
+    assert second[:4] == ["images-000000000016", "16", "2", "3"]
+    assert second[-1] == "unknown"
+
+
+def test_list_shows_damaged_ones_too(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.checkpoints / "images-000000000016" / "manifest.json").write_text("")
+    assert call("list", run.path) == 0
+    last = [line for line in capsys.readouterr().out.splitlines() if line.strip()][-1]
+    assert "images-000000000016" in last and "damaged" in last
+
+
+def test_verify_says_of_each_checkpoint_whether_it_is_whole(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("verify", run.path) == 0
+    assert capsys.readouterr().out.splitlines() == ["images-000000000008: whole", "images-000000000016: whole"]
+    damage(run.checkpoints / "images-000000000008")
+    assert call("verify", run.path) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("images-000000000008: damaged: shard-00001-of-00002.safetensors is not what was written")
+    assert second == "images-000000000016: whole"
+
+
+def test_export_writes_the_averaged_generator_with_a_card_that_loads_it(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("export", run.path) == 0
+    found, expected = load_file(run.path / "generator.safetensors"), weights_of(CONFIG, 3)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    card = json.loads((run.path / "generator.json").read_text())
+    assert card["sha256"] == describe(run.path / "generator.safetensors").sha256
+    assert (card["images_seen"], card["averaged"], card["photos"]) == (16, True, "fingerprint")
+    assert card["model"] == CONFIG.model.model_dump()
+    assert "(N,1,H,W)" in card["input"] and "(N,2,H,W)" in card["output"]
+    monkeypatch.chdir(run.path)
+    names: dict[str, Any] = {}
+    exec(card["load"], names)
+    assert names["generator"](torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_export_of_a_named_checkpoint_to_another_place(run: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "raw.safetensors"
+    assert call("export", run.path, "--out", out, "--checkpoint", "images-000000000008") == 0
+    expected = weights_of(CONFIG, 1)
+    assert all(torch.equal(value, expected[name]) for name, value in load_file(out).items())
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert (card["averaged"], card["snapshot_epoch"], card["weights"]) == (False, 15, "raw.safetensors")
+
+
+def test_export_replaces_files_only_with_force(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("generator.json", "generator.safetensors"):
+        (run.path / name).write_text("mine")
+        before = contents(run.path)
+        assert f"{name} exists already; give another name, or --force" in refusal(capsys, "export", run.path)
+        assert contents(run.path) == before
+    assert call("export", run.path, "--force") == 0
+    assert len(load_file(run.path / "generator.safetensors")) > 0
+
+
+def test_export_skips_damaged_checkpoints_and_says_so(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(run.checkpoints / "images-000000000016")
+    assert call("export", run.path) == 0
+    said = capsys.readouterr()
+    assert "images-000000000016 is damaged and skipped" in said.err
+    assert "after 8 images" in said.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--out", "generator.pt"), "out=generator.pt: give a name that ends in .safetensors"),
+        (("--checkpoint", "images-000000000009"), "it has images-000000000008, images-000000000016"),
+        (("--checkpoint", "../../x"), "has none of that name"),
+        (("--checkpoint", "images-000000000016"), "checkpoint=images-000000000016 is damaged: shard-00001"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], expected: str
+) -> None:
+    damage(run.checkpoints / "images-000000000016")
+    before = contents(run.path)
+    assert expected in refusal(capsys, "export", run.path, *flags)
+    assert contents(run.path) == before
+
+
+def test_an_export_that_cannot_be_written_leaves_nothing(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    out = "/proc/none/generator.safetensors"
+    assert f"out={out}: cannot write /proc/none" in refusal(capsys, "export", run.path, "--out", out)
+    before = contents(run.path)
+    (run.path / "generator.json").mkdir()
+    assert "generator.json (Is a directory)" in refusal(capsys, "export", run.path, "--force")
+    (run.path / "generator.json").rmdir()
+    assert contents(run.path) == before
+
+
+@pytest.mark.parametrize("name", ["list", "verify", "export"])
+def test_folders_without_checkpoints_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert "is no run folder" in refusal(capsys, name, tmp_path)
+    claim(RunFolder(tmp_path / "empty"), CONFIG)
+    assert "has no checkpoint yet; train first" in refusal(capsys, name, tmp_path / "empty")
+
+
+def test_as_a_command_it_ends_with_its_exit_code(run: RunFolder, command: Command) -> None:
+    damage(run.checkpoints / "images-000000000016")
+    assert command("checkpoint", "verify", run.path).returncode == 1
+    assert "nowhere is no run folder" in error_line(command("checkpoint", "verify", "nowhere"))

@@ -1,0 +1,65 @@
+"""A DeepSpeed file of the user's own is laid beside the run's config, and never silently over it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_recolor.config import Config, load_config
+from hpc_recolor.distributed import World
+from hpc_recolor.errors import UserError
+from hpc_recolor.training.deepspeed_config import deepspeed_config
+from hpc_recolor.training.engine import build_engines
+
+
+def config_with(tmp_path: Path, content: Any, **train: Any) -> Config:
+    file = tmp_path / "deepspeed.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    section = {"batch_size": 8, "device": "cpu", "threads": 1} | train
+    return load_config(None, {"deepspeed": {"config": file, "zero_stage": 2}, "train": section, "data": {"size": 32}})
+
+
+def test_what_the_run_does_not_say_is_taken(tmp_path: Path, world: World) -> None:
+    theirs = {"zero_optimization": {"reduce_bucket_size": 1234567, "stage": "auto"}, "train_batch_size": "auto"}
+    config = config_with(tmp_path, theirs)
+    merged = deepspeed_config(config, ranks=1)
+    assert merged["zero_optimization"] == {"reduce_bucket_size": 1234567, "stage": 2}
+    assert merged["train_batch_size"] == 8
+    assert build_engines(config, world).generator.deepspeed.optimizer.reduce_bucket_size == 1234567
+
+
+def test_the_same_value_twice_is_no_conflict(tmp_path: Path) -> None:
+    merged = deepspeed_config(config_with(tmp_path, {"gradient_clipping": 0.0, "wall_clock_breakdown": False}), ranks=2)
+    assert merged["train_micro_batch_size_per_gpu"] == 4
+    assert merged["wall_clock_breakdown"] is False
+
+
+def test_every_conflict_is_named(tmp_path: Path) -> None:
+    theirs = {"train_batch_size": 64, "zero_optimization": {"stage": 3}, "gradient_accumulation_steps": 1}
+    with pytest.raises(UserError) as refused:
+        deepspeed_config(config_with(tmp_path, theirs), ranks=1)
+    line = str(refused.value)
+    assert "train_batch_size: 64 there, 8 by the run" in line
+    assert "zero_optimization.stage: 3 there, 2 by the run" in line
+    assert "gradient_accumulation_steps" not in line
+
+
+@pytest.mark.parametrize("theirs", [{"optimizer": {"type": "Adam"}}, {"fp16": {"enabled": True}}, {"scheduler": {}}])
+def test_what_the_run_decides_alone_is_refused_with_its_own_key(tmp_path: Path, theirs: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"{next(iter(theirs))} cannot be set there: .*train\."):
+        deepspeed_config(config_with(tmp_path, theirs), ranks=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [("{", "no legal JSON"), ("[1]", "holds a list"), ("\x00", "no legal JSON")]
+)
+def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        deepspeed_config(config_with(tmp_path, content), ranks=1)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    config = load_config(None, {"deepspeed": {"config": tmp_path / "none.json"}})
+    with pytest.raises(UserError, match="No such file"):
+        deepspeed_config(config, ranks=1)

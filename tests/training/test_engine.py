@@ -1,0 +1,153 @@
+"""What engines promise beside the plain step: precisions, parts of a batch, clipping, layouts, averages."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hpc_recolor.distributed import World
+from hpc_recolor.training.averaging import MovingAverage
+from hpc_recolor.training.engine import FIRST_LOSS_SCALE, Engines, build_engines
+from hpc_recolor.training.engine_state import MOMENTS, WEIGHT, Fragment, fragments, load, owned, steps
+from hpc_recolor.training.step import StepLosses, gan_step
+from tests import tolerances
+from tests.training.runs import differences, networks
+from tests.training.workers import random_batch, small_config
+
+STAGES = (0, 1, 2, 3)
+
+
+def trained(world: World, count: int = 3, **sections: dict[str, Any]) -> tuple[Engines, list[StepLosses]]:
+    """Engines without dropout and BatchNorm after so many steps, and the losses of these."""
+    model = {"width": 8, "dropout": 0.0, "norm": "instance"} | sections.pop("model", {})
+    config = small_config(model=model, **sections)
+    engines = build_engines(config, world)
+    losses = []
+    for number in range(count):
+        losses.append(gan_step(engines, *random_batch(number, config), config.loss, config.train.accumulate))
+        for engine in engines:
+            engine.adapt_loss_scale(bool(engine.skipped))
+    return engines, losses
+
+
+def train_section(**values: Any) -> dict[str, Any]:
+    return {"batch_size": 8, "device": "cpu", "threads": 1} | values
+
+
+def worst(one: list[StepLosses], two: list[StepLosses]) -> float:
+    """The largest relative difference of a loss."""
+    first, second = (torch.tensor([[float(loss) for loss in row] for row in rows]) for rows in (one, two))
+    return float(((first - second).abs() / first.abs()).max())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_batch_in_parts_gives_the_update_of_the_whole(world: World, stage: int) -> None:
+    _, expected = trained(world)
+    _, found = trained(world, train=train_section(accumulate=4), deepspeed={"zero_stage": stage})
+    assert worst(expected, found) < tolerances.PARTS_RELATIVE
+
+
+def test_both_networks_see_the_same_prediction_of_a_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is computed twice, with dropout."""
+    seen: list[torch.Tensor] = []
+    from hpc_recolor.training import step
+
+    for name in ("discriminator_step", "generator_step"):
+        original = getattr(step, name)
+
+        def noted(*arguments: Any, original: Any = original) -> Any:
+            seen.append(arguments[3].detach().clone())
+            return original(*arguments)
+
+        monkeypatch.setattr(step, name, noted)
+    trained(world, count=1, model={"dropout": 0.5}, train=train_section(accumulate=2))
+    of_discriminator, of_generator = seen[:2], seen[2:]
+    assert all(torch.equal(one, two) for one, two in zip(of_discriminator, of_generator, strict=True))
+    assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_stays_near_float32(world: World, stage: int, precision: str) -> None:
+    sections = {"train": train_section(precision=precision), "deepspeed": {"zero_stage": stage}}
+    engines, found = trained(world, count=1, **sections)
+    _, expected = trained(world, count=1)
+    assert 0 < worst(expected, found) < tolerances.LOW_PRECISION_RELATIVE
+    for fragment in fragments(engines.generator):
+        assert {tensor.dtype for tensor in fragment.tensors.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp16_finds_a_scale_and_then_learns(world: World, stage: int) -> None:
+    engines, _ = trained(world, 12, train=train_section(precision="fp16"), deepspeed={"zero_stage": stage})
+    generator = engines.generator
+    halvings = torch.log2(torch.tensor(FIRST_LOSS_SCALE / generator.loss_scale))
+    assert halvings == 12 - steps(generator)
+    assert steps(generator) >= 6
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_longest_gradient_is_the_one_asked_for(world: World, stage: int) -> None:
+    """Adam's first moment after a step is a tenth... of the gradient, by its first beta."""
+    longest = {}
+    for clip_norm in (0.0, 0.5):
+        sections = {"train": train_section(clip_norm=clip_norm), "deepspeed": {"zero_stage": stage}}
+        engines, _ = trained(world, 1, **sections)
+        moments = [fragment.tensors["exp_avg"].reshape(-1) for fragment in fragments(engines.generator)]
+        longest[clip_norm] = float(torch.cat(moments).norm()) / (1 - 0.5)
+    assert longest[0.0] > 5
+    assert longest[0.5] == pytest.approx(0.5, rel=tolerances.CLIP_RELATIVE)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_channels_last_changes_the_layout_and_not_the_numbers(world: World, stage: int) -> None:
+    _, expected = trained(world)
+    _, found = trained(world, train=train_section(channels_last=True), deepspeed={"zero_stage": stage})
+    assert worst(expected, found) < tolerances.PARTS_RELATIVE
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_state_goes_by_name_into_other_engines(world: World, stage: int, channels_last: bool) -> None:
+    engines, _ = trained(world, train=train_section(channels_last=channels_last), deepspeed={"zero_stage": stage})
+    expected = networks(engines, world)
+    for other_stage in STAGES:
+        others = build_engines(
+            small_config(model={"width": 8, "norm": "instance"}, deepspeed={"zero_stage": other_stage}), world
+        )
+        for network, engine in others.items():
+
+            def read(kind: str, name: str, start: int, numel: int, network: str = network) -> torch.Tensor:
+                return expected[f"{network}.{kind}.{name}"].reshape(-1)[start : start + numel]
+
+            load(engine, int(expected[f"{network}.steps"]), read)
+        assert differences(expected, networks(others, world)) == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_element_is_owned_by_exactly_one_rank(world: World, ranks: int) -> None:
+    engine = trained(world, 0)[0].generator
+    shares = [owned(engine, World(rank, ranks, rank, world.device)) for rank in range(ranks)]
+    names = [fragment.name for share in shares for fragment in share]
+    assert sorted(names) == sorted(name for name, _ in engine.module.named_parameters())
+    sizes = [sum(fragment.numel for fragment in share) for share in shares]
+    assert max(sizes) - min(sizes) <= max(parameter.numel() for parameter in engine.module.parameters())
+
+
+def test_the_average_moves_half_way_in_a_half_life() -> None:
+    weights = {key: torch.zeros(3) for key in (WEIGHT, *MOMENTS)}
+    average = MovingAverage([Fragment("weight", 0, weights)], half_life_images=100)
+    weights[WEIGHT].fill_(1.0)
+    average.update(images=100, images_seen=100_000)
+    assert average.averages[0].tolist() == [0.5] * 3
+    for _ in range(10):
+        average.update(images=10, images_seen=100_000)
+    torch.testing.assert_close(average.averages[0], torch.full((3,), 0.75))
+
+
+def test_a_young_average_forgets_its_first_weights_soon() -> None:
+    weights = {key: torch.zeros(1) for key in (WEIGHT, *MOMENTS)}
+    average = MovingAverage([Fragment("weight", 0, weights)], half_life_images=10_000)
+    weights[WEIGHT].fill_(1.0)
+    average.update(images=16, images_seen=16)
+    assert average.averages[0].item() > 0.999

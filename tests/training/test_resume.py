@@ -1,0 +1,98 @@
+"""A run that is stopped and goes on is the same run: to the bit on as many ranks, by conversion on others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpc_recolor.distributed import World
+from hpc_recolor.run_folder import RunFolder
+from tests import tolerances
+from tests.training import workers
+from tests.training.conftest import Worker
+from tests.training.runs import differences, run_config, state, train
+
+Found = dict[int, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def found(photos: Path, folder: Path, world: World, on_ranks: Worker) -> Found:
+    """What each rank found, by number of ranks; a launch costs half a minute, so there is one for each number."""
+    arguments = (str(photos), str(folder))
+    return {
+        1: [workers.resumptions(world, *arguments, None)],
+        4: on_ranks(4, workers.resumptions, *arguments, None),
+        2: on_ranks(2, workers.resumptions, *arguments, 4),
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_stopped_run_that_goes_on_ends_as_one_that_was_never_stopped(found: Found, ranks: int) -> None:
+    """At every ZeRO stage, in Lab and RGB: weights, moments, average, learning rate, random states, losses to tell.
+    Stopped in the middle of an epoch, at its edge, and after the first step."""
+    assert len(found[ranks]) == ranks
+    for rank in found[ranks]:
+        assert rank["stopped"].keys() == workers.STOPPED_RUNS.keys()
+        assert {name: different for name, different in rank["stopped"].items() if different} == {}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_stages_and_ranks_agree_over_20_steps(found: Found, ranks: int) -> None:
+    """At the same global batch, with norms that see all ranks' images, and no dropout."""
+    expected = torch.tensor(found[1][0]["losses"]["0"])
+    for stage, losses in found[ranks][0]["losses"].items():
+        apart = ((torch.tensor(losses) - expected).abs() / expected.abs()).amax(dim=1)
+        assert len(apart) == 20
+        assert apart[:5].max() <= tolerances.RANKS_FLOAT32_5_STEPS, stage
+        assert apart.max() <= tolerances.RANKS_FLOAT32_20_STEPS, stage
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (1, 3)])
+def test_on_other_ranks_and_stages_weights_and_moments_are_the_same_to_the_bit(
+    found: Found, before: int, after: int, photos: Path, folder: Path, on_ranks: Worker
+) -> None:
+    """And samples come exactly once an epoch, and losses go on where they were."""
+    begun = found[before][0]["begun"]
+    gone_on = found[after][0]["gone on"] if after == 2 else None
+    if gone_on is None:
+        gone_on = on_ranks(after, workers.go_on, str(photos), f"{folder}/begun on {before}")[0]
+    for name in workers.OTHER_STAGES:
+        assert gone_on[name]["restored"] == begun[name]["saved"], name
+        drawn = begun[name]["drawn"] + gone_on[name]["drawn"]
+        assert sorted(drawn) == sorted(list(range(12)) * (len(drawn) // 12))
+        assert all(sorted(drawn[start : start + 12]) == list(range(12)) for start in range(0, len(drawn), 12))
+        expected, loss = begun[name]["last loss"], gone_on[name]["first loss"]
+        assert abs(loss - expected) < tolerances.LOSS_CONTINUES * expected
+
+
+def test_the_same_seed_twice_is_the_same_run(photos: Path, tmp_path: Path, world: World) -> None:
+    one, two = (state(train(run_config(photos, tmp_path / name), world)) for name in ("one", "two"))
+    assert differences(one, two) == []
+    other = state(train(run_config(photos, tmp_path / "other", run={"folder": str(tmp_path), "seed": 1}), world))
+    assert differences(one, other) != []
+
+
+def test_rows_and_pictures_are_those_of_one_run(photos: Path, tmp_path: Path, world: World) -> None:
+    tracking = {"tensorboard": True, "log_every_steps": 3, "samples_every_images": 12}
+    whole = train(run_config(photos, tmp_path / "whole", tracking=tracking), world)
+    config = run_config(photos, tmp_path / "parts", tracking=tracking)
+    train(config, world, stop_at_step=4)
+    torch.manual_seed(123)  # what another process would start with
+    parts = train(config, world)
+    assert rows(parts.run) == rows(whole.run)
+    assert sorted(path.name for path in parts.run.samples.iterdir()) == sorted(
+        path.name for path in whole.run.samples.iterdir()
+    )
+
+
+def rows(run: RunFolder) -> list[dict[str, Any]]:
+    """What a run logged, without what clocks say."""
+    found = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in found if row["kind"] != "checkpoint"]

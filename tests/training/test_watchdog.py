@@ -1,0 +1,311 @@
+"""Ranks that die, hang or raise end all ranks, with one line that names the guilty one. Real ranks over gloo."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import timeit
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor.distributed import World
+from hpc_recolor.training.beats import Beat, Seen, State, accuse, furthest_behind
+from hpc_recolor.training.preemption import FAILED, STOPPED
+from hpc_recolor.training.watchdog import Watchdog
+from tests.conftest import ROOT
+from tests.training.watched import FAULTY_STEP
+
+HOST = socket.gethostname()
+HANG_S, SILENCE_S = 4.0, 6.0
+# All ranks are to have ended so long after the limit; starting them takes the most of it on two slow cores.
+START_S, END_S = 90.0, 25.0
+LAUNCHER = (*("-m", "torch.distributed.run", "--standalone"), "--nproc_per_node")
+
+
+@dataclass
+class Ranks:
+    """Processes of one run; `processes` are the ranks, or the one launcher that holds them."""
+
+    folder: Path
+    processes: list["subprocess.Popen[bytes]"]
+
+    def pid(self, rank: int) -> int | None:
+        file = self.folder / str(rank)
+        return int(file.read_text() or 0) or None if file.exists() else None
+
+    def wait(self, but: int | None = None) -> list[int | None]:
+        """Exit codes, after all have ended but one."""
+        return [None if n == but else process.wait(START_S + END_S) for n, process in enumerate(self.processes)]
+
+    @property
+    def errors(self) -> str:
+        return "".join(file.read_text() for file in sorted(self.folder.glob("stderr *")))
+
+    @property
+    def messages(self) -> list[str]:
+        return [line for line in self.errors.splitlines() if line.startswith("error: ")]
+
+    def end(self) -> None:
+        for pid in filter(None, (self.pid(rank) for rank in range(4))):
+            if runs(pid):
+                os.kill(pid, signal.SIGKILL)
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is a rank of ours, and not ended (a zombie has no command line)."""
+    try:
+        return b"tests.training.watched" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def poll(condition: Callable[[], object], limit_s: float) -> None:
+    until_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < until_s, "not within the limit"
+        time.sleep(0.1)
+
+
+Launch = Callable[..., Ranks]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """`launch("killed", rank=1)` starts ranks of tests.training.watched; launcher: through torchrun."""
+    started: list[Ranks] = []
+
+    def run(fault: str, rank: int, ranks: int = 2, launcher: bool = False, endless: bool = False) -> Ranks:
+        call = ["-m", "tests.training.watched", "--fault", fault, "--rank", str(rank), "--pids", str(tmp_path)]
+        call += ["--hang_s", str(HANG_S), "--silence_s", str(SILENCE_S), f"--endless={str(endless).lower()}"]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        processes = []
+        for number in range(1 if launcher else ranks):
+            own: dict[str, object] = {
+                "RANK": number,
+                "LOCAL_RANK": number,
+                "WORLD_SIZE": ranks,
+                "LOCAL_WORLD_SIZE": ranks,
+            }
+            own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            with (tmp_path / f"stderr {number}").open("wb") as errors:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, *((*LAUNCHER, str(ranks)) if launcher else ()), *call],
+                        cwd=ROOT,
+                        env=os.environ | ({} if launcher else {key: str(value) for key, value in own.items()}),
+                        stderr=errors,
+                    )
+                )
+        started.append(Ranks(tmp_path, processes))
+        return started[-1]
+
+    yield run
+    for ranks in started:
+        ranks.end()
+
+
+def says(message: str, rank: int, phase: str) -> None:
+    assert message.startswith(f"error: rank {rank} on host {HOST} "), message
+    assert f"while {phase}, step {FAULTY_STEP}" in message
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named_and_the_others_end(launch: Launch, rank: int) -> None:
+    ranks = launch("killed", rank, ranks=3)
+    assert ranks.wait() == [-signal.SIGKILL if number == rank else FAILED for number in range(3)]
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], rank, "training")
+    assert "killed" in ranks.messages[0]
+
+
+def test_a_killed_rank_is_named_before_the_launcher_ends_the_others(launch: Launch) -> None:
+    ranks = launch("killed", 1, ranks=3, launcher=True)
+    assert ranks.wait() == [FAILED]
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], 1, "training")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_rank_is_named_and_the_others_end(launch: Launch, rank: int) -> None:
+    ranks = launch("stopped", rank, ranks=3)
+    assert ranks.wait(but=rank) == [None if number == rank else FAILED for number in range(3)]
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], rank, "training")
+    assert "its process is stopped" in ranks.messages[0]
+
+
+def test_a_stopped_rank_under_the_launcher_is_named_and_the_others_end(launch: Launch) -> None:
+    ranks = launch("stopped", 1, launcher=True)
+    poll(lambda: ranks.pid(0) and ranks.pid(1), START_S)
+    stopped, other = ranks.pid(1), ranks.pid(0)
+    assert stopped and other
+    poll(lambda: not runs(other), SILENCE_S + END_S)
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], 1, "training")
+    os.kill(stopped, signal.SIGKILL)  # the launcher would, 30 s later
+    assert ranks.wait() == [FAILED]
+
+
+@pytest.mark.parametrize(
+    ("fault", "phase", "said"),
+    [
+        ("raises", "training", "ValueError: no such color in this photograph"),
+        ("save raises", "saving", "OSError: [Errno 28] No space left on device: 'shard-00001'"),
+        ("out of memory", "training", "MemoryError"),
+    ],
+)
+def test_a_rank_that_raises_names_itself_with_its_traceback(launch: Launch, fault: str, phase: str, said: str) -> None:
+    ranks = launch(fault, 1, ranks=3)
+    assert ranks.wait() == [FAILED] * 3
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], 1, phase)
+    assert said in ranks.messages[0]
+    assert ranks.errors.count("Traceback") == 1
+    assert "watched.py" in ranks.errors
+
+
+def test_rank_0_that_raises_is_heard_although_it_holds_the_store(launch: Launch) -> None:
+    ranks = launch("raises", 0)
+    assert ranks.wait() == [FAILED] * 2
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], 0, "training")
+
+
+def test_a_rank_that_raises_under_the_launcher_names_itself(launch: Launch) -> None:
+    ranks = launch("raises", 1, launcher=True)
+    assert ranks.wait() == [FAILED]
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], 1, "training")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_hangs_is_named_with_its_line_and_all_end(launch: Launch, rank: int) -> None:
+    ranks = launch("hangs", rank)
+    assert ranks.wait() == [FAILED] * 2
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], rank, "loading photographs")
+    assert "watched.py" in ranks.messages[0]
+    assert "in hang" in ranks.messages[0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_for_the_user_on_one_rank_is_said_once_and_without_a_traceback(launch: Launch, rank: int) -> None:
+    ranks = launch("own error", rank)
+    assert ranks.wait() == [2 if number == rank else FAILED for number in range(2)]
+    assert ranks.messages == ["error: data.photos=x: vanished; restore it"], ranks.errors
+    assert "Traceback" not in ranks.errors
+
+
+def test_a_rank_that_leaves_alone_is_named_to_those_that_lose_it(launch: Launch) -> None:
+    ranks = launch("leaves", 1)
+    poll(lambda: ranks.processes[0].poll() is not None, START_S + END_S)
+    assert ranks.processes[0].returncode == FAILED
+    assert len(ranks.messages) == 1, ranks.errors
+    says(ranks.messages[0], 1, "training")
+    assert "left before the others" in ranks.messages[0]
+    assert "run.name=x: taken" in ranks.messages[0]
+
+
+@pytest.mark.parametrize(("fault", "rank"), [("none", 0), ("late", 0), ("late", 1)])
+def test_ranks_that_finish_one_after_the_other_accuse_nobody(launch: Launch, fault: str, rank: int) -> None:
+    ranks = launch(fault, rank, ranks=3)
+    assert ranks.wait() == [0, 0, 0]
+    assert not ranks.messages
+    assert "Traceback" not in ranks.errors
+
+
+def test_ranks_that_are_asked_to_stop_leave_together_and_accuse_nobody(launch: Launch) -> None:
+    ranks = launch("none", 0, endless=True)
+    poll(lambda: ranks.pid(0) and ranks.pid(1), START_S)
+    ranks.processes[1].send_signal(signal.SIGUSR2)
+    assert ranks.wait() == [STOPPED] * 2
+    assert not ranks.messages
+
+
+def test_a_suspended_job_that_goes_on_accuses_nobody(launch: Launch) -> None:
+    ranks = launch("none", 0, endless=True)
+    poll(lambda: ranks.pid(0) and ranks.pid(1), START_S)
+    for process in ranks.processes:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(SILENCE_S + 2)
+    for process in ranks.processes:
+        process.send_signal(signal.SIGCONT)
+    time.sleep(SILENCE_S / 2)
+    assert [process.poll() for process in ranks.processes] == [None, None], ranks.errors
+    ranks.processes[0].send_signal(signal.SIGTERM)
+    assert ranks.wait() == [STOPPED] * 2
+
+
+def test_one_rank_alone_has_no_watchdog_and_its_error_passes(world: World) -> None:
+    with pytest.raises(ValueError, match="mine"), Watchdog(world, HANG_S, SILENCE_S):
+        raise ValueError("mine")
+
+
+def test_entering_a_phase_costs_next_to_nothing(world: World) -> None:
+    watchdog = Watchdog(world, HANG_S, SILENCE_S)
+    assert min(timeit.repeat(lambda: watchdog.enter("training", 1), number=1000, repeat=5)) / 1000 < 20e-6
+
+
+BEAT = Beat(0, "h", "elsewhere", 1, 1, "training", 7, 0.0, waiting=False, place="a.py:1 in a")
+
+
+def seen(beat: Beat, silent_s: float = 0.0, waited_s: float = 0.0) -> Seen:
+    rank = Seen(beat.rank)
+    rank.hear(beat.to_json().encode(), 0.0)
+    rank.silent_s, rank.waited_s = silent_s, waited_s
+    return rank
+
+
+def accused(*ranks: Seen) -> str | None:
+    return accuse(ranks, silence_s=30.0, hang_s=100.0, machine="here")
+
+
+def test_ranks_that_move_accuse_nobody_however_long_one_of_them_takes() -> None:
+    slow, quick = replace(BEAT, still_s=900.0), replace(BEAT, rank=1, still_s=1.0)
+    assert accused(seen(slow), seen(quick)) is None
+
+
+def test_a_silent_rank_is_accused_sooner_once_others_have_lost_a_connection() -> None:
+    cut_off = replace(BEAT, rank=1, state=State.CUT_OFF, said="RuntimeError: closed by peer")
+    assert accused(seen(BEAT, silent_s=6.0), seen(replace(BEAT, rank=1))) is None
+    assert "rank 0 on host h gave no sign for 6 s" in str(accused(seen(BEAT, silent_s=6.0), seen(cut_off)))
+
+
+def test_a_rank_that_was_cut_off_by_nobody_is_named_itself_after_a_while() -> None:
+    cut_off = replace(BEAT, rank=1, state=State.CUT_OFF, said="RuntimeError: NCCL error 2")
+    assert accused(seen(BEAT), seen(cut_off, waited_s=34.0)) is None
+    assert accused(seen(BEAT), seen(cut_off, waited_s=36.0)) == (
+        "rank 1 on host h failed while training, step 7: RuntimeError: NCCL error 2"
+    )
+
+
+def test_ranks_that_have_left_are_never_accused() -> None:
+    assert accused(seen(replace(BEAT, state=State.LEFT), silent_s=1000.0), seen(replace(BEAT, rank=1))) is None
+
+
+def test_a_rank_that_never_spoke_is_accused_by_its_number() -> None:
+    mute = Seen(1)
+    mute.silent_s = 31.0
+    assert "rank 1 gave no sign for 31 s while starting" in str(accused(seen(BEAT), mute))
+
+
+def test_the_rank_that_others_wait_for_is_furthest_behind() -> None:
+    two = replace(BEAT, rank=1)
+    assert furthest_behind([replace(BEAT, step=6), two]) == [replace(BEAT, step=6)]
+    assert furthest_behind([BEAT, replace(two, waiting=True)]) == [BEAT]
+    earlier = replace(BEAT, phase="loading photographs", still_s=5.0)
+    assert furthest_behind([earlier, replace(two, still_s=4.9)]) == [earlier]
+
+
+def test_ranks_that_nothing_tells_apart_are_named_together() -> None:
+    both = [seen(replace(BEAT, rank=rank, still_s=101.0 + rank)) for rank in (0, 1)]
+    assert str(accused(*both)).startswith("ranks 0 on host h, 1 on host h hang while training, step 7, for 101 s")
