@@ -14,6 +14,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.distributed import World
 from hpc_recolor.models.build import build_discriminator, build_generator, place
 from hpc_recolor.training.deepspeed_config import deepspeed_config
+from hpc_recolor.training.gradients import GradientAverage
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,6 +41,10 @@ class Engine:
         self._buffers = list(self.module.buffers())
         self._kept_buffers = [buffer.clone() for buffer in self._buffers]
         self._start_moments()
+        # One rank has nobody to agree with, and above ZeRO 0 gradients do not stay whole.
+        is_ours = world.size > 1 and not self.zero_stage
+        self._average = GradientAverage(self.module, world.size) if is_ours else None
+        engine.enable_backward_allreduce = self.zero_stage > 0
 
     @property
     def module(self) -> Any:
@@ -60,17 +65,21 @@ class Engine:
         return self._forward(self.module, *inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a 0-dimensional loss, averaged over ranks at the last micro-batch of a step."""
+        """Gradients of a 0-dimensional loss; at the last part of a batch they go to the other ranks too."""
         if self.zero_stage:
             if self.loss_scale != 1:
                 self.deepspeed.optimizer.override_loss_scale(self.loss_scale)
         elif self.loss_scale != 1:
             loss = loss * self.loss_scale
+        if self._average:
+            self._average.is_last_part = self.deepspeed.is_gradient_accumulation_boundary()
         self.deepspeed.backward(loss)
 
     def step(self) -> None:
         """Update the weights, at the last micro-batch of a step; at the others, only count."""
         last = self.deepspeed.is_gradient_accumulation_boundary()
+        if last and self._average:
+            self._average.finish()
         if last and not self.zero_stage:
             self._check_gradients()
         self.deepspeed.step()
@@ -182,8 +191,6 @@ def wrap(network: nn.Module, config: Config, world: World) -> Engine:
         engine.module.to(memory_format=torch.channels_last)  # not before: DeepSpeed sends weights as bytes in a row
     if config.train.compile:
         engine.module.compile()
-    # One rank has nobody to agree with: DeepSpeed would still copy all gradients into a bucket and back.
-    engine.enable_backward_allreduce = world.size > 1 or config.deepspeed.zero_stage > 0
     return Engine(engine, config, world)
 
 

@@ -62,13 +62,9 @@ def losses_of_steps(world: World, steps: int, generator: str, dtype: str, stage:
 
 
 def to_float64(engines: Engines) -> None:
-    """DeepSpeed starts and reduces in float32 or less; before the first step the engines can still be widened."""
-    from deepspeed.accelerator import get_accelerator
-
-    get_accelerator().supported_dtypes = lambda: [torch.float32, torch.float64]
+    """DeepSpeed starts in float32 or less; before the first step the engines can still be widened."""
     for engine in engines:
         engine.module.double()
-        engine.deepspeed.communication_data_type = torch.float64
         for parameter in engine.flat_shares():
             moments = engine.adam.state[parameter]
             moments |= {key: moments[key].double() for key in ("exp_avg", "exp_avg_sq")}
