@@ -163,8 +163,11 @@ class TrainConfig(Section):
 
 
 class DeepSpeedConfig(Section):
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        0, description="What ranks share among them: 0 nothing, 1 moments, 2 gradients too, 3 weights too."
+    zero_stage: int = Field(
+        0,
+        ge=0,
+        le=3,
+        description="What ranks share: 0 nothing, 1 moments, 2 gradients too, 3 weights too [stage, 0 to 3].",
     )
     config: Path | None = Field(None, description="JSON file for DeepSpeed, with what is not said here.")
 

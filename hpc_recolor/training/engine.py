@@ -22,6 +22,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_LOSS_SCALE = 2.0**16
 STEPS_TO_DOUBLE = 2000
 
+# How many times as long as at ZeRO 0 a step took: `benchmarks.step`, two CPU ranks, U-Net of width 64, batch 4.
+ZERO_SLOWDOWN = {1: 1.35, 2: 1.42, 3: 1.70}
+
 
 class Engine:
     """A network, its Adam and DeepSpeed around both, at any ZeRO stage. All ranks use it together.

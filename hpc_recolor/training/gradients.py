@@ -26,20 +26,21 @@ class GradientAverage:
         self.is_last_part = True
         for parameter in self.parameters:
             if parameter.numel() >= ALONE_NUMEL:
-                parameter.register_post_accumulate_grad_hook(self._send)
+                parameter.register_post_accumulate_grad_hook(self._send)  # type: ignore[no-untyped-call]
 
     def finish(self) -> None:
         """Wait until all gradients are means over the ranks."""
         gradients = [parameter.grad for parameter in self.small if parameter.grad is not None]
         together = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(together)
-        parts = together.split([gradient.numel() for gradient in gradients])
-        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+        parts = torch.split(together, [gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
         for work in self.under_way:
             work.wait()
         self.under_way.clear()
-        torch._foreach_div_([parameter.grad for parameter in self.parameters if parameter.grad is not None], self.ranks)
+        everything = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        torch._foreach_div_(everything, self.ranks)
 
     def _send(self, parameter: Tensor) -> None:
-        if self.is_last_part:
+        if self.is_last_part and parameter.grad is not None:
             self.under_way.append(dist.all_reduce(parameter.grad, async_op=True))

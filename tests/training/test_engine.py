@@ -106,6 +106,17 @@ def test_channels_last_changes_the_layout_and_not_the_numbers(world: World, stag
     assert worst(expected, found) < tolerances.PARTS_RELATIVE
 
 
+@pytest.mark.filterwarnings("default")  # torch's compiler looks at what it warns of
+def test_compiled_networks_compute_the_same(world: World) -> None:
+    model = {"generator": "autoencoder", "width": 4}
+    _, expected = trained(world, 2, model=model)
+    engines, found = trained(world, 2, model=model, train=train_section(compile=True))
+    assert worst(expected, found) < tolerances.PARTS_RELATIVE
+    assert list(engines.generator.module.state_dict()) == list(
+        trained(world, 0, model=model)[0].generator.module.state_dict()
+    )
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_state_goes_by_name_into_other_engines(world: World, stage: int, channels_last: bool) -> None:
