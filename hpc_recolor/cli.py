@@ -50,9 +50,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), by_all=isinstance(error, RankError))
     except EarlyEndError as end:
-        if is_main_process():
-            print(end, file=sys.stderr)
-        return end.exit_code
+        return end.exit_code  # it has been said
     except KeyboardInterrupt:
         if is_main_process():
             print("interrupted; what was committed stays, and the same command goes on from there", file=sys.stderr)

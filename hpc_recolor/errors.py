@@ -11,7 +11,7 @@ class RankError(UserError):
 
 class EarlyEndError(Exception):
     """A run that ends before its last step, with its last checkpoint kept: what happened, and the exit code. All ranks
-    raise it together, and rank 0 says it."""
+    raise it together, after rank 0 has said it."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

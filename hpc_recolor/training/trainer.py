@@ -1,10 +1,11 @@
 """The training loop. The clock of everything in it is images seen."""
 
+import errno
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple, NoReturn
 
 import torch
 
@@ -15,7 +16,7 @@ from hpc_recolor.data.batches import training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import SampleSets, collect
 from hpc_recolor.distributed import World, average_, highest, on_main, start, stop, world_size
-from hpc_recolor.errors import EarlyEndError, UserError
+from hpc_recolor.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.evaluation.figures import read_metrics
 from hpc_recolor.progress import show_progress
 from hpc_recolor.run_folder import RunFolder, claim, find
@@ -129,7 +130,7 @@ class Trainer:
                 f"{ZERO_SLOWDOWN[stage]} times as long as at 0, which networks of this size fit into"
             )
         self.tracker = self._open_tracker() if self.world.is_main else None
-        with self.tracker or nullcontext():
+        with self.tracker or nullcontext(), _telling_full_disks(self.run):
             if owes_measurement:
                 self.measure()
             self._train_to_the_end()
@@ -209,7 +210,7 @@ class Trainer:
         if self.saver.saved_images != self.images_seen:
             self.save(self._finished_snapshot())
         self.finish_saving(must=True)
-        raise EarlyEndError(
+        self._end_early(
             f"stopped by {self.request.signal or 'a signal'} after {self.images_seen} images, which are saved in "
             f"{self.run.path}; the same command goes on",
             STOPPED,
@@ -275,7 +276,7 @@ class Trainer:
             )
         if position.bad_in_a_row >= limit:
             self.finish_saving()
-            raise EarlyEndError(
+            self._end_early(
                 f"train.max_bad_steps={limit}: so many steps in a row had losses or gradients that are not finite; "
                 f"the last checkpoint of {self.run.path} stays; a smaller train.lr, train.clip_norm or another "
                 "train.precision may help, in a new run",
@@ -288,6 +289,11 @@ class Trainer:
             return False
         rows = read_metrics(self.run.metrics) if self.run.metrics.exists() else []
         return not any(row["kind"] == "held_out" and row["images_seen"] == self.images_seen for row in rows)
+
+    def _end_early(self, message: str, exit_code: int) -> NoReturn:
+        # Said before any rank leaves: a launcher ends the others as soon as one has left.
+        on_main(self.world, lambda: print(message, file=sys.stderr, flush=True))
+        raise EarlyEndError(message, exit_code)
 
     def _alarm(self, error: OSError) -> None:
         if self.tracker:
@@ -316,6 +322,20 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self.world.is_main:
             print(line)
+
+
+@contextmanager
+def _telling_full_disks(run: RunFolder) -> Iterator[None]:
+    """What rank 0 alone writes beside checkpoints, it cannot do without: RankError where there is no room for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise RankError(
+            f"run.folder={run.path.parent}: cannot write {error.filename or run.path} ({error.strerror}); make room "
+            "there, and the same command goes on from the last checkpoint"
+        ) from None
 
 
 def _check_ranks(config: Config) -> None:

@@ -55,7 +55,7 @@ def test_damaged_files_are_listed_with_fixes(command: Command, data_set: Path) -
         (data_set / name).unlink()
     done = command("doctor", data_set)
     assert done.returncode == 2
-    assert "train-00000.raw cannot be read" in done.stdout and "val-00000.raw cannot be read" in done.stdout
+    assert "train-00000.raw is missing" in done.stdout and "val-00000.raw is missing" in done.stdout
     assert done.stdout.count("fix: copy that file again") == 2
 
 

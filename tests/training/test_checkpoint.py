@@ -18,7 +18,7 @@ from hpc_recolor.checkpoints import committed, find_damage, read_manifest
 from hpc_recolor.config import Config, load_config, to_yaml
 from hpc_recolor.data.sets import collect
 from hpc_recolor.distributed import World
-from hpc_recolor.errors import EarlyEndError, UserError
+from hpc_recolor.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.run_folder import RunFolder, claim, find
 from hpc_recolor.training.checkpoint import restore
 from hpc_recolor.training.preemption import DIVERGED, STOPPED, StopRequest
@@ -200,6 +200,19 @@ def test_a_run_that_cannot_save_its_end_says_so_and_keeps_what_it_has(
     monkeypatch.undo()
     assert names(find(run_config(photos, tmp_path))) == [8, 16, 24, 32]
     assert names(train(run_config(photos, tmp_path), world).run) == [8, 16, 24, 32, 36]
+
+
+def test_a_disk_too_full_for_metrics_ends_the_run_with_one_line(
+    photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(run_config(photos, tmp_path), world)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("hpc_recolor.training.tracking.Tracker.log_step", full)
+    with pytest.raises(RankError, match=r"cannot write .*/train \(No space left on device\); make room"):
+        trainer.run_loop()
 
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, at_call: int) -> None:
