@@ -64,9 +64,10 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
     from hpc_recolor.distributed import highest, on_main, start, stop
     from hpc_recolor.run_folder import RunFolder
     from hpc_recolor.training.averaging import MovingAverage
-    from hpc_recolor.training.checkpoint import Position, Saver, Training, restore, shard_tensors
+    from hpc_recolor.training.checkpoint import Position, Training, restore, shard_tensors
     from hpc_recolor.training.engine import build_engines
     from hpc_recolor.training.engine_state import owned
+    from hpc_recolor.training.saver import Saver
     from hpc_recolor.training.step import StepLosses, gan_step
 
     world = start(config.train.device, config.train.threads)

@@ -14,7 +14,7 @@ from hpc_recolor.evaluation.figures import plot_losses, read_metrics
 from hpc_recolor.evaluation.metrics import Scores
 from hpc_recolor.progress import SECONDS_BETWEEN_LINES
 from hpc_recolor.run_folder import RunFolder, write_atomically
-from hpc_recolor.training.checkpoint import Saved
+from hpc_recolor.training.saver import Saved
 from hpc_recolor.training.step import StepLosses
 
 

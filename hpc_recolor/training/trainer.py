@@ -21,12 +21,13 @@ from hpc_recolor.evaluation.figures import read_metrics
 from hpc_recolor.progress import show_progress
 from hpc_recolor.run_folder import RunFolder, claim, find
 from hpc_recolor.training.averaging import MovingAverage
-from hpc_recolor.training.checkpoint import Position, Saver, Training, restore
+from hpc_recolor.training.checkpoint import Position, Training, restore
 from hpc_recolor.training.engine import ZERO_SLOWDOWN, build_engines, set_lr
 from hpc_recolor.training.engine_state import owned
 from hpc_recolor.training.evaluator import Evaluator
 from hpc_recolor.training.lock import locked
 from hpc_recolor.training.preemption import DIVERGED, STOPPED, StopRequest
+from hpc_recolor.training.saver import Saver
 from hpc_recolor.training.step import StepLosses, gan_step, learning_rate
 from hpc_recolor.training.tracking import Tracker
 from hpc_recolor.training.watchdog import Watchdog

@@ -26,12 +26,12 @@ LONG = {
 }
 FAULTS = {
     "step": "trainer.gan_step = fail",
-    "save": "checkpoint.write = fail",
+    "save": "saver.write = fail",
 }
 SCRIPT = """
 import os, sys
 from hpc_recolor import cli, train
-from hpc_recolor.training import checkpoint, trainer
+from hpc_recolor.training import saver, trainer
 
 def fail(*_):
     raise {error}("planted")

@@ -224,7 +224,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, at_call: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
         return original(*arguments)
 
-    monkeypatch.setattr("hpc_recolor.training.checkpoint.write", failing)
+    monkeypatch.setattr("hpc_recolor.training.saver.write", failing)
 
 
 class Poisoned(Trainer):
