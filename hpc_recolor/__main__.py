@@ -9,6 +9,8 @@ COMMANDS = {
     "prepare": "photographs to shards, once",
     "doctor": "check a data set and this machine",
     "train": "train a colorizer on a folder of photographs",
+    "submit": "train as a SLURM job, or several as an array",
+    "jobs": "follow, stop and restart submitted runs",
     "checkpoint": "list, verify and export a run's checkpoints",
     "colorize": "color photographs with a trained run",
 }

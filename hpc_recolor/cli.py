@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -42,8 +42,13 @@ def given(flags: Config) -> dict[str, Any]:
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: its own or 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
+    return exit_code(lambda: app(argv, exit_on_error=False, print_error=False))
+
+
+def exit_code(action: Callable[[], Any]) -> int:
+    """Do what a command does, say in one line what went wrong, and return the exit code."""
     try:
-        result = app(argv, exit_on_error=False, print_error=False)
+        result = action()
     except CycloptsError as error:
         cause = error.__cause__
         return _fail(explain(cause, "command line") if isinstance(cause, ValidationError) else str(error))

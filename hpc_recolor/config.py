@@ -257,6 +257,19 @@ def changed_keys(old: Config, new: Config) -> list[str]:
     ]
 
 
+def check_ranks(config: Config, ranks: int) -> None:
+    """Raises UserError if so many ranks cannot share a batch evenly."""
+    batch_size, parts = config.train.batch_size, config.train.accumulate
+    if batch_size % ranks:
+        raise UserError(
+            f"train.batch_size={batch_size} is not divisible by world size {ranks}: use a multiple of {ranks}"
+        )
+    if batch_size // ranks % parts:
+        raise UserError(
+            f"train.accumulate={parts} does not divide the {batch_size // ranks} images of a rank: use a divisor"
+        )
+
+
 def explain(error: ValidationError, source: str) -> str:
     """One line for all that pydantic found: key, value, reason and fix. `source` is where the values came from."""
     return f"{source}: " + "; ".join(_explain_one(detail) for detail in error.errors())

@@ -43,6 +43,16 @@ def ranks_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, port: int) -> None:
+    """Take a rank that another launcher than torchrun has given, here and for all that this process starts.
+
+    address, port: where rank 0 is to be met. Which GPUs are visible stays as it is.
+    """
+    numbers = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": local_size}
+    os.environ |= {name: str(value) for name, value in numbers.items()}
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+
+
 def memory_bytes() -> tuple[int, int]:
     """What this machine can give without swapping, page cache included, and what it has (proc_meminfo(5))."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

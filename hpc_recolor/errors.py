@@ -10,9 +10,11 @@ class RankError(UserError):
 
 
 class EarlyEndError(Exception):
-    """A run that ends before its last step, with its last checkpoint kept: what happened, and the exit code. All ranks
-    raise it together, after rank 0 has said it."""
+    """A run that ends before its last step, with its last checkpoint kept: what happened, the exit code, and whether
+    the scheduler has only asked for room, so that the run should be queued again. All ranks raise it together, after
+    rank 0 has said it."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, requeue: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.requeue = requeue

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [*ROOT.glob("docs/*.md"), *(ROOT / page for page in ("README.md", "CONTRIBUTING.md", "slurm/README.md"))]
 NAMED = sorted({match for page in PAGES for match in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", page.read_text())})
 
 

@@ -14,14 +14,14 @@ COMMANDS = "commands"
 # A room may import the rooms before it in this list, and those on its own floor that stand before it.
 FLOORS = (
     ("recolor_kernels",),
-    ("hpc_recolor.errors", "hpc_recolor.findings", "hpc_recolor.progress"),
+    ("hpc_recolor.errors", "hpc_recolor.findings", "hpc_recolor.progress", "hpc_recolor.code_version"),
     ("hpc_recolor.config", "hpc_recolor.distributed"),
     ("hpc_recolor.run_folder", "hpc_recolor.tensor_files", "hpc_recolor.checkpoints", "hpc_recolor.run_lock"),
     ("hpc_recolor.data", "hpc_recolor.color_space", "hpc_recolor.models"),
     ("hpc_recolor.evaluation",),
     ("hpc_recolor.training",),
-    ("hpc_recolor.launch",),
     ("hpc_recolor.cli",),
+    ("hpc_recolor.launch",),
     (COMMANDS,),
 )
 DOORS = {

@@ -18,7 +18,10 @@ FAILED = 1
 # Losses or gradients stayed not finite: the last good checkpoint stays.
 DIVERGED = 3
 
-SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+# What schedulers are told to send where time is up, or another job comes first: the run wants another turn. After
+# SIGTERM, as from scancel, or SIGINT it does not.
+MAKE_ROOM = signal.SIGUSR2
+SIGNALS = (MAKE_ROOM, signal.SIGTERM, signal.SIGINT)
 SIGINTS_TO_END_AT_ONCE = 3
 INTERRUPTED = 130
 
@@ -26,8 +29,8 @@ INTERRUPTED = 130
 class StopRequest:
     """While entered, SIGUSR2, SIGTERM and SIGINT set a flag; the third SIGINT ends the process at once, with 130.
 
-    requested: whether one has come; signal: the name of the first. A second one changes nothing. Outside the main
-    thread, where Python allows no handlers, signals do what they did before.
+    requested: whether one has come; signal: the name of the first, or SIGUSR2 if that came too, since schedulers send
+    SIGTERM beside it. Outside the main thread, where Python allows no handlers, signals do what they did before.
     """
 
     def __init__(self) -> None:
@@ -39,6 +42,10 @@ class StopRequest:
     @property
     def requested(self) -> bool:
         return self.signal is not None
+
+    @property
+    def wants_requeue(self) -> bool:
+        return self.signal == MAKE_ROOM.name
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -58,10 +65,10 @@ class StopRequest:
         os.close(self._written)  # ends the listener
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            return
-        self.signal = signal.Signals(number).name
-        if is_main_process():
+        told = self.requested
+        if not told or number == MAKE_ROOM:
+            self.signal = signal.Signals(number).name
+        if is_main_process() and not told:
             # print could meet a print that this signal has interrupted.
             os.write(2, f"{self.signal}: will stop after this step, once the state is saved\n".encode())
 

@@ -1,6 +1,5 @@
 """Writes a run's checkpoints beside training: a copy of the state, files from all ranks, one commit."""
 
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,6 +14,7 @@ from torch import Tensor
 import hpc_recolor
 from hpc_recolor import checkpoints
 from hpc_recolor.checkpoints import Manifest
+from hpc_recolor.code_version import code_commit
 from hpc_recolor.config import Config
 from hpc_recolor.distributed import World, gather, memory_bytes, on_main, ranks_here
 from hpc_recolor.run_folder import FileRecord, RunFolder
@@ -59,7 +59,7 @@ class Saver:
         self.versions = {"hpc_recolor": hpc_recolor.__version__, "torch": torch.__version__} | {
             name: version(name) for name in VERSIONS_OF
         }
-        self.code_commit = _code_commit() if world.is_main else None
+        self.code_commit = code_commit() if world.is_main else None
 
     @property
     def is_writing(self) -> bool:
@@ -170,12 +170,3 @@ def _has_room_for(tensors: Mapping[str, Tensor]) -> bool:
 def _on_host(tensors: Mapping[str, Tensor], copy: bool) -> dict[str, Tensor]:
     """The tensors in this machine's memory; copy: in memory of their own, which training does not change."""
     return {key: tensor.detach().to("cpu", copy=copy) for key, tensor in tensors.items()}
-
-
-def _code_commit() -> str | None:
-    """None where the code lies in no git repository."""
-    command = ["git", "-C", str(Path(hpc_recolor.__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

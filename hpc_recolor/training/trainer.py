@@ -10,7 +10,7 @@ from typing import NamedTuple, NoReturn
 import torch
 
 from hpc_recolor.color_space import make_pair
-from hpc_recolor.config import Config
+from hpc_recolor.config import Config, check_ranks
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
 from hpc_recolor.data.order import SampleOrder
@@ -26,7 +26,7 @@ from hpc_recolor.training.engine import ZERO_SLOWDOWN, build_engines, set_lr
 from hpc_recolor.training.engine_state import owned
 from hpc_recolor.training.evaluator import Evaluator
 from hpc_recolor.training.lock import locked
-from hpc_recolor.training.preemption import DIVERGED, STOPPED, StopRequest
+from hpc_recolor.training.preemption import DIVERGED, MAKE_ROOM, STOPPED, StopRequest
 from hpc_recolor.training.saver import Saver
 from hpc_recolor.training.step import StepLosses, gan_step, learning_rate
 from hpc_recolor.training.tracking import Tracker
@@ -54,7 +54,7 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     world = start(config.train.device, config.train.threads)
     try:
         with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
-            _check_ranks(config)
+            check_ranks(config, world_size())
             watchdog.enter("checking photographs", 0)
             photos = _collect_photos(config, world)
             run = on_main(world, lambda: find(config))
@@ -211,10 +211,13 @@ class Trainer:
         if self.saver.saved_images != self.images_seen:
             self.save(self._finished_snapshot())
         self.finish_saving(must=True)
+        # Ranks may have got different signals.
+        requeue = bool(highest(self.world, [self.request.wants_requeue])[0])
         self._end_early(
-            f"stopped by {self.request.signal or 'a signal'} after {self.images_seen} images, which are saved in "
-            f"{self.run.path}; the same command goes on",
+            f"stopped by {MAKE_ROOM.name if requeue else self.request.signal or 'a signal'} after {self.images_seen} "
+            f"images, which are saved in {self.run.path}; the same command goes on",
             STOPPED,
+            requeue,
         )
 
     def save(self, snapshot_epoch: int | None = None) -> None:
@@ -291,10 +294,10 @@ class Trainer:
         rows = read_metrics(self.run.metrics) if self.run.metrics.exists() else []
         return not any(row["kind"] == "held_out" and row["images_seen"] == self.images_seen for row in rows)
 
-    def _end_early(self, message: str, exit_code: int) -> NoReturn:
+    def _end_early(self, message: str, exit_code: int, requeue: bool = False) -> NoReturn:
         # Said before any rank leaves: a launcher ends the others as soon as one has left.
         on_main(self.world, lambda: print(message, file=sys.stderr, flush=True))
-        raise EarlyEndError(message, exit_code)
+        raise EarlyEndError(message, exit_code, requeue)
 
     def _alarm(self, error: OSError) -> None:
         if self.tracker:
@@ -337,18 +340,6 @@ def _telling_full_disks(run: RunFolder) -> Iterator[None]:
             f"run.folder={run.path.parent}: cannot write {error.filename or run.path} ({error.strerror}); make room "
             "there, and the same command goes on from the last checkpoint"
         ) from None
-
-
-def _check_ranks(config: Config) -> None:
-    batch_size, ranks, parts = config.train.batch_size, world_size(), config.train.accumulate
-    if batch_size % ranks:
-        raise UserError(
-            f"train.batch_size={batch_size} is not divisible by world size {ranks}: use a multiple of {ranks}"
-        )
-    if batch_size // ranks % parts:
-        raise UserError(
-            f"train.accumulate={parts} does not divide the {batch_size // ranks} images of a rank: use a divisor"
-        )
 
 
 def _collect_photos(config: Config, world: World) -> SampleSets:

@@ -26,9 +26,19 @@ def test_each_signal_sets_the_flag_and_a_second_one_changes_nothing(
         assert not stop.requested
         send(number)
         assert stop.requested
-        send(number, signal.SIGUSR2, signal.SIGTERM)
+        send(number, signal.SIGTERM)
         assert stop.signal == number.name
     assert capfd.readouterr().err == f"{number.name}: will stop after this step, once the state is saved\n"
+
+
+def test_a_scheduler_that_sends_sigterm_first_still_has_the_run_queued_again() -> None:
+    with StopRequest() as stop:
+        send(signal.SIGTERM)
+        assert not stop.wants_requeue
+        send(signal.SIGUSR2)
+        assert stop.wants_requeue
+        send(signal.SIGTERM)
+        assert stop.wants_requeue
 
 
 def test_only_rank_0_says_that_it_will_stop(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,58 @@
+"""The configs of a sweep: one for each file, or one for each combination of a grid's values."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpc_recolor.config import Config, load_config, read_yaml
+from hpc_recolor.errors import UserError
+
+
+def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
+    """A config for each file, with the same overrides. Runs are named by `run.name`, or else as their file."""
+    if overrides.get("run", {}).get("name"):
+        raise UserError(
+            f"run.name={overrides['run']['name']}: every run of a sweep needs its own; write it in the files"
+        )
+    configs = []
+    for file in files:
+        run = {} if "name" in read_yaml(file).get("run", {}) else {"name": file.stem}
+        configs.append(load_config(file, overrides | {"run": overrides.get("run", {}) | run}))
+    return configs
+
+
+def of_grid(grid: Sequence[str], file: Path | None, overrides: dict[str, Any]) -> list[Config]:
+    """A config for each combination of `section.field=value,value,...`, over a file and overrides.
+
+    Runs are named by `run.name` and what is special to them: NAME-lr-1e-4. Raises UserError for another spelling.
+    """
+    axes = [_axis(text) for text in grid]
+    keys = [key for key, _ in axes]
+    if len(set(keys)) < len(keys):
+        raise UserError(f"--grid names {max(keys, key=keys.count)} twice; give all its values at once: KEY=A,B,C")
+    base = load_config(file, overrides).run.name
+    return [
+        load_config(file, _set(overrides, base, dict(zip(keys, values, strict=True))))
+        for values in itertools.product(*(values for _, values in axes))
+    ]
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    key, equals, values = text.partition("=")
+    if not equals or key.count(".") != 1 or not all(values.split(",")):
+        raise UserError(f"--grid={text}: write section.field=value,value, as train.lr=1e-4,2e-4")
+    if key == "run.name":
+        raise UserError("--grid=run.name: runs of a grid are named by their values; choose other keys")
+    return key, values.split(",")
+
+
+def _set(overrides: dict[str, Any], base: str, values: dict[str, str]) -> dict[str, Any]:
+    tree = {section: dict(fields) for section, fields in overrides.items()}
+    special = [f"{key.split('.')[1]}-{re.sub(r'[^A-Za-z0-9._-]', '_', value)}" for key, value in values.items()]
+    tree.setdefault("run", {})["name"] = "-".join([base, *special])
+    for key, value in values.items():
+        section, field = key.split(".")
+        tree.setdefault(section, {})[field] = value
+    return tree

@@ -1,0 +1,32 @@
+# What the scripts beside this one share: where the cluster lives, and its ports. Read by `.`, not run.
+#   DEV_CLUSTER       its folder, for everything it writes   [a folder in $TMPDIR or /tmp]
+#   DEV_CLUSTER_PORT  the first of 7 ports on 127.0.0.1      [16800]
+folder=${DEV_CLUSTER:-${TMPDIR:-/tmp}/hpc_recolor-cluster-$(id -u)}
+port=${DEV_CLUSTER_PORT:-16800}
+ctld_port=$port dbd_port=$((port + 1)) sql_port=$((port + 2))
+node_ports=([1]=$((port + 3)) $((port + 4)) $((port + 5)) $((port + 6)))
+export SLURM_CONF=$folder/slurm.conf
+PATH=$PATH:/usr/sbin:/sbin
+
+# Our daemons, in the order they start. A process id alone could be another process's by now.
+daemons=(munged mariadbd slurmdbd slurmctld node1 node2 node3 node4)
+
+pid_of() {  # DAEMON: its process id, if it runs
+  local pid
+  pid=$(cat "$folder/$1.pid" 2>/dev/null) && cat /proc/"$pid"/{cmdline,environ} 2>/dev/null | grep -qa -- "$folder/" &&
+    echo "$pid"
+}
+
+fail() {  # MESSAGE
+  echo "error: $1" >&2
+  exit 2
+}
+
+wait_for() {  # SECONDS WHAT COMMAND...: until the command succeeds
+  local deadline=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$deadline" ] || fail "$what is not there after waiting; its log is in $folder/log"
+    sleep 0.2
+  done
+}

@@ -1,0 +1,51 @@
+"""A real SLURM cluster on this machine, started once for all tests that ask for it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SCRIPTS = ROOT / "slurm" / "dev_cluster"
+PORTS = 7
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Path]:
+    """The cluster's folder; SLURM's commands talk to it. Without SLURM tests are skipped; in CI they fail."""
+    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        message = "SLURM is not installed: run slurm/dev_cluster/install"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with pytest.MonkeyPatch.context() as patch:
+        folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # paths of sockets have 107 letters or less
+        patch.setenv("DEV_CLUSTER", str(folder))
+        patch.setenv("DEV_CLUSTER_PORT", str(free_ports()))
+        script("up")
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield folder
+        script("down")
+        assert not folder.exists()
+
+
+def script(name: str) -> str:
+    """Run one of the cluster's scripts. Returns what it prints."""
+    return subprocess.run([SCRIPTS / name], check=True, capture_output=True, text=True, timeout=180).stdout
+
+
+def free_ports() -> int:
+    """The first of PORTS ports in a row that nobody listens on."""
+    for first in range(16900, 30000, PORTS):
+        try:
+            for port in range(first, first + PORTS):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")

@@ -1,0 +1,147 @@
+"""`submit` before anything is queued: what it shows, what it refuses, and what a refusal leaves behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor import cli
+from hpc_recolor.submit import app
+from tests.conftest import ROOT, contents
+from tests.launch.live import flags, slurm
+
+REFUSED = {
+    "--partition=urgnt": "no such partition, did you mean urgent?; there are main, urgent",
+    "--nodes=9": "partition main has 4 usable nodes",
+    "--gpus-per-node=2": "partition main has 0 GPUs a node",
+    "--time=2-0": "partition main allows 1-00:00:00 at a time",
+    "--time=soon": "write minutes, H:M:S or D-H:M:S",
+    "--time=2": "ranks are told to save 120 s before the end",
+    "--account=nobody": "there are research",
+    "--qos=high": "there are normal",
+    "--constraint=a100": "there are none",
+    "--nodes=3": "train.batch_size=4 is not divisible by world size 3: use a multiple of 3",
+    "--nodes=0": "greater than or equal to 1",
+    "--after=999999": "SLURM knows no such job",
+    "--after=1;reboot": "string should match pattern",
+    "--partition=main\n#SBATCH --wrap=reboot": "string should match pattern",
+    "--account=$(touch HACKED)": "string should match pattern",
+    "--constraint=`touch HACKED`": "string should match pattern",
+    "--name=../../elsewhere": "run.name=../../elsewhere",
+    "--name=two\nlines": "run.name=two lines",
+    "--data.photos=nowhere": "data.photos=nowhere: no such folder",
+    "--run.folder=100%": "SLURM would read its %",
+    "--run.folder=two\nlines": "SLURM would read its %, \\ or line break",
+    "--profile=nowhere.yaml": "nowhere.yaml: No such file",
+}
+
+
+def submit(photos: Path, *arguments: str) -> int:
+    """In this process; what is given twice counts as given here."""
+    given = {word.split("=")[0] for word in arguments}
+    return cli.run(app, [*arguments, *(word for word in flags(photos) if word.split("=")[0] not in given)])
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+def test_what_cannot_run_is_refused_with_one_line_and_leaves_nothing(
+    argument: str,
+    cluster: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert submit(photos, argument) == cli.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert REFUSED[argument] in line
+    assert contents(tmp_path) == {}
+    assert slurm("squeue", "-h") == ""
+
+
+def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
+    cluster: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = "--constraint=[a100*1]"  # more than we look into
+    assert submit(photos, odd) == cli.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Invalid feature specification" in line
+    assert contents(tmp_path) == {}
+    assert submit(photos, "--cluster=local", "--train.epochs=1") == 0
+    run = tmp_path / "runs" / "train"
+    before = (run / "config.yaml").read_bytes()
+    subprocess.run([sys.executable, "-m", "hpc_recolor.jobs", "cancel", run], check=True, capture_output=True)
+    assert submit(photos, odd, "--train.epochs=3") == cli.BAD_INPUT
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_without_slurm_it_says_what_to_do(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert submit(photos, "--nodes=2") == cli.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no SLURM on this machine" in line
+    assert "--cluster local" in line
+    assert contents(tmp_path) == {}
+
+
+def test_a_controller_that_is_down_is_said(
+    cluster: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (cluster / "slurm.conf").read_text()
+    dead = tmp_path / "slurm.conf"
+    dead.write_text(text.replace("SlurmctldPort=", "SlurmctldPort=1 #") + "MessageTimeout=1\n")
+    monkeypatch.setenv("SLURM_CONF", str(dead))
+    assert submit(photos) == cli.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "slurmctld does not answer" in line
+
+
+def test_a_dry_run_shows_script_and_ranks_asks_slurm_and_writes_nothing(
+    cluster: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert submit(photos, "--nodes=4", "--dry-run", "--check") == 0
+    shown = capsys.readouterr().out
+    assert "#SBATCH --nodes=4" in shown
+    assert "#SBATCH --partition=main" in shown  # by what sinfo says, as are time and CPUs
+    assert "#SBATCH --time=60" in shown
+    assert "rank 3 of 4: node 3, CPUs" in shown
+    assert "to start at" in shown
+    assert contents(tmp_path) == {}
+    assert slurm("squeue", "-h") == ""
+
+
+def test_hostile_names_of_folders_pass_through_a_real_job_unread(photos: Path, tmp_path: Path, cluster: Path) -> None:
+    folder = tmp_path / """a b $(touch HACKED) 'q' "d" `touch HACKED`; touch HACKED #"""
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "hpc_recolor.submit", *flags(photos, **{"train.epochs": 1}), "--follow"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rank 0 | training runs/train on 1 x cpu" in done.stdout
+    assert not list(tmp_path.rglob("HACKED"))
+    assert not (ROOT / "HACKED").exists()
+
+
+def test_submitting_imports_no_torch(cluster: Path, photos: Path, tmp_path: Path) -> None:
+    script = f"""
+import sys
+from hpc_recolor import cli, submit
+code = cli.run(submit.app, {[*flags(photos), "--dry-run"]!r})
+sys.exit("torch" in sys.modules or code)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
