@@ -4,7 +4,7 @@
       manifest.json                        written last before the rename
       shard-00000-of-00002.safetensors     one for each rank: parts of both networks, see tensor_files.py
       rank-00000-of-00002.safetensors      one for each rank: its random states and buffers
-    RUN/checkpoints/.writing/              being written: no checkpoint yet
+    RUN/checkpoints/.writing-.../          being written: no checkpoint yet
     RUN/checkpoints/.removing-images-.../  being removed: no checkpoint any more
 
 State lies by parameter name, so it is read on any number of ranks and at any ZeRO stage. Nothing is ever unpickled.
@@ -15,6 +15,7 @@ import json
 import math
 import re
 import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FORMAT: Literal[2] = 2
-WRITING = ".writing"
+WRITING = ".writing-"
 REMOVING = ".removing-"
 NAME = re.compile(r"images-\d{12}", re.ASCII)
 
@@ -165,9 +166,11 @@ def begin(run: RunFolder) -> Path:
         run.checkpoints.mkdir(parents=True)
         fsync(run.path)
     for path in run.checkpoints.iterdir():
-        if path.name == WRITING or path.name.startswith(REMOVING):
+        if path.name.startswith((WRITING, REMOVING)):
             _delete(path)
-    beside = run.checkpoints / WRITING
+    # A name of its own: another host may take the last one for what it was renamed to, as network file systems
+    # remember names for a while, and would write into a committed checkpoint.
+    beside = run.checkpoints / f"{WRITING}{uuid.uuid4().hex}"
     beside.mkdir()
     return beside
 

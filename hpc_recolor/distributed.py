@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpc_recolor.errors import UserError
+from hpc_recolor.errors import RankError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -64,13 +64,13 @@ def start(device: str, threads: int | None) -> World:
     """Join the process group (NCCL on GPUs, gloo on CPUs) that torchrun's environment describes, or one of one rank.
 
     device: "auto", "cpu" or "cuda". threads: CPU threads of this rank; None shares the machine's cores evenly.
-    Raises UserError if CUDA is asked for and not there.
+    Raises RankError if CUDA is asked for and not there.
     """
     import torch
     import torch.distributed as dist
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device=cuda, but torch finds no GPU here: use train.device=cpu, or check nvidia-smi")
+        raise RankError("train.device=cuda, but torch finds no GPU here: use train.device=cpu, or check nvidia-smi")
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     rank, size = int(os.environ.get("RANK", "0")), world_size()
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
@@ -79,7 +79,7 @@ def start(device: str, threads: int | None) -> World:
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if kind == "cuda":
         if local_rank >= torch.cuda.device_count():
-            raise UserError(
+            raise RankError(
                 f"rank {rank} has no GPU of its own: {local_size} ranks here, {torch.cuda.device_count()} GPUs; "
                 "start one rank a GPU, or use train.device=cpu"
             )

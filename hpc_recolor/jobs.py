@@ -121,7 +121,8 @@ def restart(run: Run, /) -> None:
     if row.state in OVER:
         submission = resubmit(RunFolder(run.absolute()))  # its paths are read from anywhere
     elif row.reason == "BeginTime":
-        cluster.run(["scontrol", "update", f"JobId={row.job}", "StartTime=now"])
+        # Not at once: SLURM refuses to start a job in the second in which it has taken its last turn's rights away.
+        cluster.run(["scontrol", "update", f"JobId={row.job}", "StartTime=now+3"])
     else:
         raise UserError(_not_now(row))
     print(f"job      {submission.job}")

@@ -125,10 +125,10 @@ class RunLock:
         me = Holder.here()
         if holder and holder.machine == me.machine:
             return holder.started is not None and _start_time(holder.pid) == holder.started
+        if holder and me.job and holder.job == me.job and holder.restart != me.restart:
+            return False  # a job runs once at a time: it was requeued; file servers keep locks of hosts that died
         if flocked:
             return True
-        if holder and me.job and holder.job == me.job and holder.restart != me.restart:
-            return False  # a job runs once at a time: it was requeued
         return self._age_s(self.path) < STALE_S
 
     def _age_s(self, path: Path) -> float:

@@ -34,7 +34,7 @@ def train(
     if print_config:
         print(to_yaml(resolved), end="")
         return
-    with StopRequest() as request:
+    with StopRequest(until_exit=True) as request:
         from hpc_recolor.training import trainer  # after the parsing: it imports torch
 
         trainer.train(resolved, request)

@@ -139,7 +139,7 @@ def _plain(run: RunFolder) -> None:
 
 def _with_remnants(run: RunFolder) -> None:
     save(run, 4)
-    for name in (".writing", ".removing-images-000000000002"):
+    for name in (".writing-1", ".removing-images-000000000002"):
         shutil.copytree(run.checkpoints / "images-000000000004", run.checkpoints / name)
 
 

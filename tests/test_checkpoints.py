@@ -132,7 +132,8 @@ def test_all_is_on_disk_before_the_rename_and_the_name_before_the_old_one_goes(
 
     def fsync(handle: int) -> None:
         real_fsync(handle)
-        steps.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        steps.append(f"sync {checkpoints.WRITING if name.startswith(checkpoints.WRITING) else name}")
 
     def rename(source: Any, target: Any) -> None:
         real_rename(source, target)
@@ -143,8 +144,8 @@ def test_all_is_on_disk_before_the_rename_and_the_name_before_the_old_one_goes(
     save(run, 8)
     committed_at = steps.index("rename images-000000000008")
     before, after = steps[:committed_at], steps[committed_at + 1 :]
-    assert {f"sync {name}" for name in checkpoints.expected_files(2)} | {"sync .writing"} <= set(before)
-    assert before.index("sync .manifest.json.writing") < before.index("sync .writing")
+    assert {f"sync {name}" for name in checkpoints.expected_files(2)} | {f"sync {checkpoints.WRITING}"} <= set(before)
+    assert before.index("sync .manifest.json.writing") < before.index(f"sync {checkpoints.WRITING}")
     assert after == ["sync checkpoints", "rename .removing-images-000000000004", "sync checkpoints"]
 
 

@@ -1,5 +1,6 @@
 """A run folder has one job at a time: the second is refused, and a lock whose holder is gone is taken over."""
 
+import fcntl
 import json
 import os
 import signal
@@ -195,6 +196,18 @@ def test_a_job_that_slurm_requeued_takes_its_own_lock_over(run: RunFolder, monke
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with RunLock(run):
         pass
+
+
+def test_a_requeued_job_gets_its_lock_back_though_a_file_server_still_locks_it_for_a_host_that_died(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_lock(run, age_s=0, job="4711", restart="0")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with (run.path / ".lock").open() as of_the_dead:
+        fcntl.flock(of_the_dead, fcntl.LOCK_EX)
+        with RunLock(run):
+            pass
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b'{"pid": "x"}', b"[]"])

@@ -1,7 +1,9 @@
 """Samples -> batches through torch's DataLoader and Pillow, where DALI is missing."""
 
 import multiprocessing
+import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -41,10 +43,23 @@ def torch_batches(unreadable: Unreadable, draw: Draw, data: DataConfig, world: W
         multiprocessing_context=workers,
         generator=torch.Generator(),  # or it would draw from the one that training uses
     )
-    for pictures, numbers, failures in loader:
+    with _signals_held_back():
+        batches = iter(loader)
+    for pictures, numbers, failures in batches:
         for number, reason in failures.items():
             unreadable.report(number, reason)
         yield Batch(pictures.to(world.device, non_blocking=on_gpu), numbers)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What starts meanwhile never gets them: schedulers signal all processes of a rank, and a rank that is told to stop
+    still needs its workers until it has saved."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _places(draw: Draw) -> Iterator[list[Place]]:

@@ -29,6 +29,11 @@ HINTS = (
     ("Invalid feature", "--constraint names what no node has; `sinfo -o '%P %f'` lists features"),
     ("Invalid job id", "the job is over, or was never there"),
 )
+# As squeue(1) calls jobs that will not run again; "CANCELLED by 0" too.
+OVER = (
+    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "REVOKED"),
+    "PREEMPTED",
+)
 UNITS_MIN = {1: (1,), 2: (1, 1 / 60), 3: (60, 1, 1 / 60)}  # of MINUTES, M:S, H:M:S
 DAYS_UNITS_MIN = (60, 1, 1 / 60)  # behind D-
 NO_VALUE = ("", "N/A", "(null)", "UNLIMITED", "infinite", "NONE", "n/a")
@@ -153,10 +158,11 @@ def job_states(jobs: Sequence[str]) -> dict[str, JobState]:
     """What SLURM knows of jobs, by id; tasks of arrays are `12_3`. Those that it does not know are left out."""
     if not jobs:
         return {}
-    wanted = set(jobs)
-    states = {state.job: state for state in _queued() if state.job in wanted}
-    missing = sorted(wanted - states.keys())
-    return states | (_ended(missing) if missing else {})
+    queued = {state.job: state for state in _queued() if state.job in jobs}
+    # Only accounting has exit codes, and is a little late.
+    asked = sorted(job for job in set(jobs) if job not in queued or queued[job].state.startswith(OVER))
+    ended = _ended(asked) if asked else {}
+    return ended | queued | {job: state for job, state in ended.items() if state.state.startswith(OVER)}
 
 
 def is_known(job: str) -> bool:

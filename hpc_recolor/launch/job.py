@@ -11,7 +11,7 @@ from hpc_recolor.training.preemption import StopRequest
 
 def main() -> int:
     """Train the run of a job folder on this rank. Returns the exit code."""
-    with StopRequest() as request:
+    with StopRequest(until_exit=True) as request:
         from hpc_recolor.launch import rank  # takes a while to import
 
         return rank.run(Path(sys.argv[1]), request)

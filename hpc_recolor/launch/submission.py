@@ -16,12 +16,6 @@ from hpc_recolor.launch.profile import Options, plain_path
 from hpc_recolor.launch.snapshot import Snapshot
 from hpc_recolor.run_folder import RunFolder, claim, find, write_atomically
 
-# As squeue(1) calls jobs that will not run again; "CANCELLED by 0" too.
-OVER = (
-    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "REVOKED"),
-    "PREEMPTED",
-)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -192,7 +186,7 @@ def _check_free(run: RunFolder) -> None:
     else:
         known = cluster.job_states([last.job]).get(last.job)
         state = known.state if known else None
-    if state and not state.startswith(OVER):
+    if state and not state.startswith(cluster.OVER):
         raise UserError(
             f"run {run.path} has job {last.job} already ({state.lower()}); see python -m hpc_recolor.jobs status "
             f"{run.path}, or cancel it first"

@@ -12,6 +12,7 @@ from hpc_recolor import checkpoints
 from hpc_recolor.checkpoints import Manifest
 from hpc_recolor.distributed import World, gather, on_main
 from hpc_recolor.errors import UserError
+from hpc_recolor.evaluation.figures import read_metrics
 from hpc_recolor.run_folder import RunFolder
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.engine import Engines
@@ -49,7 +50,7 @@ def restore(run: RunFolder, training: Training, photos: str, world: World) -> Pa
 
     On as many ranks as it was saved on, with as many threads, a run on CPUs goes on to the bit; on others BatchNorm's
     statistics are the mean over the old ranks and dropout draws anew. Damaged checkpoints are named and skipped.
-    Raises UserError if all are damaged, or the newest whole one is of other photographs or networks.
+    Raises UserError if all are damaged or gone, or the newest whole one is of other photographs or networks.
     """
     found = on_main(world, lambda: checkpoints.committed(run))
     for path in reversed(found):
@@ -64,7 +65,16 @@ def restore(run: RunFolder, training: Training, photos: str, world: World) -> Pa
             f"run.name={run.path.name}: all {len(found)} checkpoints of {run.path} are damaged, see above; "
             f"bring one back from a copy, or remove {run.checkpoints} to start from nothing"
         )
+    if on_main(world, lambda: _had_checkpoints(run)):
+        raise UserError(
+            f"run.name={run.path.name}: {run.metrics} tells of checkpoints, but there are none in {run.checkpoints}; "
+            f"bring them back, or remove {run.metrics} to start from nothing"
+        )
     return None
+
+
+def _had_checkpoints(run: RunFolder) -> bool:
+    return run.metrics.exists() and any(row["kind"] == "checkpoint" for row in read_metrics(run.metrics))
 
 
 def shard_tensors(training: Training, world: World) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Installed before torch is imported, since schedulers do not wait for imports.
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -31,9 +32,13 @@ class StopRequest:
 
     requested: whether one has come; signal: the name of the first, or SIGUSR2 if that came too, since schedulers send
     SIGTERM beside it. Outside the main thread, where Python allows no handlers, signals do what they did before.
+
+    until_exit: the process ends soon after this is left. If a signal has come then, the next ones must not end it with
+    another exit code, so they go on doing nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, until_exit: bool = False) -> None:
+        self.until_exit = until_exit
         self.signal: str | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
         self._old_wakeup = -1
@@ -56,7 +61,7 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._old_handlers:
+        if not self._old_handlers or (self.until_exit and self.requested):
             return
         for number, old in self._old_handlers.items():
             signal.signal(number, old if old is not None else signal.SIG_DFL)
@@ -69,8 +74,9 @@ class StopRequest:
         if not told or number == MAKE_ROOM:
             self.signal = signal.Signals(number).name
         if is_main_process() and not told:
-            # print could meet a print that this signal has interrupted.
-            os.write(2, f"{self.signal}: will stop after this step, once the state is saved\n".encode())
+            # print could meet a print that this signal has interrupted; who reads may have gone, as tee on Ctrl-C.
+            with suppress(OSError):
+                os.write(2, f"{self.signal}: will stop after this step, once the state is saved\n".encode())
 
     def _listen(self) -> None:
         # Python calls handlers between bytecodes of the main thread, which may hang in a collective for good; the byte

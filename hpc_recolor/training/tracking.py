@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -86,8 +87,9 @@ class Tracker:
         self.last_seen, self.last_s = images_seen, time.monotonic()
 
     def say(self, line: str) -> None:
-        """Print a line above the progress bar."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        """Print a line above the progress bar. Whether somebody still reads it decides nothing."""
+        with suppress(BrokenPipeError):
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _append(self, kind: str, images_seen: int, values: dict[str, Any]) -> None:
         row = {"kind": kind, "images_seen": images_seen, "epoch": images_seen / self.per_epoch} | values

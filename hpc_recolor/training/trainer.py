@@ -4,7 +4,7 @@ import errno
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -55,8 +55,7 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     try:
         with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
             check_ranks(config, world_size())
-            watchdog.enter("checking photographs", 0)
-            photos = _collect_photos(config, world)
+            photos = _collect_photos(config, world, watchdog.enter)
             run = on_main(world, lambda: find(config))
             with locked(run, world):
                 Trainer(config, world, photos, run, request, watchdog.enter).run_loop()
@@ -295,8 +294,11 @@ class Trainer:
         return not any(row["kind"] == "held_out" and row["images_seen"] == self.images_seen for row in rows)
 
     def _end_early(self, message: str, exit_code: int, requeue: bool = False) -> NoReturn:
-        # Said before any rank leaves: a launcher ends the others as soon as one has left.
-        on_main(self.world, lambda: print(message, file=sys.stderr, flush=True))
+        def say() -> None:
+            with suppress(BrokenPipeError):
+                print(message, file=sys.stderr, flush=True)
+
+        on_main(self.world, say)  # before any rank leaves: a launcher ends the others as soon as one has left
         raise EarlyEndError(message, exit_code, requeue)
 
     def _alarm(self, error: OSError) -> None:
@@ -342,9 +344,15 @@ def _telling_full_disks(run: RunFolder) -> Iterator[None]:
         ) from None
 
 
-def _collect_photos(config: Config, world: World) -> SampleSets:
+def _collect_photos(config: Config, world: World, enter: Enter) -> SampleSets:
+    enter("checking photographs", 0)
     with show_progress("checking photographs", shown=world.is_main) as progress:
-        photos = collect(config, world, progress)
+
+        def proceed(done: int, total: int) -> None:
+            enter("checking photographs", done)  # or a long check would pass for a hang
+            progress(done, total)
+
+        photos = collect(config, world, proceed)
     if photos.bad and world.is_main:
         print(f"left out {len(photos.bad)} photographs that cannot be read:", file=sys.stderr)
         for bad in photos.bad:

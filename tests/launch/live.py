@@ -106,7 +106,7 @@ class Live:
         """Wait until it is queued again, and let it start at once instead of in two minutes."""
         until(lambda: self.squeue("%r") == "BeginTime" or not self.squeue("%T"), "requeue")
         assert self.squeue("%T"), f"not queued again:\n{self.log()}"
-        slurm("scontrol", "update", f"JobId={self.job}", "StartTime=now")
+        slurm("scontrol", "update", f"JobId={self.job}", "StartTime=now+3")
 
     def until_over(self) -> None:
         """Wait until the job is over for good."""

@@ -64,7 +64,7 @@ def preempt(live: Live, cluster: Path) -> None:
 def reach_the_time_limit(live: Live, cluster: Path) -> None:
     slurm("scontrol", "update", f"JobId={live.job}", "TimeLimit=2")  # ranks are told to save two minutes before
     until(lambda: live.squeue("%r") in ("BeginTime", ""), "requeue")
-    slurm("scontrol", "update", f"JobId={live.job}", "TimeLimit=30", "StartTime=now")
+    slurm("scontrol", "update", f"JobId={live.job}", "TimeLimit=30", "StartTime=now+3")
 
 
 def requeue_by_hand(live: Live, cluster: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_signal_during_start_up_is_obeyed_before_the_first_step(
 
 @pytest.mark.parametrize(
     ("place", "every"),
-    [("samples/*.png", "tracking.samples_every_images"), ("checkpoints/.writing", "checkpoint.every_images")],
+    [("samples/*.png", "tracking.samples_every_images"), ("checkpoints/.writing-*", "checkpoint.every_images")],
     ids=["evaluation", "a save"],
 )
 def test_a_signal_during_long_work_is_obeyed_after_it(

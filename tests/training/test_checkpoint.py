@@ -80,6 +80,15 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_afresh(
     assert trainer.run.metrics.read_text() == before
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_start_afresh(photos: Path, tmp_path: Path, world: World) -> None:
+    trainer = train(run_config(photos, tmp_path), world)
+    trainer.run.checkpoints.rename(tmp_path / "purged")
+    before = trainer.run.metrics.read_text()
+    with pytest.raises(UserError, match=r"tells of checkpoints, but there are none"):
+        train(run_config(photos, tmp_path), world)
+    assert trainer.run.metrics.read_text() == before
+
+
 def test_the_newest_and_the_snapshots_are_kept(photos: Path, tmp_path: Path, world: World) -> None:
     trainer = train(run_config(photos, tmp_path, every_images=4, keep=2, snapshots=(1, 2)), world)
     assert names(trainer.run) == [12, 24, 32, 36]
@@ -152,7 +161,7 @@ def test_what_a_killed_save_left_is_cleared_away(photos: Path, tmp_path: Path, w
     config = run_config(photos, tmp_path)
     run = find(config)
     claim(run, config)
-    for remnant in (".writing", ".removing-images-000000000004"):
+    for remnant in (".writing-1", ".removing-images-000000000004"):
         (run.checkpoints / remnant).mkdir(parents=True)
         (run.checkpoints / remnant / "manifest.json").touch()
     train(config, world)

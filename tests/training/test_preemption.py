@@ -106,6 +106,30 @@ def test_the_third_ctrl_c_ends_at_once_whatever_the_main_thread_does(held: bool)
         process.communicate()
 
 
+LEAVING = """
+import os, signal, sys
+from hpc_recolor.training.preemption import StopRequest
+with StopRequest(until_exit=True):
+    os.kill(os.getpid(), signal.SIGUSR2)
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGUSR2)
+sys.exit(75)
+"""
+
+
+def test_signals_that_come_while_a_stopped_process_leaves_do_not_change_its_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING], cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == 75
+
+
+def test_a_signal_is_obeyed_where_nobody_reads_what_is_said() -> None:
+    read, written = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", LEAVING], cwd=ROOT, stderr=written, timeout=60)
+    os.close(written)
+    assert done.returncode == 75
+
+
 def test_it_is_there_before_torch_is_imported() -> None:
     code = "import sys, hpc_recolor.training.preemption; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(ROOT), timeout=60).returncode == 0
