@@ -109,8 +109,8 @@ def restart(live: Live) -> None:
 # SLURM looks at time limits every half a minute, and takes as long to believe that a node is gone. Measuring often
 # keeps a run busy meanwhile, and changes nothing that is saved.
 SLOWER: dict[Callable[[Live, Path], None], dict[str, Any]] = {
-    reach_the_time_limit: {"tracking.samples_every_images": 24},
-    kill_a_slurmd: {"tracking.samples_every_images": 12},
+    reach_the_time_limit: {"tracking.samples_every_images": 6},
+    kill_a_slurmd: {"tracking.samples_every_images": 4},
 }
 
 
