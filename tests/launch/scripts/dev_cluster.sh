@@ -1,0 +1,46 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=research
+#SBATCH --chdir=/
+#SBATCH --job-name=cars
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/cars/job/%j_0_log.out
+#SBATCH --partition=main
+#SBATCH --requeue
+#SBATCH --signal=USR2@60
+#SBATCH --time=30
+
+# setup
+job_folder=/runs/cars/job
+[ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = 700 ] || {
+  echo "error: $job_folder is not yours alone (owner, mode 700), and what lies there is run" >&2; exit 2
+}
+export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+trap : TERM
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kill-on-bad-exit=1 /opt/python3 -u -m hpc_recolor.launch.job /runs/cars/job
+
+
+# teardown
+code=$?
+max_requeues=2147483647
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
+asked=$job_folder/requeue-$job-$restart
+[ -e "$asked" ] || [ $code -eq 140 ] || exit $code
+run=$(cat "$asked" 2>/dev/null || dirname "$job_folder")
+rm -f "$asked"
+[ -e "$job_folder/cancelled-$job" ] && exit 75
+if [ "$restart" -ge $max_requeues ]; then
+  echo "stopped: queued again $restart times, as often as max_requeues allows" >&2
+else
+  scontrol requeue "$job" && exit 0
+  echo "error: SLURM could not queue job $job again" >&2
+fi
+echo "The run is saved; go on with: python -m hpc_recolor.jobs restart $run" >&2
+exit 75

@@ -1,0 +1,66 @@
+"""Folders whose content is run: this user's alone, or refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor.errors import UserError
+from hpc_recolor.launch.job_folder import Event, JobFolder, append_event, read_history, read_submission
+
+START = Event(kind="start", job="7", restart=0, time="2026-01-01T00:00:00+00:00", ranks=1, nodes=("n1",))
+
+
+def test_a_job_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "run" / "job")
+    folder.make()
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    folder.path.chmod(0o755)
+    folder.make()  # what another umask had left
+    folder.check()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o777])
+def test_a_folder_that_others_may_enter_is_refused(mode: int, tmp_path: Path) -> None:
+    JobFolder(tmp_path / "job").make()
+    (tmp_path / "job").chmod(mode)
+    with pytest.raises(UserError, match=f"mode {mode:o}"):
+        JobFolder(tmp_path / "job").check()
+
+
+def test_links_files_and_nothing_are_no_job_folder(tmp_path: Path) -> None:
+    JobFolder(tmp_path / "real").make()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "file").chmod(0o700)
+    for name in ("link", "file", "nothing"):
+        with pytest.raises(UserError):
+            JobFolder(tmp_path / name).check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    JobFolder(tmp_path / "job").make()
+    os.chown(tmp_path / "job", 65534, 65534)
+    with pytest.raises(UserError, match="belongs to user 65534"):
+        JobFolder(tmp_path / "job").make()
+    assert (tmp_path / "job").stat().st_uid == 65534
+
+
+def test_a_row_of_history_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.make()
+    assert read_history(folder) == []
+    append_event(folder, START)
+    with folder.history.open("ab") as file:
+        file.write(b'{"kind": "end", "jo\xff')
+    assert read_history(folder) == [START]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"job": "7"}', "[]"])
+def test_a_damaged_submission_is_said_with_its_fix(content: str, tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.make()
+    folder.submission.write_text(content)
+    with pytest.raises(UserError, match="submit the run again"):
+        read_submission(folder)
