@@ -1,0 +1,111 @@
+"""A node's own disk: one copy of the data set for all ranks, and nothing that somebody else could have put there."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor.config import Config, load_config
+from hpc_recolor.data import pack
+from hpc_recolor.data.shards import MANIFEST, Options
+from hpc_recolor.errors import RankError, UserError
+from hpc_recolor.launch.staging import CACHES, keep_caches, stage
+from hpc_recolor.progress import silent
+
+
+@pytest.fixture
+def config(photos: Path, tmp_path: Path) -> Config:
+    """Of a prepared data set."""
+    assert pack.prepare([photos], tmp_path / "set", Options(size=32, val=3, min_colorfulness=0), 2, silent)
+    return load_config(None, {"data": {"shards": str(tmp_path / "set"), "size": 32}})
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As a profile names it. Places of caches that a test sets do not stay."""
+    for variable in CACHES:
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    (tmp_path / "node").mkdir()
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "node"))
+    return "$NODE_DISK"
+
+
+def staged(config: Config, scratch: str) -> Path:
+    keep_caches(scratch)
+    place = stage(config, scratch, tells=True).data.shards
+    assert place
+    return place
+
+
+def test_ranks_of_a_node_share_one_copy(config: Config, scratch: str, capfd: pytest.CaptureFixture[str]) -> None:
+    keep_caches(scratch)
+    with multiprocessing.get_context("fork").Pool(4) as ranks:
+        places = set(ranks.starmap(staged, [(config, scratch)] * 4))
+    (place,) = places
+    assert config.data.shards and place != config.data.shards
+    assert {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()} == {
+        file.name: file.read_bytes() for file in config.data.shards.iterdir() if file.is_file()
+    }
+    assert capfd.readouterr().out.count("copying") == 1
+
+
+def test_a_second_start_takes_the_copy_that_is_there_and_another_set_another_place(
+    config: Config, scratch: str
+) -> None:
+    first = staged(config, scratch)
+    (first / "mark").touch()
+    assert (staged(config, scratch) / "mark").exists()
+    assert config.data.shards
+    with (config.data.shards / MANIFEST).open("a") as file:
+        file.write("\n")
+    assert staged(config, scratch) != first
+
+
+def test_a_copy_that_was_cut_short_is_made_anew(config: Config, scratch: str) -> None:
+    place = staged(config, scratch)
+    place.rename(place.with_suffix(".copying"))
+    (place.with_suffix(".copying") / MANIFEST).unlink()
+    assert (staged(config, scratch) / MANIFEST).exists()
+    assert not place.with_suffix(".copying").exists()
+
+
+def test_where_there_is_no_room_the_data_stay_where_they_are(
+    config: Config, scratch: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keep_caches(scratch)
+    assert config.data.shards
+    with (config.data.shards / "large").open("wb") as file:
+        os.truncate(file.fileno(), 1 << 43)  # a file with a hole, larger than any disk here
+    assert stage(config, scratch, tells=True) == config
+    assert "is read where it is" in capfd.readouterr().err
+
+
+def test_without_scratch_or_shards_nothing_is_copied(config: Config, scratch: str) -> None:
+    assert stage(config, None, tells=True) == config
+    assert stage(Config(), scratch, tells=True) == Config()
+
+
+def test_a_set_that_the_node_does_not_see_is_said(config: Config, scratch: str) -> None:
+    moved = config.model_copy(update={"data": config.data.model_copy(update={"shards": Path("/nowhere")})})
+    with pytest.raises(RankError, match=r"data\.shards=/nowhere: cannot read"):
+        stage(moved, scratch, tells=True)
+
+
+def test_caches_are_the_users_own_and_stay_where_the_user_wants_them(
+    scratch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    keep_caches(scratch)
+    assert os.environ["TRITON_CACHE_DIR"] == "/mine"
+    own = tmp_path / "node" / f"hpc_recolor-{os.geteuid()}"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(own / "inductor")
+    assert own.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_scratch_folder_that_somebody_else_has_prepared_is_refused(scratch: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "node" / f"hpc_recolor-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="what lies in it is run"):
+        keep_caches(scratch)
