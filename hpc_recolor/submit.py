@@ -162,7 +162,11 @@ def _accompany(made: Plan, follow: bool) -> int:
         states = [row.state for row in look(made.runs)[0]]
         if follow or all(state in OVER for state in states):
             return NOT_FINISHED if any(state in OVER and state != "finished" for state in states) else 0
-        time.sleep(POLL_S)
+        try:
+            time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            print("the job goes on; see python -m hpc_recolor.jobs list", file=sys.stderr)
+            return cli.INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What one submission asks for: the command line, over the profile, over what the cluster says of its partition."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -28,6 +29,8 @@ def resolve(profile: Profile, given: Mapping[str, object], on: str) -> Options:
     time_min = cluster.parse_time(options.time) if options.time else None
     if on == "slurm":
         options, time_min = _ask(options, time_min)
+    elif options.gpus_per_node is None:
+        options = options.model_copy(update={"gpus_per_node": _gpus_here()})
     if time_min is not None and time_min * 60 < options.signal_s + EARLY_S:
         raise UserError(
             f"--time={options.time or cluster.format_time(time_min)}: ranks are told to save {options.signal_s} s "
@@ -39,6 +42,11 @@ def resolve(profile: Profile, given: Mapping[str, object], on: str) -> Options:
 def _explain(detail: ErrorDetails) -> str:
     key, message = str(detail["loc"][0]).replace("_", "-"), detail["msg"]
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _gpus_here() -> int:
+    """NVIDIA's of this machine, without a word to the driver."""
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
 def _ask(options: Options, time_min: int | None) -> tuple[Options, int | None]:

@@ -35,12 +35,14 @@ def cluster() -> Iterator[Path]:
 
 def script(name: str) -> str:
     """Run one of the cluster's scripts. Returns what it prints."""
-    return subprocess.run([SCRIPTS / name], check=True, capture_output=True, text=True, timeout=180).stdout
+    done = subprocess.run([SCRIPTS / name], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def free_ports() -> int:
-    """The first of PORTS ports in a row that nobody listens on."""
-    for first in range(16900, 30000, PORTS):
+    """The first of PORTS ports in a row that nobody listens on; other test runs look elsewhere at the same time."""
+    for first in range(16900 + os.getpid() % 1000 * PORTS, 30000, PORTS):
         try:
             for port in range(first, first + PORTS):
                 with socket.socket() as probe:

@@ -136,6 +136,17 @@ def test_hostile_names_of_folders_pass_through_a_real_job_unread(photos: Path, t
     assert not (ROOT / "HACKED").exists()
 
 
+def test_waiting_for_a_local_job_ends_with_it(photos: Path, tmp_path: Path) -> None:
+    words = ["--cluster=local", "--gpus-per-node=0", "--wait", *flags(photos, **{"train.epochs": 1})]
+    command = [sys.executable, "-m", "hpc_recolor.submit", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    shown = subprocess.run(
+        [sys.executable, "-m", "hpc_recolor.jobs", "list"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert "finished" in shown.stdout
+
+
 def test_submitting_imports_no_torch(cluster: Path, photos: Path, tmp_path: Path) -> None:
     script = f"""
 import sys
