@@ -1,12 +1,13 @@
-"""What SLURM says of partitions, of this user's accounts and of jobs, asked with its own commands (20.11 and newer)."""
+"""What SLURM says of partitions and of this user's accounts, asked with its own commands (20.11 and newer)."""
 
 import difflib
 import getpass
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
 from hpc_recolor.errors import UserError
@@ -29,31 +30,56 @@ HINTS = (
     ("Invalid feature", "--constraint names what no node has; `sinfo -o '%P %f'` lists features"),
     ("Invalid job id", "the job is over, or was never there"),
 )
-# As squeue(1) calls jobs that will not run again; "CANCELLED by 0" too.
-OVER = (
-    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "REVOKED"),
-    "PREEMPTED",
-)
 UNITS_MIN = {1: (1,), 2: (1, 1 / 60), 3: (60, 1, 1 / 60)}  # of MINUTES, M:S, H:M:S
 DAYS_UNITS_MIN = (60, 1, 1 / 60)  # behind D-
-NO_VALUE = ("", "N/A", "(null)", "UNLIMITED", "infinite", "NONE", "n/a")
+NOTHING = ("", "N/A", "(null)", "UNLIMITED", "infinite", "NONE", "n/a", "None assigned", "Unknown", "None")
+SINFO = "%P|%a|%l|%L|%D|%T|%c|%m|%G|%f"
+# Of sinfo's states. Nodes that sleep, restart, are in maintenance or have not reported yet take jobs in time.
+UNUSABLE = re.compile("down|drain|fail|error|inval|future")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a partition that are alike: how many, and what each has."""
+
+    count: int
+    cpus: int
+    memory_mib: int
+    gpus: int
+    features: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Nodes that may be asked for together. Times are None where there is no limit or default; cpus, memory, GPUs are
-    what each node has, of the smallest; nodes: all that are not down or drained."""
+    """Nodes that may be asked for together. Times are None where there is no limit or default; kinds: of the nodes that
+    are not down or drained, and all_nodes counts the others too; features: of all nodes."""
 
     name: str
     is_default: bool
     is_up: bool
     max_time_min: int | None
     default_time_min: int | None
-    nodes: int
-    cpus_per_node: int
-    memory_mib_per_node: int
-    gpus_per_node: int
+    all_nodes: int
     features: frozenset[str]
+    kinds: tuple[Nodes, ...]
+
+    @property
+    def nodes(self) -> int:
+        """How many are usable."""
+        return sum(kind.count for kind in self.kinds)
+
+    @property
+    def cpus_per_node(self) -> int:
+        """Of the smallest node, as are the next two; 0 without a usable node."""
+        return min((kind.cpus for kind in self.kinds), default=0)
+
+    @property
+    def memory_mib_per_node(self) -> int:
+        return min((kind.memory_mib for kind in self.kinds), default=0)
+
+    @property
+    def gpus_per_node(self) -> int:
+        return min((kind.gpus for kind in self.kinds), default=0)
 
 
 @dataclass(frozen=True)
@@ -71,23 +97,10 @@ class JobRequest:
     constraint: str | None
 
 
-@dataclass(frozen=True)
-class JobState:
-    """A job by SLURM's words. reason: why it waits; time_left_s: until its limit; start_time: when it began, or may."""
-
-    job: str
-    state: str
-    reason: str | None = None
-    nodes: str = ""
-    time_left_s: int | None = None
-    start_time: str | None = None
-    restarts: int | None = None
-    exit_code: int | None = None
-
-
 def run(command: Sequence[str], timeout_s: float = 30) -> str:
-    """What one of SLURM's programs prints, errors too. Raises UserError if it is not there, or fails."""
+    """What one of SLURM's programs prints, warnings too. Raises UserError if it is not there, or fails."""
     environment = os.environ | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    environment["SLURM_BITSTR_LEN"] = "0"  # else long lists of an array's tasks are cut off
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s)
     except FileNotFoundError:
@@ -109,65 +122,60 @@ def slurm_error(text: str) -> str:
 
 def partitions() -> list[Partition]:
     """All partitions. Raises UserError if SLURM is not there or does not answer."""
-    rows: dict[str, list[list[str]]] = {}
-    for line in run(["sinfo", "--noheader", "--exact", "--format=%P|%a|%l|%L|%D|%T|%c|%m|%G|%f"]).splitlines():
-        fields = line.split("|")
-        if len(fields) == 10:
-            rows.setdefault(fields[0], []).append(fields)
-    if not rows:
+    found = parse_partitions(run(["sinfo", "--noheader", "--exact", f"--format={SINFO}"]))
+    if not found:
         raise UserError("SLURM has no partition that this user may see; ask who runs the cluster")
-    return [_partition(name, found) for name, found in rows.items()]
+    return found
+
+
+def parse_partitions(text: str) -> list[Partition]:
+    """Of what sinfo prints: a row for each kind and state of a partition's nodes."""
+    found: dict[str, list[list[str]]] = {}
+    for row in rows(text, 10):
+        found.setdefault(row[0], []).append(row)
+    return [_partition(name, rows) for name, rows in found.items()]
 
 
 def accounts() -> list[str] | None:
     """The accounts that this user may charge; None where SLURM keeps no accounts."""
-    return _associated("account")
+    return sorted({account for account, _ in _associations()}) or None
 
 
-def qualities() -> list[str] | None:
-    """The qualities of service that this user may ask for; None where SLURM keeps no accounts."""
-    found = _associated("qos")
-    return sorted({name for names in found for name in names.split(",")}) if found else None
+def qualities(account: str | None = None) -> list[str] | None:
+    """The qualities of service that this user may ask for, by any account or by one; None where SLURM keeps none."""
+    rows = [names for name, names in _associations() if account in (None, name)]
+    return sorted({name for names in rows for name in names.split(",") if name}) or None
 
 
 def check(request: JobRequest) -> Partition:
-    """The partition that a request would run in. Raises UserError, with what is legal, if it cannot."""
-    partition = _find_partition(request.partition)
-    too_much = [
-        ("--nodes", request.nodes, partition.nodes, "usable nodes"),
-        ("--gpus-per-node", request.gpus_per_node, partition.gpus_per_node, "GPUs a node"),
-        ("cpus_per_node", request.cpus_per_node, partition.cpus_per_node, "CPUs a node"),
-        ("memory_gb", request.memory_gb, partition.memory_mib_per_node / 1024, "GB a node"),
-    ]
-    for key, asked, there, what in too_much:
-        if asked is not None and asked > there:
-            raise UserError(f"{key}={asked}: partition {partition.name} has {there:g} {what}; ask for that or less")
+    """The partition that a request would run in, with only those nodes that have what it asks for.
+
+    Raises UserError, with what is legal, if it cannot.
+    """
+    partition = fit(request, _find_partition(request.partition))
+    _check_name("--account", request.account, accounts())
+    _check_name("--qos", request.qos, qualities(request.account))
+    return partition
+
+
+def fit(request: JobRequest, partition: Partition) -> Partition:
+    """The partition without the nodes that lack something. Raises UserError if too few have all that is asked for."""
+    _check_sizes(request, partition)
     longest = partition.max_time_min
     if request.time_min and longest and request.time_min > longest:
         raise UserError(
             f"--time={format_time(request.time_min)}: partition {partition.name} allows {format_time(longest)} at a "
             "time; a longer run is queued again and goes on, so ask for that or less"
         )
-    _check_features(request.constraint, partition)
-    _check_name("--account", request.account, accounts())
-    _check_name("--qos", request.qos, qualities())
-    return partition
-
-
-def job_states(jobs: Sequence[str]) -> dict[str, JobState]:
-    """What SLURM knows of jobs, by id; tasks of arrays are `12_3`. Those that it does not know are left out."""
-    if not jobs:
-        return {}
-    queued = {state.job: state for state in _queued() if state.job in jobs}
-    # Only accounting has exit codes, and is a little late.
-    asked = sorted(job for job in set(jobs) if job not in queued or queued[job].state.startswith(OVER))
-    ended = _ended(asked) if asked else {}
-    return ended | queued | {job: state for job, state in ended.items() if state.state.startswith(OVER)}
-
-
-def is_known(job: str) -> bool:
-    """Whether SLURM still knows a job, anybody's, waiting, running or over not long ago."""
-    return subprocess.run(["squeue", "--jobs", job], capture_output=True, timeout=30).returncode == 0
+    for feature in _features(request.constraint):
+        _check_name("--constraint", feature, sorted(partition.features))
+    narrow = replace(partition, kinds=tuple(kind for kind in partition.kinds if _has(kind, request)))
+    if request.nodes > narrow.nodes:
+        raise UserError(
+            f"--nodes={request.nodes}: partition {partition.name} has {narrow.nodes} usable nodes with "
+            f"{_each_node(request)}; ask for less"
+        )
+    return narrow
 
 
 def parse_time(text: str) -> int:
@@ -195,106 +203,120 @@ def gpus(gres: str) -> int:
     return sum(int(found[1]) for found in re.finditer(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", gres))
 
 
-def array_tasks(job: str) -> Iterator[str]:
-    """The ids behind squeue's `12_[0-3,7%2]`; any other id as it is."""
-    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
-    if not match:
-        yield job
-        return
-    for part in match[2].split(","):
-        first, _, last = part.partition("-")
-        yield from (f"{match[1]}_{number}" for number in range(int(first), int(last or first) + 1))
+def rows(text: str, fields: int) -> list[list[str]]:
+    """What a program printed in that many fields; its warnings have fewer."""
+    rows = [line.split("|") for line in text.splitlines()]
+    return [row for row in rows if len(row) == fields]
 
 
 def _partition(name: str, rows: Sequence[Sequence[str]]) -> Partition:
-    """Of sinfo's rows, one for each kind and state of its nodes."""
     _, up, longest, default, *_ = rows[0]
-    usable = [row for row in rows if not re.match(r"down|drain|fail|unknown|maint|reboot|power", row[5])]
-    smallest = usable or rows
+    kinds = [_kind(row) for row in rows]
     return Partition(
         name=name.rstrip("*"),
         is_default=name.endswith("*"),
         is_up=up == "up",
         max_time_min=_limit(longest),
         default_time_min=_limit(default),
-        nodes=sum(int(row[4]) for row in usable),
-        cpus_per_node=min(int(row[6].rstrip("+")) for row in smallest),
-        memory_mib_per_node=min(int(row[7].rstrip("+")) for row in smallest),
-        gpus_per_node=min(gpus(row[8]) for row in smallest),
-        features=frozenset(feature for row in rows for feature in row[9].split(",") if feature not in NO_VALUE),
+        all_nodes=sum(kind.count for kind in kinds),
+        features=frozenset().union(*(kind.features for kind in kinds)),
+        kinds=_alike(kind for kind, row in zip(kinds, rows, strict=True) if not UNUSABLE.match(row[5])),
+    )
+
+
+def _alike(kinds: Iterable[Nodes]) -> tuple[Nodes, ...]:
+    """Each kind once, whatever states its nodes are in."""
+    counts: Counter[Nodes] = Counter()
+    for kind in kinds:
+        counts[replace(kind, count=0)] += kind.count
+    return tuple(replace(kind, count=count) for kind, count in counts.items())
+
+
+def _kind(row: Sequence[str]) -> Nodes:
+    count, _, cpus, memory_mib, gres, features = row[4:]
+    return Nodes(
+        count=int(count),
+        cpus=int(cpus.rstrip("+")),
+        memory_mib=int(memory_mib.rstrip("+")),
+        gpus=gpus(gres),
+        features=frozenset(feature for feature in features.split(",") if feature not in NOTHING),
     )
 
 
 def _limit(text: str) -> int | None:
-    return None if text in NO_VALUE else parse_time(text)
+    return None if text in NOTHING else parse_time(text)
 
 
-def _associated(field: str) -> list[str] | None:
-    """A field of all this user's associations; None where SLURM keeps none."""
+def _associations() -> list[list[str]]:
+    """Accounts of this user, each with its qualities of service; none where SLURM keeps no accounts."""
+    user = f"user={getpass.getuser()}"
     try:
-        rows = run(["sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", f"format={field}"]).splitlines()
+        return rows(run(["sacctmgr", "-nP", "show", "assoc", user, "format=account,qos"]), 2)
     except UserError:
-        return None
-    return sorted({row for row in rows if row}) or None
+        return []
 
 
 def _find_partition(name: str | None) -> Partition:
     known = {partition.name: partition for partition in partitions()}
-    listed = ", ".join(known)
+    name = name or next((partition.name for partition in known.values() if partition.is_default), None)
     if name is None:
-        default = next((partition for partition in known.values() if partition.is_default), None)
-        if not default:
-            raise UserError(f"--partition: SLURM has no default one; give one of {listed}")
-        return default
+        raise UserError(f"--partition: SLURM has no default one; give one of {', '.join(known)}")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        guess = f", did you mean {near[0]}?" if near else ""
+        raise UserError(f"--partition={name}: no such partition{guess}; there are {', '.join(known)}")
+    usable = [partition.name for partition in known.values() if partition.is_up and partition.nodes]
+    if name not in usable:
         raise UserError(
-            f"--partition={name}: no such partition{f', did you mean {near[0]}?' if near else ''}; there are {listed}"
+            f"--partition={name}: closed, or all its nodes are down or drained; use another one "
+            f"({', '.join(usable) or 'all are'}), or try again later"
         )
-    if not known[name].is_up:
-        raise UserError(f"--partition={name} is closed at present; there are {listed}")
     return known[name]
 
 
-def _check_features(constraint: str | None, partition: Partition) -> None:
-    """Only of plain names with & and |; sbatch knows the rest."""
-    if constraint and re.fullmatch(r"[\w.-]+([&|][\w.-]+)*", constraint):
-        for feature in re.split(r"[&|]", constraint):
-            _check_name("--constraint", feature, sorted(partition.features))
+def _check_sizes(request: JobRequest, partition: Partition) -> None:
+    """Each by itself, against the largest node."""
+    kinds = partition.kinds
+    too_much = [
+        ("--nodes", request.nodes, partition.nodes, "usable nodes"),
+        ("--gpus-per-node", request.gpus_per_node, max((kind.gpus for kind in kinds), default=0), "GPUs a node"),
+        ("cpus_per_node", request.cpus_per_node, max((kind.cpus for kind in kinds), default=0), "CPUs a node"),
+        ("memory_gb", request.memory_gb, max((kind.memory_mib for kind in kinds), default=0) / 1024, "GB a node"),
+    ]
+    for key, asked, there, what in too_much:
+        if asked is not None and asked > there:
+            raise UserError(f"{key}={asked}: partition {partition.name} has {there:g} {what}; ask for that or less")
+
+
+def _has(kind: Nodes, request: JobRequest) -> bool:
+    # Where & and | are mixed one feature is enough here: sbatch knows in which order they bind.
+    present = [feature in kind.features for feature in _features(request.constraint)]
+    enough = any if "|" in (request.constraint or "") else all
+    return (
+        kind.gpus >= request.gpus_per_node
+        and kind.cpus >= (request.cpus_per_node or 0)
+        and kind.memory_mib >= (request.memory_gb or 0) * 1024
+        and (not present or enough(present))
+    )
+
+
+def _each_node(request: JobRequest) -> str:
+    """What it asks of each node, as flags."""
+    asked = {
+        "--gpus-per-node": request.gpus_per_node,
+        "cpus_per_node": request.cpus_per_node,
+        "memory_gb": request.memory_gb,
+        "--constraint": request.constraint,
+    }
+    return ", ".join(f"{key}={value}" for key, value in asked.items() if value)
+
+
+def _features(constraint: str | None) -> list[str]:
+    """Of names with & and | alone; none of what is more than that, which sbatch knows."""
+    is_plain = constraint and re.fullmatch(r"[\w.-]+([&|][\w.-]+)*", constraint)
+    return re.split(r"[&|]", constraint) if constraint and is_plain else []
 
 
 def _check_name(key: str, name: str | None, legal: Iterable[str] | None) -> None:
     if name and legal is not None and name not in legal:
         raise UserError(f"{key}={name} is not to be had; there are {', '.join(legal) or 'none'}")
-
-
-def _queued() -> Iterator[JobState]:
-    """This user's jobs that are not long over."""
-    fields = "%i|%T|%r|%N|%L|%S"
-    user = getpass.getuser()
-    for line in run(["squeue", "--noheader", f"--user={user}", "--states=all", f"--format={fields}"]).splitlines():
-        job, state, reason, nodes, left, start = line.split("|")
-        for task in array_tasks(job):
-            yield JobState(task, state, reason, nodes, _seconds(left), None if start in NO_VALUE else start)
-
-
-def _ended(jobs: Sequence[str]) -> dict[str, JobState]:
-    try:
-        lines = run(["sacct", "-nPX", "-j", ",".join(jobs), "-o", "JobID,State,NodeList,Start,ExitCode"]).splitlines()
-    except UserError:
-        return {}  # SLURM keeps no accounts
-    states: dict[str, JobState] = {}
-    for line in lines:
-        job, state, nodes, start, code = line.split("|")
-        known = JobState(job, state, None, nodes, None, start, None, int(code.split(":")[0]))
-        states |= {task: known for task in array_tasks(job) if task in jobs}
-    return states
-
-
-def _seconds(text: str) -> int | None:
-    """Of squeue's time left: D-H:M:S, H:M:S or M:S."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if not match:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -11,9 +11,8 @@ from typing import Any, Literal
 from hpc_recolor import checkpoints
 from hpc_recolor.config import load_config
 from hpc_recolor.errors import UserError
-from hpc_recolor.launch import cluster
-from hpc_recolor.launch.cluster import JobState
 from hpc_recolor.launch.job_folder import Event, JobFolder, Submission, read_history, read_submission
+from hpc_recolor.launch.job_states import JobState, job_states
 from hpc_recolor.run_folder import RunFolder
 from hpc_recolor.training.preemption import STOPPED
 
@@ -134,7 +133,7 @@ def ask(submissions: Sequence[Submission]) -> Answer:
     """Ask the scheduler about submissions' jobs, once for all. Raises UserError if SLURM does not answer."""
     jobs = [submission.job for submission in submissions if submission.cluster == "slurm"]
     local = _local_jobs(submissions, asked=True)
-    return Answer(True, local.jobs | cluster.job_states(jobs)) if jobs else local
+    return Answer(True, local.jobs | job_states(jobs)) if jobs else local
 
 
 def overview(run: RunFolder) -> Overview:

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from hpc_recolor.errors import UserError
 from hpc_recolor.launch import cluster
 from hpc_recolor.launch.cluster import JobRequest, Partition
+from hpc_recolor.launch.job_states import is_known
 from hpc_recolor.launch.profile import Options, Profile
 
 # SLURM looks at time limits every now and then, and so sends its signal a minute too early.
@@ -63,7 +64,7 @@ def _ask(options: Options, time_min: int | None) -> tuple[Options, int | None]:
         constraint=options.constraint,
     )
     partition = cluster.check(asked)
-    if options.after and not cluster.is_known(options.after):
+    if options.after and not is_known(options.after):
         raise UserError(f"--after={options.after}: SLURM knows no such job; leave it out if that job is over")
     gpus = partition.gpus_per_node if options.gpus_per_node is None else options.gpus_per_node
     found = {

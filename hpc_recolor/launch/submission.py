@@ -12,6 +12,7 @@ from hpc_recolor.config import Config, check_ranks, load_config, to_yaml
 from hpc_recolor.errors import UserError
 from hpc_recolor.launch import cluster, snapshot
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission, write_submission
+from hpc_recolor.launch.job_states import OVER, job_states
 from hpc_recolor.launch.profile import Options, plain_path
 from hpc_recolor.launch.snapshot import Snapshot
 from hpc_recolor.run_folder import RunFolder, claim, find, write_atomically
@@ -184,9 +185,9 @@ def _check_free(run: RunFolder) -> None:
 
         state = "RUNNING" if local.is_running(last) else None
     else:
-        known = cluster.job_states([last.job]).get(last.job)
+        known = job_states([last.job]).get(last.job)
         state = known.state if known else None
-    if state and not state.startswith(cluster.OVER):
+    if state and not state.startswith(OVER):
         raise UserError(
             f"run {run.path} has job {last.job} already ({state.lower()}); see python -m hpc_recolor.jobs status "
             f"{run.path}, or cancel it first"

@@ -15,8 +15,8 @@ import pytest
 
 from hpc_recolor import cli
 from hpc_recolor.jobs import app
-from hpc_recolor.launch.cluster import JobState
 from hpc_recolor.launch.job_folder import Event, JobFolder, read_history, read_submission, write_submission
+from hpc_recolor.launch.job_states import JobState
 from hpc_recolor.launch.overview import NO_LAST_WORD, OVER, SLURMS_WORDS, Answer, Overview, State, describe
 from hpc_recolor.run_folder import RunFolder
 from tests.commands.test_jobs import end, refusal, start, submitted
@@ -221,7 +221,7 @@ def test_a_job_that_was_queued_again_starts_at_once_is_followed_on_and_cancelled
         assert "cancel it first" in refusal(capsys, "restart", run)
 
         slurm("scancel", "--signal=USR2", f"{job.job}.0")
-        until(lambda: row_of(job, capsys)["state"] == "waiting")
+        until(lambda: row_of(job, capsys)["reason"] == "BeginTime")
         row = row_of(job, capsys)
         assert (row["reason"], row["last_stop"]) == ("BeginTime", "stopped by SIGUSR2")
         assert row["why"].startswith("queued again, starts at ")

@@ -30,11 +30,11 @@ def nothing_stays_behind(cluster: Path) -> Iterator[None]:
     yield
     until(lambda: not slurm("squeue", "-h"), "the queue is empty")
     until(lambda: set(slurm("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}, "all nodes are idle")
-    assert not ranks()
+    until(lambda: not ranks(cluster), "no rank is alive")
 
 
-def ranks() -> dict[int, int]:
-    """The processes of ranks by their number, as the kernel knows them."""
+def ranks(cluster: Path) -> dict[int, int]:
+    """The processes of the cluster's ranks by their number, as the kernel knows them."""
     found: dict[int, int] = {}
     for place in Path("/proc").iterdir():
         try:
@@ -42,7 +42,8 @@ def ranks() -> dict[int, int]:
             environment = (place / "environ").read_bytes().split(b"\0")
         except (OSError, ValueError):
             continue
-        if b"hpc_recolor.launch.job" in command and b"srun" not in command[0]:
+        ours = b"SLURM_CONF=" + bytes(cluster / "slurm.conf") in environment
+        if ours and b"hpc_recolor.launch.job" in command and b"srun" not in command[0]:
             found |= {int(word[13:]): int(place.name) for word in environment if word.startswith(b"SLURM_PROCID=")}
     return found
 
@@ -92,7 +93,7 @@ def cancel_and_restart(live: Live, cluster: Path) -> None:
 
 def kill_a_rank(live: Live, cluster: Path) -> None:
     job = live.job
-    os.kill(ranks()[1], signal.SIGKILL)
+    os.kill(ranks(cluster)[1], signal.SIGKILL)
     live.until_over()
     assert slurm("sacct", "-nPX", "-j", job, "-o", "State") == "FAILED"
     assert "rank 1 on host" in live.log()
