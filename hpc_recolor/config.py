@@ -1,7 +1,7 @@
 """The typed config of a run, and the only reader and writer of YAML."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,6 +50,7 @@ class RunConfig(Section):
     name: str = Field(
         "train",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=200,
         description="Name of the run: its folder inside run.folder. Letters, digits, '.', '_' and '-'.",
     )
     folder: Path = Field(Path("runs"), description="Folder that holds the run folders.")
@@ -270,17 +271,18 @@ def check_ranks(config: Config, ranks: int) -> None:
         )
 
 
-def explain(error: ValidationError, source: str) -> str:
-    """One line for all that pydantic found: key, value, reason and fix. `source` is where the values came from."""
-    return f"{source}: " + "; ".join(_explain_one(detail) for detail in error.errors())
+def explain(error: ValidationError, source: str, keys: Sequence[str] | None = None) -> str:
+    """One line for all that pydantic found: key, value, reason and fix. source: where the values came from; keys: the
+    legal ones, a run config's without them."""
+    legal = keys or [name for name, _ in _leaves(Config().model_dump())] + list(Config.model_fields)
+    return f"{source}: " + "; ".join(_explain_one(detail, legal) for detail in error.errors())
 
 
-def _explain_one(detail: ErrorDetails) -> str:
+def _explain_one(detail: ErrorDetails, legal: Sequence[str]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         if len(detail["loc"]) == 1 and "." in key:
             return f"unknown key '{key}'; in a file write it nested, as {key.replace('.', ': {')}: ...}}"
-        legal = [name for name, _ in _leaves(Config().model_dump())] + list(Config.model_fields)
         near = difflib.get_close_matches(key, legal, n=1, cutoff=0.5)
         return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "; --help lists the legal keys")
     if detail["type"] == "invalid_key":

@@ -19,7 +19,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -70,6 +70,8 @@ class Event(Record):
 class JobFolder:
     """The places inside a job folder."""
 
+    TASKS: ClassVar[str] = "tasks.json"
+
     path: Path
 
     @classmethod
@@ -90,7 +92,7 @@ class JobFolder:
 
     @property
     def tasks(self) -> Path:
-        return self.path / "tasks.json"
+        return self.path / self.TASKS
 
     @property
     def history(self) -> Path:
@@ -160,8 +162,9 @@ def read_submission(folder: JobFolder) -> Submission:
 
 def append_event(folder: JobFolder, event: Event) -> None:
     """Note a start or an end. One process at a time appends, rank 0."""
-    with folder.history.open("a") as file:
-        file.write(event.model_dump_json() + "\n")
+    with folder.history.open("ab+") as file:
+        cut_short = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+        file.write(b"\n" * bool(cut_short) + event.model_dump_json().encode() + b"\n")
 
 
 def read_history(folder: JobFolder) -> list[Event]:

@@ -24,6 +24,7 @@ def start(folder: JobFolder, code: Path, options: Options) -> str:
     read, written = os.pipe()
     if os.fork() == 0:
         os.setsid()
+        os.chdir(options.chdir or ".")
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)

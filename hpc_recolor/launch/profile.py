@@ -23,9 +23,16 @@ def _legal_path(text: str) -> str:
     return _one_line(text)
 
 
+def _shell_line(text: str) -> str:
+    if text.rstrip().endswith("\\"):
+        raise ValueError("a backslash at the end would swallow the next line")
+    return _one_line(text)
+
+
 # SLURM's own names: nothing that a shell would read, nor a % that SLURM would.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+=-]+$")]
 Line = Annotated[str, AfterValidator(_one_line)]
+ShellLine = Annotated[str, AfterValidator(_shell_line)]
 PlainPath = Annotated[str, AfterValidator(_legal_path)]
 Constraint = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@+=*&|,()\[\]-]+$")]
 Mount = Annotated[str, Field(pattern=r"^/[^\s,:'\"$`;]*(:/[^\s,:'\"$`;]*)?$")]
@@ -35,7 +42,7 @@ class Container(Section):
     """An image that ranks run in; it has the packages, the code comes from the run's snapshot."""
 
     runtime: Literal["pyxis", "apptainer"] = Field(description="pyxis: SLURM starts it; apptainer: we do.")
-    image: Line = Field(description="An .sqsh or .sif file, or an address that the runtime understands.")
+    image: Line = Field(min_length=1, description="An .sqsh or .sif file, or an address that the runtime understands.")
     mounts: tuple[Mount, ...] = Field((), description="Folders, as HOST or HOST:CONTAINER, beside the run folders.")
     python: PlainPath = Field("python3", description="Python inside the image.")
 
@@ -60,7 +67,7 @@ class Profile(Section):
         None, ge=0, description="How often a job may be queued again; without end if empty."
     )
     modules: tuple[Line, ...] = Field((), description="Environment modules to load on the nodes.")
-    setup: tuple[Line, ...] = Field((), description="Shell lines to run on the first node before the ranks start.")
+    setup: tuple[ShellLine, ...] = Field((), description="Shell lines to run on the first node before the ranks start.")
     python: PlainPath | None = Field(None, description="Python on the nodes; the one that submits without it.")
     container: Container | None = Field(None, description="Image to run in.")
     scratch: Line | None = Field(
@@ -76,6 +83,7 @@ class Options(Profile):
     cluster: Literal["slurm", "local"] = "slurm"
     nodes: int = Field(1, ge=1)
     ranks_per_node: int = Field(1, ge=1)
+    chdir: Line | None = None
     time_min: int | None = None
     after: Annotated[str, Field(pattern=r"^[0-9]+(_[0-9]+)?$")] | None = None
     at_once: int = Field(4, ge=1)
@@ -88,14 +96,28 @@ class Options(Profile):
 def load_profile(file: Path) -> Profile:
     """A profile file. Raises UserError if it cannot be read, or holds an unknown key or an illegal value."""
     try:
-        return Profile.model_validate(read_yaml(file))
+        said = {key: value for key, value in read_yaml(file).items() if value != {}}  # a key without a value
+        return Profile.model_validate(said)
     except ValidationError as error:
-        raise UserError(explain(error, str(file)).replace("see --help", "slurm/README.md lists the keys")) from None
+        line = explain(error, str(file), list(Profile.model_fields))
+        for ours in ("see --help", "--help lists the legal keys"):
+            line = line.replace(ours, "slurm/README.md lists the keys")
+        raise UserError(line) from None
 
 
 def plain_path(path: Path, key: str) -> Path:
-    """The absolute path, if SLURM takes it as it is. Raises UserError otherwise."""
+    """The absolute path, if SLURM and PYTHONPATH take it as it is. Raises UserError otherwise."""
     absolute = path.absolute()
-    if not re.fullmatch(r"[^%\\\x00-\x1f\x7f]+", str(absolute)):
-        raise UserError(f"{key}={str(absolute)!r}: SLURM would read its %, \\ or line break in its own way; rename it")
+    if not re.fullmatch(r"[^%\\:\x00-\x1f\x7f]+", str(absolute)):
+        raise UserError(
+            f"{key}={str(absolute)!r}: SLURM would read its %, \\, : or line break in its own way; rename it"
+        )
     return absolute
+
+
+def working_directory() -> str:
+    """Where this command was typed, and its paths begin. Raises UserError if SLURM would not take it as it is."""
+    place = str(Path.cwd())
+    if not place.isprintable():
+        raise UserError(f"the working directory {place!r} is not one line of printable characters; rename it")
+    return place

@@ -96,12 +96,12 @@ def _run(submitted: JobFolder, here: Place, request: StopRequest) -> int:
         flush=True,
     )
     options = _read_options(folder)
-    keep_caches(options.scratch)
-    _use_network(options.network_interface)
     if here.is_main:
         append_event(folder, _event(here, "start"))
     code, reason, requeue = FAILED, "", False
     try:
+        keep_caches(options.scratch)
+        _use_network(options.network_interface)
         config = stage(load_config(folder.config, {}), options.scratch, here.local_rank == 0)
         code, reason, requeue = _train(config, request)
     except BaseException as error:

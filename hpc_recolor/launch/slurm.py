@@ -14,7 +14,7 @@ from submitit.core.utils import FailedJobError
 from hpc_recolor.errors import UserError
 from hpc_recolor.launch.cluster import run, slurm_error
 from hpc_recolor.launch.job_folder import FOLDER_MODE, JobFolder
-from hpc_recolor.launch.profile import Container, Options
+from hpc_recolor.launch.profile import Container, Options, working_directory
 from hpc_recolor.training.preemption import STOPPED
 
 CHECK = f"""\
@@ -32,6 +32,8 @@ job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
 asked=$job_folder/requeue-$job-$restart
 [ -e "$asked" ] || [ $code -eq 140 ] || exit $code
 run=$(cat "$asked" 2>/dev/null || dirname "$job_folder")
+go_on="restart $(printf %q "$run")"
+[ -e "$asked" ] || [ ! -e "$job_folder/{JobFolder.TASKS}" ] || go_on="list $(printf %q "$(dirname "$run")")"
 rm -f "$asked"
 [ -e "$job_folder/cancelled-$job" ] && exit {STOPPED}
 if [ "$restart" -ge $max_requeues ]; then
@@ -40,7 +42,7 @@ else
   scontrol requeue "$job" && exit 0
   echo "error: SLURM could not queue job $job again" >&2
 fi
-echo "The run is saved; go on with: python -m hpc_recolor.jobs restart $run" >&2
+echo "The run is saved; go on with: python -m hpc_recolor.jobs $go_on" >&2
 exit {STOPPED}"""
 WITHOUT_END = 2**31 - 1
 
@@ -107,7 +109,7 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: Options) -> d
         "ntasks_per_node": options.ranks_per_node,
         "gpus_per_node": options.gpus_per_node or None,
         "cpus_per_task": per_rank,
-        "mem": None if options.memory_gb is None else f"{round(options.memory_gb * 1024)}M",
+        "mem": None if options.memory_gb is None else f"{max(1, round(options.memory_gb * 1024))}M",
         "time": options.time_min,
         "partition": options.partition,
         "account": options.account,
@@ -117,7 +119,7 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: Options) -> d
         "signal_delay_s": options.signal_s,
         "wckey": None,
         "stderr_to_stdout": True,
-        "additional_parameters": {"requeue": True, "chdir": str(Path.cwd())},
+        "additional_parameters": {"requeue": True, "chdir": options.chdir or working_directory()},
         "setup": [f"job_folder={shlex.quote(str(folder.path))}", CHECK, *_setup(code, options), STAY],
         # A rank that is gone ends the others.
         "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],
@@ -137,7 +139,7 @@ def _srun_arguments(folder: JobFolder, options: Options, cpus_per_rank: int | No
     container = options.container
     if not container or container.runtime != "pyxis":
         return cpus
-    mounts = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in _mounts(folder, container))
+    mounts = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in _mounts(folder, options, container))
     return [*cpus, f"--container-image={container.image}", f"--container-mounts={mounts}"]
 
 
@@ -147,13 +149,13 @@ def _python(folder: JobFolder, options: Options) -> str:
         return shlex.quote(options.python or sys.executable)
     if container.runtime == "pyxis":
         return shlex.quote(container.python)
-    binds = [part for mount in _mounts(folder, container) for part in ("--bind", mount)]
+    binds = [part for mount in _mounts(folder, options, container) for part in ("--bind", mount)]
     return shlex.join(["apptainer", "exec", "--nv", *binds, container.image, container.python])
 
 
-def _mounts(folder: JobFolder, container: Container) -> list[str]:
+def _mounts(folder: JobFolder, options: Options, container: Container) -> list[str]:
     """The folder of all runs, where the job runs, and what the profile names."""
-    own = [str(folder.path.parents[1]), str(Path.cwd())]
+    own = [str(folder.path.parents[1]), options.chdir or working_directory()]
     for path in own:
         if any(sign in path for sign in " ,:"):
             raise UserError(f"{path}: a container's mounts cannot have spaces, ',' or ':' in them; rename the folder")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpc_recolor.config import Config
 from hpc_recolor.data.shards import MANIFEST
-from hpc_recolor.errors import RankError
+from hpc_recolor.errors import RankError, UserError
 from hpc_recolor.launch.job_folder import make_private
 
 HASH_LENGTH = 16
@@ -25,7 +25,10 @@ CACHES = {
 def keep_caches(scratch: str | None) -> None:
     """Have Triton and torch keep what they build on this node's own disk, unless the user has said where."""
     if scratch:
-        make_private(_folder(scratch))
+        try:
+            make_private(_folder(scratch))
+        except UserError as error:  # this node's own trouble
+            raise RankError(str(error)) from None
         for variable, name in CACHES.items():
             os.environ.setdefault(variable, str(_folder(scratch) / name))
 
@@ -64,13 +67,20 @@ def _copy(shards: Path, place: Path, tells: bool) -> None:
         print(f"copying {size_bytes >> 20} MiB of {shards} to {place}", flush=True)
     beside = place.with_suffix(".copying")
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(shards, beside)
+    try:
+        shutil.copytree(shards, beside)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     beside.rename(place)
 
 
 def _folder(scratch: str) -> Path:
-    """Of this user alone: what is built there is run."""
-    return Path(os.path.expandvars(scratch)) / f"hpc_recolor-{os.geteuid()}"
+    """Of this user alone: what is built there is run. Raises RankError if this node does not know the place."""
+    place = Path(os.path.expandvars(scratch))
+    if not place.is_absolute() or "$" in str(place):
+        raise RankError(f"scratch={scratch} is '{place}' on this node: name a folder that each node has")
+    return place / f"hpc_recolor-{os.geteuid()}"
 
 
 @contextmanager

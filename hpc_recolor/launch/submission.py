@@ -13,7 +13,7 @@ from hpc_recolor.errors import UserError
 from hpc_recolor.launch import cluster, snapshot
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission, write_submission
 from hpc_recolor.launch.job_states import OVER, job_states
-from hpc_recolor.launch.profile import Options, plain_path
+from hpc_recolor.launch.profile import Options, plain_path, working_directory
 from hpc_recolor.launch.snapshot import Snapshot
 from hpc_recolor.run_folder import RunFolder, claim, find, write_atomically
 
@@ -58,9 +58,12 @@ def plan(configs: Sequence[Config], options: Options, command: str, sweep: str |
     for run in runs:
         _check_free(run)
     home = _home_of_sweep(configs[0], sweep) if sweep else runs[0]
+    if sweep and home in runs:
+        raise UserError(f"--name={sweep}: one of its runs has that name; give the sweep another one")
     folder = JobFolder.of(home)
     name = sweep or configs[0].run.name
     code = snapshot.look(folder.code)
+    options = options.model_copy(update={"chdir": working_directory()})
     return Plan(name, folder, runs, tuple(configs), options, code, command, bool(sweep))
 
 
@@ -80,7 +83,8 @@ def submit(plan: Plan) -> list[Submission]:
     written = [
         file for run, home in zip(plan.runs, homes, strict=True) for file in (run.config, home.config, home.options)
     ]
-    with _nothing_changed_by_failure(written, [plan.folder.path.parent, *(run.path for run in plan.runs)]):
+    folders = [folder for home in (plan.folder, *homes) for folder in (home.path.parent, home.path)]
+    with _nothing_changed_by_failure(written, folders):
         for folder in (plan.folder, *homes):
             folder.make()
         plan.code.write()

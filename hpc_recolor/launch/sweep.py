@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
         )
     configs = []
     for file in files:
-        run = {} if "name" in read_yaml(file).get("run", {}) else {"name": file.stem}
-        configs.append(load_config(file, overrides | {"run": overrides.get("run", {}) | run}))
+        run = read_yaml(file).get("run", {})
+        name = {"name": file.stem} if isinstance(run, dict) and "name" not in run else {}
+        configs.append(load_config(file, overrides | {"run": overrides.get("run", {}) | name} if name else overrides))
     return configs
 
 
@@ -33,10 +34,12 @@ def of_grid(grid: Sequence[str], file: Path | None, overrides: dict[str, Any]) -
     if len(set(keys)) < len(keys):
         raise UserError(f"--grid names {max(keys, key=keys.count)} twice; give all its values at once: KEY=A,B,C")
     base = load_config(file, overrides).run.name
-    return [
-        load_config(file, _set(overrides, base, dict(zip(keys, values, strict=True))))
-        for values in itertools.product(*(values for _, values in axes))
-    ]
+    configs: dict[str, Config] = {}
+    for values in itertools.product(*(values for _, values in axes)):
+        tree = _set(overrides, dict(zip(keys, values, strict=True)))
+        name = _own_name("-".join([base, *map(_part, keys, values)]), configs)
+        configs[name] = load_config(file, tree | {"run": tree.get("run", {}) | {"name": name}})
+    return list(configs.values())
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
@@ -48,10 +51,19 @@ def _axis(text: str) -> tuple[str, list[str]]:
     return key, values.split(",")
 
 
-def _set(overrides: dict[str, Any], base: str, values: dict[str, str]) -> dict[str, Any]:
+def _part(key: str, value: str) -> str:
+    """Of a run's name: lr-1e-4."""
+    return f"{key.split('.')[1]}-{re.sub(r'[^A-Za-z0-9._-]', '_', value)}"
+
+
+def _own_name(name: str, taken: Container[str]) -> str:
+    """The name, with a number if other values look the same in it."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
+
+
+def _set(overrides: dict[str, Any], values: dict[str, str]) -> dict[str, Any]:
     tree = {section: dict(fields) for section, fields in overrides.items()}
-    special = [f"{key.split('.')[1]}-{re.sub(r'[^A-Za-z0-9._-]', '_', value)}" for key, value in values.items()]
-    tree.setdefault("run", {})["name"] = "-".join([base, *special])
     for key, value in values.items():
         section, field = key.split(".")
         tree.setdefault(section, {})[field] = value

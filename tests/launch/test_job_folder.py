@@ -6,9 +6,30 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor.errors import UserError
-from hpc_recolor.launch.job_folder import Event, JobFolder, append_event, read_history, read_submission
+from hpc_recolor.launch.job_folder import (
+    Event,
+    JobFolder,
+    Submission,
+    append_event,
+    read_history,
+    read_submission,
+    write_submission,
+)
 
 START = Event(kind="start", job="7", restart=0, time="2026-01-01T00:00:00+00:00", ranks=1, nodes=("n1",))
+SUBMISSION = Submission(
+    cluster="slurm",
+    job="7",
+    ranks=1,
+    nodes=1,
+    logs=Path("/runs/cars/job"),
+    partition=None,
+    time=None,
+    submitted="2026-01-01T00:00:00+00:00",
+    code="0123456789abcdef",
+    commit=None,
+    command="python -m hpc_recolor.submit",
+)
 
 
 def test_a_job_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
@@ -55,6 +76,47 @@ def test_a_row_of_history_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> N
     with folder.history.open("ab") as file:
         file.write(b'{"kind": "end", "jo\xff')
     assert read_history(folder) == [START]
+
+
+def test_a_row_that_was_cut_short_takes_no_later_row_with_it(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.make()
+    append_event(folder, START)
+    folder.history.write_bytes(folder.history.read_bytes() + b'{"kind": "end", "jo')
+    append_event(folder, START.model_copy(update={"restart": 1}))
+    assert [event.restart for event in read_history(folder)] == [0, 1]
+
+
+def test_a_job_folder_is_private_also_where_folders_pass_on_their_group(tmp_path: Path) -> None:
+    """As project folders of a cluster do: what is made in them has the setgid bit too."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project").chmod(0o2775)
+    folder = JobFolder(tmp_path / "project" / "run" / "job")
+    folder.make()
+    assert folder.path.stat().st_mode & 0o7777 == 0o700
+
+
+def test_a_file_or_a_link_in_the_way_is_said_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "target").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "loose").symlink_to(tmp_path / "nothing")
+    for name in ("file", "link", "loose"):
+        with pytest.raises(UserError):
+            JobFolder(tmp_path / name).make()
+    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o755
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_nothing_is_read_from_a_folder_that_others_may_write(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.make()
+    write_submission(folder, SUBMISSION)
+    assert read_submission(folder) == SUBMISSION
+    folder.path.chmod(0o777)
+    with pytest.raises(UserError, match="what lies in it is run"):
+        read_submission(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"job": "7"}', "[]"])

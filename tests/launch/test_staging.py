@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import resource
+from contextlib import redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from hpc_recolor.config import Config, load_config
 from hpc_recolor.data import pack
-from hpc_recolor.data.shards import MANIFEST, Options
+from hpc_recolor.data.shards import MANIFEST, Options, read_set, verify
 from hpc_recolor.errors import RankError, UserError
 from hpc_recolor.launch.staging import CACHES, keep_caches, stage
 from hpc_recolor.progress import silent
@@ -109,3 +112,53 @@ def test_a_scratch_folder_that_somebody_else_has_prepared_is_refused(scratch: st
     (tmp_path / "node" / f"hpc_recolor-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="what lies in it is run"):
         keep_caches(scratch)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_scratch_folder_of_another_user_is_said_by_the_rank_that_meets_it(scratch: str, tmp_path: Path) -> None:
+    """Other nodes may be well: rank 0 knows nothing of it, and a plain UserError is said by rank 0 alone."""
+    theirs = tmp_path / "node" / f"hpc_recolor-{os.geteuid()}"
+    theirs.mkdir(mode=0o700)
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(RankError, match="belongs to user 65534"):
+        keep_caches(scratch)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_a_node_does_not_set_makes_no_folder_of_its_name(
+    value: str | None, scratch: str, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the working directory, which all nodes share."""
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    monkeypatch.delenv("NODE_DISK") if value is None else monkeypatch.setenv("NODE_DISK", value)
+    with suppress(UserError):
+        staged(config, scratch)
+    assert list((tmp_path / "working").iterdir()) == []
+
+
+def stage_without_room(config: Config, scratch: str) -> tuple[Path | None, str, list[str]]:
+    """In a process that can write no file of more than 1 KB, so that the copy fails half-way: what it reads then, what
+    it says, and what it leaves behind."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    with redirect_stderr(StringIO()) as said:
+        place = stage(config, scratch, tells=False).data.shards
+    folder = Path(os.path.expandvars(scratch)) / f"hpc_recolor-{os.geteuid()}" / "data"
+    return place, said.getvalue(), [path.name for path in folder.iterdir() if path.is_dir()]
+
+
+def test_a_copy_that_fails_half_way_leaves_the_disk_as_it_was(config: Config, scratch: str) -> None:
+    keep_caches(scratch)
+    with multiprocessing.get_context("fork").Pool(1) as ranks:
+        place, said, left = ranks.apply(stage_without_room, (config, scratch))
+    assert place == config.data.shards
+    assert "is read where it is" in said
+    assert "File too large" in said
+    assert left == []
+
+
+def test_a_copy_is_read_as_the_data_set_that_it_is(config: Config, scratch: str) -> None:
+    place = staged(config, scratch)
+    manifest = read_set(place, "data.shards")
+    assert manifest == read_set(config.data.shards or Path(), "data.shards")
+    verify(place, manifest.files, manifest, "data.shards")

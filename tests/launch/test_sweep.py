@@ -1,10 +1,17 @@
 """The runs of a sweep: names of their own, and every value where it belongs."""
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hpc_recolor.config import Config
 from hpc_recolor.errors import UserError
+from hpc_recolor.launch import submission
+from hpc_recolor.launch.profile import Options
+from hpc_recolor.launch.submission import Plan
 from hpc_recolor.launch.sweep import of_files, of_grid
 
 
@@ -53,3 +60,78 @@ def test_files_give_their_runs_a_name_unless_they_say_one(tmp_path: Path) -> Non
     assert [(config.run.name, config.run.seed) for config in configs] == [("row1", 5), ("second", 5)]
     with pytest.raises(UserError, match="needs its own"):
         of_files([tmp_path / "row1.yaml"], {"run": {"name": "both"}})
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_characters=",")), min_size=2, max_size=4, unique=True))
+def test_whatever_the_values_are_runs_have_legal_names_of_their_own(values: list[str]) -> None:
+    try:
+        configs = of_grid([f"data.photos={','.join(values)}"], None, {})
+    except UserError:
+        return
+    names = [config.run.name for config in configs]
+    assert len(set(names)) == len(values), names
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names)
+    assert [config.data.photos for config in configs] == [Path(value) for value in values]
+
+
+@pytest.mark.parametrize("grid", [[".lr=1"], ["train.=1"], ["=1"], ["train.lr="], ["train..lr=1"], [""], ["data=1"]])
+def test_a_key_that_is_none_is_refused(grid: list[str]) -> None:
+    with pytest.raises(UserError):
+        of_grid(grid, None, {})
+
+
+@pytest.mark.parametrize(
+    "text", ["run: 5", "run: text with a name", "run: [name]", "run: {name: ~}", "run: {name: ../x}"]
+)
+def test_a_file_that_holds_no_config_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "row.yaml").write_text(text)
+    with pytest.raises(UserError):
+        of_files([tmp_path / "row.yaml"], {})
+
+
+def test_a_file_whose_name_no_run_could_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "first row.yaml").write_text("train: {epochs: 3}")
+    with pytest.raises(UserError, match=r"run\.name=first row"):
+        of_files([tmp_path / "first row.yaml"], {})
+
+
+def plan(configs: list[Config], photos: Path, tmp_path: Path, sweep: str) -> Plan:
+    """Of those configs, in a runs folder of the test's own."""
+    over = {"data": {"photos": photos}, "run": {"folder": tmp_path / "runs"}}
+    ours = [
+        config.model_copy(update={key: getattr(config, key).model_copy(update=fields) for key, fields in over.items()})
+        for config in configs
+    ]
+    return submission.plan(ours, Options(), "python -m hpc_recolor.submit", sweep)
+
+
+def test_two_files_with_one_name_are_refused(photos: Path, tmp_path: Path) -> None:
+    files = [tmp_path / folder / "row.yaml" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("")
+    with pytest.raises(UserError, match=r"one run\.name"):
+        plan(of_files(files, {}), photos, tmp_path, "rows")
+
+
+def test_a_sweep_has_a_folder_of_its_own_beside_its_runs(photos: Path, tmp_path: Path) -> None:
+    made = plan(of_grid(["train.lr=1e-4,2e-4"], None, {}), photos, tmp_path, "rates")
+    assert made.folder.path == tmp_path / "runs" / "rates" / "job"
+    assert [run.path.name for run in made.runs] == ["train-lr-1e-4", "train-lr-2e-4"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_that_is_named_as_one_of_its_runs_is_refused(photos: Path, tmp_path: Path) -> None:
+    """They would share a folder, and the run be taken for the sweep."""
+    for name in ("row1", "row2"):
+        (tmp_path / f"{name}.yaml").write_text("")
+    configs = of_files([tmp_path / "row1.yaml", tmp_path / "row2.yaml"], {})
+    with pytest.raises(UserError, match="row1"):
+        plan(configs, photos, tmp_path, "row1")
+
+
+def test_a_value_that_is_too_long_for_a_folder_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError):
+        plan(of_grid([f"deepspeed.config={'x' * 300}"], None, {}), photos, tmp_path, "rows")

@@ -31,6 +31,8 @@ job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
 asked=$job_folder/requeue-$job-$restart
 [ -e "$asked" ] || [ $code -eq 140 ] || exit $code
 run=$(cat "$asked" 2>/dev/null || dirname "$job_folder")
+go_on="restart $(printf %q "$run")"
+[ -e "$asked" ] || [ ! -e "$job_folder/tasks.json" ] || go_on="list $(printf %q "$(dirname "$run")")"
 rm -f "$asked"
 [ -e "$job_folder/cancelled-$job" ] && exit 75
 if [ "$restart" -ge $max_requeues ]; then
@@ -39,5 +41,5 @@ else
   scontrol requeue "$job" && exit 0
   echo "error: SLURM could not queue job $job again" >&2
 fi
-echo "The run is saved; go on with: python -m hpc_recolor.jobs restart $run" >&2
+echo "The run is saved; go on with: python -m hpc_recolor.jobs $go_on" >&2
 exit 75

@@ -1,0 +1,141 @@
+"""Who a rank is by what SLURM and the local controller say, and where it meets the others."""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor.config import Config, to_yaml
+from hpc_recolor.errors import UserError
+from hpc_recolor.launch import rank
+from hpc_recolor.launch.job_folder import JobFolder, read_history
+from hpc_recolor.launch.profile import Options
+from hpc_recolor.launch.rank import FIRST_PORT, PORTS, Place
+from hpc_recolor.run_folder import RunFolder
+from hpc_recolor.training.preemption import StopRequest
+
+# What SLURM 22.05 gave to the last rank of `sbatch --array=3 --nodes=2 --ntasks-per-node=2`, but for the address.
+STEP = {
+    "SUBMITIT_EXECUTOR": "slurm",
+    "SLURMD_NODENAME": "node2",
+    "SLURM_ARRAY_JOB_ID": "21",
+    "SLURM_ARRAY_TASK_ID": "3",
+    "SLURM_JOB_ID": "21",
+    "SLURM_JOB_NODELIST": "node[1-2]",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_LAUNCH_NODE_IPADDR": "10.1.2.3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+}
+LOCAL = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_JOB_ID": "4711",
+    "SUBMITIT_LOCAL_NTASKS": "2",
+    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+    "SUBMITIT_LOCAL_NODEID": "0",
+    "SUBMITIT_LOCAL_GLOBALID": "1",
+    "SUBMITIT_LOCAL_LOCALID": "1",
+}
+PLAIN = {key: value for key, value in STEP.items() if "ARRAY" not in key}
+
+
+def place(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Place:
+    """Of a rank that is started with that environment."""
+    for name in os.environ:
+        if name.startswith(("SLURM", "SUBMITIT")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return Place.here()
+
+
+def test_a_task_of_an_array_is_a_job_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = place(monkeypatch, STEP)
+    assert here.job == "21_3"
+    assert (here.rank, here.size, here.local_rank, here.local_size) == (3, 4, 1, 2)
+    assert here.nodes == ("node1", "node2")
+    assert (here.node, here.restart, here.is_main) == ("node2", 0, False)
+
+
+def test_a_job_that_was_queued_again_knows_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = place(monkeypatch, PLAIN | {"SLURM_RESTART_COUNT": "12", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
+    assert (here.job, here.restart, here.is_main) == ("21", 12, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "nodes"),
+    [
+        ("gpu07", ("gpu07",)),
+        ("node[1,3-4]", ("node1", "node3", "node4")),
+        ("a[08-10],b2", ("a08", "a09", "a10", "b2")),
+        ("rack1-node[1-2].example.org", ("rack1-node1.example.org", "rack1-node2.example.org")),
+    ],
+)
+def test_nodes_are_listed_one_by_one(said: str, nodes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place(monkeypatch, PLAIN | {"SLURM_JOB_NODELIST": said}).nodes == nodes
+
+
+def test_ranks_meet_at_the_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place(monkeypatch, PLAIN | {"SLURM_JOB_NODELIST": "localhost"}).address() in ("127.0.0.1", "::1")
+
+
+def test_nodes_that_have_no_address_are_met_where_srun_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = PLAIN | {"SLURM_JOB_NODELIST": "no-such-node[1-2].invalid"}
+    assert place(monkeypatch, unknown).address() == "10.1.2.3"
+
+
+def test_all_ranks_of_a_start_meet_at_one_place_and_at_another_after_each_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def port(task: str, restart: int, number: int = 0) -> int:
+        said = {"SLURM_ARRAY_TASK_ID": task, "SLURM_RESTART_COUNT": str(restart), "SLURM_PROCID": str(number)}
+        return place(monkeypatch, STEP | said).port
+
+    assert {port("3", 1, number) for number in range(4)} == {port("3", 1)}
+    ports = [port("3", restart) for restart in range(100)]
+    assert all(before != after for before, after in itertools.pairwise(ports))
+    assert len({port(str(task), 0) for task in range(6)}) == 6
+    assert all(FIRST_PORT <= one < FIRST_PORT + PORTS <= 32768 for one in ports)
+
+
+def test_local_ranks_are_known_by_their_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = place(monkeypatch, LOCAL)
+    assert (here.job, here.rank, here.size, here.local_rank, here.local_size) == ("4711", 1, 2, 1, 2)
+    assert (here.address(), here.restart, here.cluster) == ("127.0.0.1", 0, "local")
+
+
+def test_local_ranks_inside_an_allocation_are_not_slurms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a user who tries --cluster local in an interactive job."""
+    here = place(monkeypatch, STEP | LOCAL)
+    assert (here.job, here.rank, here.size, here.cluster) == ("4711", 1, 2, "local")
+    assert here.address() == "127.0.0.1"
+
+
+def test_a_task_of_a_sweep_takes_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = JobFolder(tmp_path / "sweep" / "job")
+    sweep.make()
+    runs = [str(tmp_path / f"run{number}") for number in range(6)]
+    sweep.tasks.write_text(json.dumps(runs))
+    place(monkeypatch, STEP)
+    assert rank._folder_of_task(sweep) == JobFolder.of(RunFolder(tmp_path / "run3"))
+    place(monkeypatch, PLAIN)
+    assert rank._folder_of_task(sweep) == sweep
+
+
+def test_a_node_that_cannot_be_prepared_leaves_its_reason_in_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or `jobs status` could only say that there is no last word."""
+    folder = JobFolder(tmp_path / "run" / "job")
+    folder.make()
+    (tmp_path / "file").touch()
+    folder.config.write_text(to_yaml(Config()))
+    folder.options.write_text(Options(scratch=str(tmp_path / "file")).model_dump_json())
+    first = place(monkeypatch, PLAIN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
+    with pytest.raises(UserError, match="Not a directory"):
+        rank._run(folder, first, StopRequest())
+    assert "Not a directory" in str(read_history(folder)[-1:])
