@@ -32,7 +32,7 @@ REFUSED = {
     "--name=two\nlines": "run.name=two lines",
     "--data.photos=nowhere": "data.photos=nowhere: no such folder",
     "--run.folder=100%": "SLURM would read its %",
-    "--run.folder=two\nlines": "SLURM would read its %, \\ or line break",
+    "--run.folder=two\nlines": "SLURM would read its %, \\, : or line break",
     "--profile=nowhere.yaml": "nowhere.yaml: No such file",
 }
 
