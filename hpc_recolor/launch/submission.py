@@ -98,6 +98,7 @@ def submit(plan: Plan) -> list[Submission]:
     jobs = [f"{job}_{task}" for task in range(len(homes))] if plan.is_sweep else [job]
     submissions = [_note(plan, job) for job in jobs]
     for home, submission in zip(homes, submissions, strict=True):
+        plan.folder.cancelled(submission.job).unlink(missing_ok=True)  # of an older job: numbers may start anew
         write_submission(home, submission)
     return submissions
 

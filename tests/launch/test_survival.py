@@ -95,7 +95,7 @@ def kill_a_rank(live: Live, cluster: Path) -> None:
     job = live.job
     os.kill(ranks(cluster)[1], signal.SIGKILL)
     live.until_over()
-    assert slurm("sacct", "-nPX", "-j", job, "-o", "State") == "FAILED"
+    until(lambda: slurm("sacct", "-nPX", "-j", job, "-o", "State") == "FAILED", "accounting has it")
     assert "rank 1 on host" in live.log()
     restart(live)
 
