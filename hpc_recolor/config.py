@@ -15,7 +15,7 @@ ColorName = Literal["rgb", "lab"]
 GeneratorName = Literal["unet", "autoencoder", "resnet"]
 NormName = Literal["batch", "sync_batch", "instance"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
-AdversarialName = Literal["bce", "l1", "mse"]
+AdversarialName = Literal["bce", "l1", "mse", "none"]
 FitName = Literal["stretch", "crop", "pad"]
 
 # Input sides must be multiples of these, so that what is halved comes back to the same size.
@@ -115,7 +115,8 @@ class LossConfig(Section):
     l1_weight: float = Field(100.0, ge=0, description="Weight of L1 beside the adversarial loss [0 or more].")
     adversarial: AdversarialName = Field(
         "bce",
-        description="Criterion on the discriminator's logits: cross-entropy, mean |sigmoid - label|, least squares.",
+        description="Criterion on the discriminator's logits: cross-entropy, mean |sigmoid - label|, least squares; "
+        "none: L1 alone, without a discriminator's word.",
     )
 
 
@@ -221,6 +222,8 @@ def load_config(file: Path | None, overrides: dict[str, Any]) -> Config:
     except ValidationError as error:
         raise UserError(explain(error, str(file) if file else "command line")) from None
     _check_size(config)
+    if config.loss.adversarial == "none" and not config.loss.l1_weight:
+        raise UserError("loss.l1_weight=0 with loss.adversarial=none: nothing is left to learn from; raise one of them")
     return config
 
 

@@ -1,6 +1,7 @@
 """Ranks: start-up, who am I, and what all ranks do together. The only reader of RANK and the like."""
 
 import os
+import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,13 @@ def memory_bytes() -> tuple[int, int]:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available, total = (int(lines[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
     return available, total
+
+
+def processor_name() -> str:
+    """The processor, as Linux calls it (proc_cpuinfo(5))."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def start(device: str, threads: int | None) -> World:

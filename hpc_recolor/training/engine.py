@@ -41,6 +41,7 @@ class Engine:
         self.channels_last = config.train.channels_last
         self.device = world.device
         self.skipped = torch.zeros((), device=world.device)
+        self._gradient_norm = torch.zeros((), device=world.device)
         self._buffers = list(self.module.buffers())
         self._kept_buffers = [buffer.clone() for buffer in self._buffers]
         self._start_moments()
@@ -88,6 +89,13 @@ class Engine:
         self.deepspeed.step()
         if last and self.zero_stage:
             self.skipped.fill_(float(self.deepspeed.optimizer.overflow))
+
+    @property
+    def gradient_norm(self) -> float:
+        """Euclidean norm of the last step's gradient, over all ranks' shares of it, before it was clipped."""
+        if not self.zero_stage:
+            return float(self._gradient_norm)
+        return float(self.deepspeed.get_global_grad_norm() or 0.0)  # None before the first step
 
     def keep_buffers(self) -> None:
         """Remember BatchNorm's statistics, before a step."""
@@ -144,8 +152,8 @@ class Engine:
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         if self.loss_scale != 1:
             torch._foreach_mul_(gradients, 1 / self.loss_scale)
-        finite = torch.isfinite(torch.nn.utils.get_total_norm(gradients))
-        self.skipped = 1 - finite.float()
+        self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        self.skipped = 1 - torch.isfinite(self._gradient_norm).float()
         self.deepspeed.optimizer.found_inf = self.skipped  # where it is 1, fused Adam changes nothing
 
     def _start_moments(self) -> None:

@@ -1,4 +1,4 @@
-"""Measures a run on its held-out photographs, with a network beside the one that trains."""
+"""Measures a run on its held-out photographs, with networks beside those that train."""
 
 from collections.abc import Callable
 
@@ -11,36 +11,43 @@ from hpc_recolor.data.samples import Samples, Subset
 from hpc_recolor.distributed import World
 from hpc_recolor.evaluation.figures import sample_grid
 from hpc_recolor.evaluation.metrics import Scores, score
-from hpc_recolor.models.build import build_generator, place
+from hpc_recolor.models.build import build_discriminator, build_generator, place
 from hpc_recolor.run_folder import RunFolder
 from hpc_recolor.training.averaging import MovingAverage
-from hpc_recolor.training.engine import Engine
+from hpc_recolor.training.engine import Engines
 from hpc_recolor.training.engine_state import WEIGHT, owned, whole
 
 
 class Evaluator:
-    """The held-out photographs, this rank's share of them in memory, and a generator in eval mode to color them."""
+    """The held-out photographs, this rank's share of them in memory, and both networks in eval mode."""
 
     def __init__(self, held_out: Samples, config: Config, world: World) -> None:
-        self.color, self.world = config.model.color, world
+        self.color, self.loss, self.world = config.model.color, config.loss, world
         with torch.random.fork_rng():  # training draws what it would have drawn
             self.generator = place(build_generator(config.model, config.data.size), config.model, world.device)
+            self.discriminator = place(build_discriminator(config.model), config.model, world.device)
         self.generator.eval()
+        self.discriminator.eval()
         mine = range(world.rank, len(held_out), world.size)
         self.pictures = load_pictures(Subset(held_out, mine), config.data, world)
         shown = range(min(config.tracking.samples, len(held_out)) if world.is_main else 0)
         self.shown = load_pictures(Subset(held_out, shown), config.data, world)
 
-    def measure(self, engine: Engine, average: MovingAverage | None, shall_stop: Callable[[], bool]) -> Scores | None:
+    def measure(self, engines: Engines, average: MovingAverage | None, shall_stop: Callable[[], bool]) -> Scores | None:
         """Scores of the averaged generator, or of the trained one if there is no average. All ranks together.
+
+        The discriminator judges with BatchNorm's running statistics, of real and generated pictures alike, so that its
+        word on a picture depends on no other picture; in training, each batch has statistics of its own.
 
         shall_stop: asked by all ranks together before every batch; if it says yes, the result is None.
         """
-        fragments = owned(engine, self.world)
-        weights = average.averages if average else [fragment.tensors[WEIGHT] for fragment in fragments]
-        parts = list(zip(fragments, weights, strict=True))
-        self.generator.load_state_dict(whole(engine, parts, self.world))
-        return score(self.generator, self.pictures, self.color, self.world, shall_stop)
+        for network, engine in ((self.generator, engines.generator), (self.discriminator, engines.discriminator)):
+            fragments = owned(engine, self.world)
+            weights = [fragment.tensors[WEIGHT] for fragment in fragments]
+            if average and engine is engines.generator:
+                weights = average.averages
+            network.load_state_dict(whole(engine, list(zip(fragments, weights, strict=True)), self.world))
+        return score(self.generator, self.discriminator, self.pictures, self.color, self.loss, self.world, shall_stop)
 
     @torch.no_grad()
     def draw(self, run: RunFolder, images_seen: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hpc_recolor.config import LossConfig
 from hpc_recolor.training.engine import Engine, Engines
-from recolor_kernels import discriminator_loss, generator_loss
+from recolor_kernels import discriminator_loss, generator_loss, l1_loss
 
 
 class StepLosses(NamedTuple):
@@ -54,7 +54,12 @@ def gan_step(engines: Engines, condition: Tensor, target: Tensor, loss: LossConf
 def discriminator_step(
     engine: Engine, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig
 ) -> Tensor:
-    """Half the loss on real pairs plus half the loss on generated ones; `prediction` carries no gradient."""
+    """Half the loss on real pairs plus half the loss on generated ones; `prediction` carries no gradient.
+
+    Without an adversary it learns nothing, and the loss is 0.
+    """
+    if loss.adversarial == "none":
+        return prediction.new_zeros(())
     on_fake, on_real = engine(condition, prediction), engine(condition, target)
     total = discriminator_loss(on_real, on_fake, loss.adversarial)
     engine.backward(_spoiled(total, ~torch.isfinite(total)))
@@ -67,6 +72,12 @@ def generator_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """l1_weight x L1 + adversarial, through a fresh forward of the discriminator, which does not learn from it."""
     judge = engines.discriminator
+    if loss.adversarial == "none":
+        l1 = l1_loss(prediction, target)
+        total = loss.l1_weight * l1
+        engines.generator.backward(_spoiled(total, ~torch.isfinite(total)))
+        engines.generator.step()
+        return total.detach(), l1.detach(), torch.zeros_like(total)
     judge.module.requires_grad_(False)
     total, l1, adversarial = generator_loss(
         prediction, target, judge.judge(condition, prediction), loss.l1_weight, loss.adversarial

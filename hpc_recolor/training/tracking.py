@@ -4,13 +4,19 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hpc_recolor import __version__
+from hpc_recolor.code_version import code_commit
 from hpc_recolor.config import Config
+from hpc_recolor.distributed import World, processor_name
 from hpc_recolor.evaluation.figures import plot_losses, read_metrics
 from hpc_recolor.evaluation.metrics import Scores
 from hpc_recolor.progress import SECONDS_BETWEEN_LINES
@@ -22,7 +28,9 @@ from hpc_recolor.training.step import StepLosses
 class Tracker:
     """Writes a run's numbers, on rank 0 alone. Rows newer than the checkpoint it goes on from are removed."""
 
-    def __init__(self, run: RunFolder, config: Config, images_seen: int, images_total: int, per_epoch: int) -> None:
+    def __init__(
+        self, run: RunFolder, config: Config, world: World, images_seen: int, images_total: int, per_epoch: int
+    ) -> None:
         self.run, self.config = run, config
         self.images_total, self.per_epoch = images_total, per_epoch
         self.first_seen, self.last_seen = images_seen, images_seen
@@ -30,6 +38,7 @@ class Tracker:
         self.line_s = 0.0
         _rewind(run, images_seen)
         self.writer = self._open_tensorboard(images_seen) if config.tracking.tensorboard else None
+        self._append("start", images_seen, describe_start(world))
         self.console = Console(stderr=True)
         self.progress = Progress(
             BarColumn(),
@@ -51,12 +60,12 @@ class Tracker:
         if self.writer:
             self.writer.close()
 
-    def log_step(self, images_seen: int, losses: StepLosses, lr: float) -> None:
-        """Note the mean losses since the last call, as floats."""
+    def log_step(self, images_seen: int, losses: StepLosses, lr: float, gradient_norms: dict[str, float]) -> None:
+        """Note the mean losses since the last call, as floats, and the last step's gradient norms."""
         now = time.monotonic()
         rate = (images_seen - self.last_seen) / (now - self.last_s)
         self.restart_clock(images_seen)
-        values = losses._asdict() | {"lr": lr, "images_per_s": rate}
+        values = losses._asdict() | {"lr": lr, "images_per_s": rate} | gradient_norms
         self._append("train", images_seen, values)
         self._show(images_seen, losses, rate)
 
@@ -96,7 +105,7 @@ class Tracker:
         with self.run.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for key, value in values.items():
-            if self.writer:
+            if self.writer and isinstance(value, int | float):
                 self.writer.add_scalar(f"{kind}/{key}", value, images_seen)
 
     def _show(self, images_seen: int, losses: StepLosses, rate: float) -> None:
@@ -123,5 +132,19 @@ class Tracker:
 
 def _rewind(run: RunFolder, images_seen: int) -> None:
     if run.metrics.exists():
-        kept = [row for row in read_metrics(run.metrics) if row["images_seen"] <= images_seen]
+        rows = read_metrics(run.metrics)
+        kept = [row for row in rows if row["images_seen"] <= images_seen or row["kind"] == "start"]
         write_atomically(run.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def describe_start(world: World) -> dict[str, Any]:
+    """When, on what and with which code training began or went on."""
+    gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "world_size": world.size,
+        "device": world.device.type,
+        "hardware": gpu or f"{torch.get_num_threads()} threads of {processor_name()}",
+        "versions": {"torch": version("torch"), "deepspeed": version("deepspeed"), "hpc_recolor": __version__},
+        "commit": code_commit(),
+    }

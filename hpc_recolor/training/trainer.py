@@ -182,7 +182,8 @@ class Trainer:
         self.position.losses_sum.zero_()
         self.position.steps_unread = 0
         if self.tracker:
-            self.tracker.log_step(self.images_seen, StepLosses(*mean.tolist()), self._lr())
+            norms = {f"{network}_gradient": engine.gradient_norm for network, engine in self.engines.items()}
+            self.tracker.log_step(self.images_seen, StepLosses(*mean.tolist()), self._lr(), norms)
 
     def measure(self) -> None:
         """Score the averaged generator on the held-out photographs, and draw some of them.
@@ -190,7 +191,7 @@ class Trainer:
         If the run is to stop meanwhile, it is left for when the run goes on.
         """
         self._enter("measuring")
-        scores = self.evaluator.measure(self.engines.generator, self.average, self._shall_stop)
+        scores = self.evaluator.measure(self.engines, self.average, self._shall_stop)
         self.stopped_measuring = scores is None
         if self.tracker and scores:
             self.evaluator.draw(self.run, self.images_seen)
@@ -323,7 +324,8 @@ class Trainer:
         self.tell_phase(phase, self.images_seen // self.batch_size)
 
     def _open_tracker(self) -> Tracker:
-        return Tracker(self.run, self.config, self.images_seen, self.images_total, len(self.photos.train))
+        per_epoch = len(self.photos.train)
+        return Tracker(self.run, self.config, self.world, self.images_seen, self.images_total, per_epoch)
 
     def _say(self, line: str) -> None:
         if self.world.is_main:

@@ -95,4 +95,8 @@ def test_rows_and_pictures_are_those_of_one_run(photos: Path, tmp_path: Path, wo
 def rows(run: RunFolder) -> list[dict[str, Any]]:
     """What a run logged, without what clocks say."""
     found = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in found if row["kind"] != "checkpoint"]
+    return [
+        {k: v for k, v in row.items() if k != "images_per_s"}
+        for row in found
+        if row["kind"] not in ("start", "checkpoint")
+    ]

@@ -89,7 +89,7 @@ def leak_generators_gradient_into_discriminator(patch: pytest.MonkeyPatch) -> No
 
     def leaking(engines: Engines, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig) -> Any:
         logits = engines.discriminator(condition, prediction.detach())
-        engines.discriminator.backward(recolor_kernels.patch_loss(logits, True, loss.adversarial))
+        engines.discriminator.backward(recolor_kernels.patch_loss(logits, True, "bce"))
         result = original(engines, condition, target, prediction, loss)
         engines.discriminator.step()
         return result
@@ -134,6 +134,28 @@ def test_every_adversarial_criterion_trains_both_networks(world: World, criterio
     for engine, old in zip(engines, before, strict=True):
         for name, parameter in engine.module.named_parameters():
             assert not torch.equal(parameter, old[name]), name
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_without_an_adversary_the_generator_alone_learns(world: World, accumulate: int) -> None:
+    config = small_config(loss={"adversarial": "none"}, train={"accumulate": accumulate})
+    engines = build_engines(config, world)
+    before = [deepcopy(engine.module.state_dict()) for engine in engines]
+    losses = gan_step(engines, *random_batch(0, config), config.loss, accumulate)
+    torch.testing.assert_close(losses.generator, config.loss.l1_weight * losses.l1)
+    assert losses.adversarial == losses.discriminator == 0
+    for engine, old, learns in zip(engines, before, (True, False), strict=True):
+        for name, parameter in engine.module.named_parameters():
+            assert torch.equal(parameter, old[name]) != learns, name
+
+
+def test_gradient_norms_are_those_of_the_step(world: World) -> None:
+    engines = build_engines(config := small_config(), world)
+    gan_step(engines, *random_batch(0, config), config.loss)
+    for engine in engines:
+        moments = [engine.adam.state[parameter]["exp_avg"] for parameter in engine.flat_shares()]
+        norm = torch.nn.utils.get_total_norm(moments) / (1 - config.train.betas[0])  # after one step of Adam
+        assert engine.gradient_norm == pytest.approx(float(norm), rel=tolerances.LOSS_RELATIVE)
 
 
 def test_same_seed_same_networks(world: World) -> None:

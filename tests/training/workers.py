@@ -14,7 +14,7 @@ from hpc_recolor.config import Config, GeneratorName, load_config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.distributed import World, gather, start, stop
 from hpc_recolor.evaluation.metrics import score
-from hpc_recolor.models.build import build_generator
+from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.models.norm import CrossRankBatchNorm2d
 from hpc_recolor.training.engine import Engines, build_engines
 from hpc_recolor.training.step import gan_step
@@ -96,7 +96,8 @@ def scores(world: World) -> list[dict[str, Any]]:
     generator = build_generator(config.model, config.data.size).eval()
     pictures = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     shares = [pictures[:count][world.rank :: world.size] for count in (3, 1)]
-    found = [score(generator, share, "lab", world) for share in shares]
+    judge = build_discriminator(config.model).eval()
+    found = [score(generator, judge, share, "lab", config.loss, world) for share in shares]
     return [asdict(scores) for scores in found if scores]
 
 
