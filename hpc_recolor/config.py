@@ -196,6 +196,9 @@ class TrackingConfig(Section):
     )
     samples: int = Field(8, ge=1, description="Held-out photographs in a picture of samples [rows, 1 or more].")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder's logs/.")
+    wandb: str | None = Field(
+        None, description="Weights & Biases project to show the run in too; WANDB_MODE=offline keeps it in logs/."
+    )
 
 
 class Config(Section):

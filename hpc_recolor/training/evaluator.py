@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from PIL import Image
 
 from hpc_recolor.color_space import gray_copy, make_pair, to_pictures
 from hpc_recolor.config import Config
@@ -50,7 +51,7 @@ class Evaluator:
         return score(self.generator, self.discriminator, self.pictures, self.color, self.loss, self.world, shall_stop)
 
     @torch.no_grad()
-    def draw(self, run: RunFolder, images_seen: int) -> None:
+    def draw(self, run: RunFolder, images_seen: int) -> Image.Image:
         """Draw some of the photographs as the generator colored them at the last measurement. Rank 0 alone has them."""
         condition, _ = make_pair(self.shown, self.color)
         colorized = to_pictures(condition, self.generator(condition), self.color)
@@ -58,3 +59,4 @@ class Evaluator:
         grid = sample_grid({caption: pictures.cpu().numpy() for caption, pictures in columns.items()})
         run.samples.mkdir(exist_ok=True)
         grid.save(run.samples / f"images-{images_seen:012d}.png")
+        return grid

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard, and a line of progress."""
+"""What a run tells while it trains: metrics.jsonl, boards, a line of progress, and warnings."""
 
 import json
 import time
@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +22,8 @@ from hpc_recolor.evaluation.figures import plot_losses, read_metrics
 from hpc_recolor.evaluation.metrics import Scores
 from hpc_recolor.progress import SECONDS_BETWEEN_LINES
 from hpc_recolor.run_folder import RunFolder, write_atomically
+from hpc_recolor.training.boards import open_boards
+from hpc_recolor.training.collapse import find_collapse
 from hpc_recolor.training.saver import Saved
 from hpc_recolor.training.step import StepLosses
 
@@ -36,8 +39,9 @@ class Tracker:
         self.first_seen, self.last_seen = images_seen, images_seen
         self.started_s = self.last_s = time.monotonic()
         self.line_s = 0.0
-        _rewind(run, images_seen)
-        self.writer = self._open_tensorboard(images_seen) if config.tracking.tensorboard else None
+        self.rows = _rewind(run, images_seen)
+        self.troubles = set(self._find_troubles())  # these have been told
+        self.boards = open_boards(run, config, images_seen)
         self._append("start", images_seen, describe_start(world))
         self.console = Console(stderr=True)
         self.progress = Progress(
@@ -57,8 +61,8 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        if self.writer:
-            self.writer.close()
+        for board in self.boards:
+            board.close()
 
     def log_step(self, images_seen: int, losses: StepLosses, lr: float, gradient_norms: dict[str, float]) -> None:
         """Note the mean losses since the last call, as floats, and the last step's gradient norms."""
@@ -67,11 +71,15 @@ class Tracker:
         self.restart_clock(images_seen)
         values = losses._asdict() | {"lr": lr, "images_per_s": rate} | gradient_norms
         self._append("train", images_seen, values)
+        self._warn(images_seen)
         self._show(images_seen, losses, rate)
 
-    def log_scores(self, images_seen: int, scores: Scores) -> None:
-        """Note the scores on held-out photographs, and draw the curves anew."""
+    def log_scores(self, images_seen: int, scores: Scores, samples: Image.Image) -> None:
+        """Note the scores on held-out photographs and some of them as colored, and draw the curves anew."""
         self._append("held_out", images_seen, asdict(scores))
+        for board in self.boards:
+            board.picture("samples", samples, images_seen)
+        self._warn(images_seen)
         plot_losses(self.run.metrics, self.run.losses)
         self.say(
             f"  held out, {scores.photographs} photographs: ab error {scores.ab_error:.2f}, "
@@ -104,9 +112,22 @@ class Tracker:
         row = {"kind": kind, "images_seen": images_seen, "epoch": images_seen / self.per_epoch} | values
         with self.run.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        for key, value in values.items():
-            if self.writer and isinstance(value, int | float):
-                self.writer.add_scalar(f"{kind}/{key}", value, images_seen)
+        self.rows.append(row)
+        numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
+        for board in self.boards:
+            board.numbers(numbers, images_seen)
+
+    def _warn(self, images_seen: int) -> None:
+        """Tell each trouble once, and again if it has been away."""
+        found = self._find_troubles()
+        for trouble, text in found.items():
+            if trouble not in self.troubles:
+                self._append("warning", images_seen, {"text": text})
+                self.say(f"  WARNING: {text}")
+        self.troubles = set(found)
+
+    def _find_troubles(self) -> dict[str, str]:
+        return find_collapse(self.rows, self.config.loss.adversarial, self.config.train.epochs)
 
     def _show(self, images_seen: int, losses: StepLosses, rate: float) -> None:
         epochs = self.config.train.epochs
@@ -124,17 +145,15 @@ class Tracker:
             left_s = (self.images_total - images_seen) * (now - self.started_s) / trained
             self.say(f"{text}  {max(0.0, left_s):.0f} s left")
 
-    def _open_tensorboard(self, images_seen: int) -> Any:
-        from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.run.logs), purge_step=images_seen + 1)
-
-
-def _rewind(run: RunFolder, images_seen: int) -> None:
-    if run.metrics.exists():
-        rows = read_metrics(run.metrics)
-        kept = [row for row in rows if row["images_seen"] <= images_seen or row["kind"] == "start"]
-        write_atomically(run.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+def _rewind(run: RunFolder, images_seen: int) -> list[dict[str, Any]]:
+    """Remove the rows of images that are seen again, and return the others."""
+    if not run.metrics.exists():
+        return []
+    rows = read_metrics(run.metrics)
+    kept = [row for row in rows if row["images_seen"] <= images_seen or row["kind"] == "start"]
+    write_atomically(run.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    return kept
 
 
 def describe_start(world: World) -> dict[str, Any]:

@@ -194,8 +194,7 @@ class Trainer:
         scores = self.evaluator.measure(self.engines, self.average, self._shall_stop)
         self.stopped_measuring = scores is None
         if self.tracker and scores:
-            self.evaluator.draw(self.run, self.images_seen)
-            self.tracker.log_scores(self.images_seen, scores)
+            self.tracker.log_scores(self.images_seen, scores, self.evaluator.draw(self.run, self.images_seen))
 
     def save_if_due(self, agreed: Agreement) -> None:
         """Begin a checkpoint, or commit the one that all ranks have written by now."""

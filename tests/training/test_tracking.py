@@ -1,0 +1,106 @@
+"""What a run tells while it trains, and that a run that goes on tells it in one piece."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hpc_recolor.distributed import World
+from hpc_recolor.evaluation.figures import read_metrics
+from hpc_recolor.run_folder import RunFolder
+from hpc_recolor.training.step import StepLosses
+from hpc_recolor.training.tracking import Tracker
+from tests.conftest import TINY, Command, error_line
+from tests.training.runs import run_config, train
+
+LOSSES = ("discriminator", "generator", "l1", "adversarial")
+
+
+def rows(run: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(run.metrics) if row["kind"] == kind]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """W&B without a network, and with nothing of it outside the test's folder."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+def test_rows_hold_losses_rates_and_gradient_norms(photos: Path, tmp_path: Path, world: World) -> None:
+    run = train(run_config(photos, tmp_path, tracking={"samples_every_images": 12}), world).run
+    told = rows(run, "train")
+    assert [row["images_seen"] for row in told] == [12, 24, 36]
+    for row in told:
+        assert all(row[name] > 0 for name in (*LOSSES, "images_per_s", "generator_gradient", "discriminator_gradient"))
+    for row in rows(run, "held_out"):
+        assert all(row[name] > 0 for name in ("l1", "adversarial", "discriminator", "ciede2000"))
+
+
+def test_every_start_is_noted_with_machine_and_code(photos: Path, tmp_path: Path, world: World) -> None:
+    config = run_config(photos, tmp_path)
+    train(config, world, stop_at_step=4)
+    run = train(config, world).run
+    starts = rows(run, "start")
+    assert [row["images_seen"] for row in starts] == [0, 20]
+    for row in starts:
+        assert (row["world_size"], row["device"]) == (1, "cpu")
+        assert "threads of" in row["hardware"]
+        assert set(row["versions"]) == {"torch", "deepspeed", "hpc_recolor"}
+
+
+def test_tensorboard_shows_numbers_and_samples_once_though_the_run_was_stopped(
+    photos: Path, tmp_path: Path, world: World
+) -> None:
+    config = run_config(photos, tmp_path, tracking={"tensorboard": True, "samples_every_images": 12})
+    train(config, world, stop_at_step=4)
+    run = train(config, world).run
+    events = EventAccumulator(str(run.logs)).Reload()
+    scalars = {"lr", "images_per_s", "generator_gradient", "discriminator_gradient", *LOSSES}
+    for tag in (f"train/{name}" for name in scalars):
+        assert [event.step for event in events.Scalars(tag)] == [12, 24, 36], tag
+    assert [event.step for event in events.Images("samples")] == [12, 24, 36]
+
+
+def test_weights_and_biases_shows_one_run_though_it_was_stopped(
+    photos: Path, tmp_path: Path, world: World, offline: None
+) -> None:
+    config = run_config(photos, tmp_path, tracking={"wandb": "colors", "samples_every_images": 12})
+    train(config, world, stop_at_step=4)
+    run = train(config, world).run
+    files = sorted((run.logs / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert {file.stem for file in files} == {f"run-{(run.logs / 'wandb_id').read_text()}"}
+    assert any((run.logs / "wandb").glob("offline-run-*/files/media/images/samples*.png"))
+
+
+def test_weights_and_biases_that_does_not_start_is_refused_in_one_line(
+    command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "too short")
+    line = error_line(command("train", "--data.photos", photos, *TINY, "--tracking.wandb", "colors"))
+    assert "tracking.wandb=colors: W&B does not start" in line
+    assert "WANDB_MODE=offline" in line
+
+
+def test_trouble_is_told_once_and_not_again_when_the_run_goes_on(
+    photos: Path, tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run_config(photos, tmp_path)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    norms = {"generator_gradient": 1.0, "discriminator_gradient": 0.0}
+
+    def log(images: range) -> None:
+        with Tracker(run, config, world, images.start, 10_000, 12) as tracker:
+            for images_seen in images[1:]:
+                tracker.log_step(images_seen, StepLosses(0.001, 1.0, 0.1, 0.7), 2e-4, norms)
+
+    log(range(30))
+    assert len(rows(run, "warning")) == 1
+    assert capsys.readouterr().err.count("WARNING: the discriminator tells nearly every patch") == 1
+    log(range(30, 40))
+    assert len(rows(run, "warning")) == 1
