@@ -3,9 +3,13 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/ready
 
-.PHONY: help demo test lint gpu-suite clean
+# A folder with `general` and `cars` in it (folders, .tar or .zip), for study-small.
+PHOTOS :=
+
+.PHONY: help demo study-small test lint gpu-suite clean
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
+	@echo 'make study-small PHOTOS=DIR  train and compare seven small runs, and write a report (1 hour on two cores)'
 	@echo 'make test       run all tests'
 	@echo 'make lint       check style and types'
 	@echo 'make gpu-suite  all that needs a GPU: tests, speed, one epoch; installs nothing (9 minutes)'
@@ -13,6 +17,9 @@ help:
 
 demo: $(READY)
 	$(RUN) -m hpc_recolor.demo
+
+study-small: $(READY)
+	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: $(READY)
 	$(RUN) -m pytest
@@ -34,5 +41,5 @@ $(READY): setup.py constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,demo,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,demo,wandb,dev]'
 	touch $@

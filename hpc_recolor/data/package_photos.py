@@ -37,6 +37,21 @@ def write_tiles(folder: Path) -> None:
     done.write_text(rules)
 
 
+def write_scenes(folder: Path) -> None:
+    """Write every photograph whole and its squares of half its short side, to look at: *.png. Safe to repeat."""
+    done, rules = folder / ".complete", "whole and halves"
+    if done.exists() and done.read_text() == rules:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, photo in (_load() | {Path(HELD_OUT_PHOTO).stem: _held_out_photo()}).items():
+        half = min(photo.size) // 2
+        photo.save(folder / f"{name}.png")
+        for box in _squares(*photo.size, half, half):
+            photo.crop(box).save(folder / f"{name}-{'-'.join(map(str, box))}.png")
+    done.write_text(rules)
+
+
 def tile_boxes(width: int, height: int) -> tuple[list[Box], list[Box]]:
     """Boxes (left, top, right, bottom) to learn from and to hold out. No two of different kind share a pixel."""
     grid = _squares(width, height, SIDE, SIDE)

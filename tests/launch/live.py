@@ -14,6 +14,7 @@ from tests.conftest import TINY, changed
 
 DEADLINE_S = 240
 EPOCHS = 40  # of 12 photographs: long enough that a test can disturb it
+SNAPSHOTS = (15, 30)
 FLAGS = {
     "train.epochs": EPOCHS,
     "checkpoint.every_images": 60,
@@ -51,7 +52,8 @@ def recolor(folder: Path, name: str, *arguments: object) -> "subprocess.Complete
 def flags(photos: Path, **values: object) -> list[str]:
     """Of a small run, as --key=value."""
     words = changed(TINY, **{"data.photos": photos} | FLAGS | values)
-    return [f"{key}={value}" for key, value in zip(words[::2], words[1::2], strict=True)]
+    snapshots = [f"--train.snapshots={epoch}" for epoch in SNAPSHOTS]
+    return [f"{key}={value}" for key, value in zip(words[::2], words[1::2], strict=True)] + snapshots
 
 
 class Live:

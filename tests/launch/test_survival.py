@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launch.conftest import script
-from tests.launch.live import Live, local_ranks, recolor, result, slurm, until
+from tests.launch.live import SNAPSHOTS, Live, local_ranks, recolor, result, slurm, until
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,7 @@ def test_a_run_that_was_disturbed_ends_as_local_ranks_do(
     disturb(live, cluster)
     live.finish()
     assert result(live.run) == undisturbed
+    assert {12 * epoch for epoch in SNAPSHOTS} < set(live.saved)  # whatever was pruned and stopped meanwhile
 
 
 def scancel(live: Live, number: str) -> None:

@@ -97,6 +97,25 @@ def test_the_newest_and_the_snapshots_are_kept(photos: Path, tmp_path: Path, wor
     assert sorted(trainer.run.checkpoints.iterdir()) == committed(trainer.run)
 
 
+def test_snapshots_of_a_run_that_was_stopped_are_those_of_one_that_was_not(
+    photos: Path, tmp_path: Path, world: World
+) -> None:
+    """Epochs 15, 30 and 45, with pruning; stopped in the middle of an epoch, just after a snapshot, just before one."""
+    epochs, per_epoch = (15, 30, 45), 3
+
+    def config(name: str) -> Config:
+        return run_config(photos, tmp_path / name, every_images=24, keep=1, snapshots=epochs, epochs=45)
+
+    whole = train(config("whole"), world)
+    for step in (20, 15 * per_epoch, 30 * per_epoch - 2, None):
+        parts = train(config("parts"), world, stop_at_step=step)
+    for run in (whole.run, parts.run):
+        assert names(run) == [12 * epoch for epoch in epochs]
+        assert [read_manifest(path).snapshot_epoch for path in committed(run)] == list(epochs)
+    for one, other in zip(committed(whole.run), committed(parts.run), strict=True):
+        assert read_manifest(one).files == read_manifest(other).files
+
+
 def test_a_checkpoint_says_where_it_comes_from(photos: Path, tmp_path: Path, world: World) -> None:
     config = run_config(photos, tmp_path)
     manifest = read_manifest(committed(train(config, world).run)[-1])

@@ -1,0 +1,103 @@
+"""A study by one command: all rows prepared, trained, measured, and in one report; and again from where it stopped."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpc_recolor.config import load_config
+from hpc_recolor.data.sources import find_photos
+from hpc_recolor.study import TEST, VAL, on_package_photos, read_rows, run_all
+from tests.conftest import Command, error_line, paint_photo
+
+LEARNED = 8
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`general` as a folder, `cars` as a .tar, with as many photographs as two rows need."""
+    folder = tmp_path_factory.mktemp("sources")
+    for source in ("general", "cars"):
+        (folder / source).mkdir()
+        for number in range(VAL + TEST + LEARNED):
+            paint_photo(number, 34, 32).save(folder / source / f"{number:03d}.png")
+    with tarfile.open(folder / "cars.tar", "w") as archive:
+        archive.add(folder / "cars", "cars")
+    for photo in (folder / "cars").iterdir():
+        photo.unlink()
+    (folder / "cars").rmdir()
+    return folder
+
+
+def write_row(folder: Path, name: str, **changes: str) -> None:
+    """A row that trains two epochs of two steps on 32 px."""
+    folder.mkdir(exist_ok=True)
+    tree = {
+        "run": {"name": name, "folder": "runs/tiny"},
+        "data": {"shards": f"runs/tiny/data/{name}-{LEARNED}", "size": 32} | changes,
+        "model": {"width": 2},
+        "train": {"epochs": 2, "batch_size": 4, "threads": 1, "snapshots": [1, 2]},
+        "tracking": {"tensorboard": False},
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+
+
+def test_all_rows_end_in_one_report_and_again_costs_nothing(command: Command, sources: Path, tmp_path: Path) -> None:
+    for name in ("cars", "general"):
+        write_row(tmp_path / "rows", name)
+    first = command("study", "--configs", "rows", "--photos", sources)
+    assert first.returncode == 0, first.stderr
+    results = tmp_path / "runs" / "tiny"
+    page = (results / "report.html").read_text()
+    for name in ("cars", "general"):
+        assert name in page
+        for data in ("test", "scenes"):
+            measured = sorted(path.stem for path in (results / name / "evaluations" / data).glob("*.json"))
+            assert measured == ["epoch-0001", "epoch-0002"]
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.safetensors")}
+    again = command("study", "--configs", "rows", "--photos", sources)
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in results.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("shards", "parts"),
+    [
+        ("data/cars", ["data.shards=data/cars", "call it SOURCE-COUNT"]),
+        ("data/boats-5", ["neither boats nor boats.tar in it"]),
+    ],
+)
+def test_a_row_without_photographs_is_refused_in_one_line(
+    command: Command, sources: Path, tmp_path: Path, shards: str, parts: list[str]
+) -> None:
+    write_row(tmp_path / "rows", "cars", shards=shards)
+    line = error_line(command("study", "--configs", "rows", "--photos", sources))
+    assert all(part in line for part in parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_without_configs_is_refused_in_one_line(command: Command) -> None:
+    assert "no .yaml file in it" in error_line(command("study", "--configs", "."))
+
+
+def test_a_command_that_fails_ends_the_study_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_all([["train", "--print-config"], ["train", "--no-such-flag"], ["train", "--print-config"]]) == 2
+    told = capfd.readouterr()
+    assert told.out.count("python -m hpc_recolor.train") == 2
+    assert "the same command goes on" in told.err
+
+
+def test_without_photographs_rows_learn_from_tiles_of_those_in_packages(tmp_path: Path) -> None:
+    write_row(tmp_path / "rows", "cars")
+    write_row(tmp_path / "rows", "half", shards="data/cars-4")
+    small, half = on_package_photos(read_rows(tmp_path / "rows"), tmp_path)
+    tiles = {path.name for path in find_photos(tmp_path / "tiles" / "train", "")}
+    learned = [{path.name for path in find_photos(row.config.data.photos or Path(), "")} for row in (small, half)]
+    assert learned[0] == tiles
+    assert learned[1] < tiles
+    assert len(learned[1]) == len(tiles) / 2
+    for row in (small, half):
+        assert load_config(row.file, {}) == row.config
+        assert row.config.data.shards is None
+        assert row.config.model.width == 2
