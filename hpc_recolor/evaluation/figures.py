@@ -34,24 +34,27 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def plot_losses(metrics: Path, out: Path) -> None:
-    """Draw both networks' losses, and the held-out error, over the epochs of a metrics.jsonl."""
+    """Draw both networks' losses, in training and on held-out photographs, over the epochs of a metrics.jsonl."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-    rows = read_metrics(metrics)
-    training = [row for row in rows if row["kind"] == "train"]
-    held_out = [row for row in rows if row["kind"] == "held_out"]
+    every = read_metrics(metrics)
+    training = [row for row in every if row["kind"] == "train"]
+    held_out = [row for row in every if row["kind"] == "held_out"]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     curves = (
-        (left, training, "discriminator", "discriminator"),
-        (left, training, "adversarial", "generator, adversarial"),
-        (middle, training, "l1", "generator, L1 (training)"),
-        (middle, held_out, "l1", "L1 (held out)"),
-        (right, held_out, "ab_error", "model"),
-        (right, held_out, "gray_ab_error", "gray copy"),
+        (left, training, "discriminator", "discriminator", "C0-"),
+        (left, held_out, "discriminator", "discriminator (held out)", "C0--"),
+        (left, training, "adversarial", "generator, adversarial", "C1-"),
+        (left, held_out, "adversarial", "generator, adversarial (held out)", "C1--"),
+        (middle, training, "l1", "generator, L1", "C0-"),
+        (middle, held_out, "l1", "generator, L1 (held out)", "C0--"),
+        (right, held_out, "ab_error", "model", "C0-"),
+        (right, held_out, "gray_ab_error", "gray copy", "C1-"),
     )
-    for axes, points, key, label in curves:
-        axes.plot([row["epoch"] for row in points], [row[key] for row in points], label=label)
+    for axes, rows, key, label, style in curves:
+        points = [row for row in rows if key in row]  # runs of earlier versions noted less
+        axes.plot([row["epoch"] for row in points], [row[key] for row in points], style, label=label)
     for axes, title in (
         (left, "Discriminator against generator"),
         (middle, "Generator's L1"),
@@ -59,5 +62,5 @@ def plot_losses(metrics: Path, out: Path) -> None:
     ):
         axes.set(title=title, xlabel="epoch", ylim=(0, None))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.legend(framealpha=0.7, edgecolor="none", fontsize="small")
     figure.savefig(out, dpi=120)
