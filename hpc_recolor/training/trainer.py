@@ -129,7 +129,7 @@ class Trainer:
                 f"deepspeed.zero_stage={stage} spares memory and costs time: on two CPU ranks a step of the U-Net took "
                 f"{ZERO_SLOWDOWN[stage]} times as long as at 0, which networks of this size fit into"
             )
-        self.tracker = self._open_tracker() if self.world.is_main else None
+        on_main(self.world, self._open_tracker)  # if it cannot be opened, all ranks leave
         with self.tracker or nullcontext(), _telling_full_disks(self.run):
             if owes_measurement:
                 self.measure()
@@ -322,9 +322,9 @@ class Trainer:
     def _enter(self, phase: str) -> None:
         self.tell_phase(phase, self.images_seen // self.batch_size)
 
-    def _open_tracker(self) -> Tracker:
+    def _open_tracker(self) -> None:
         per_epoch = len(self.photos.train)
-        return Tracker(self.run, self.config, self.world, self.images_seen, self.images_total, per_epoch)
+        self.tracker = Tracker(self.run, self.config, self.world, self.images_seen, self.images_total, per_epoch)
 
     def _say(self, line: str) -> None:
         if self.world.is_main:

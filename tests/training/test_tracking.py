@@ -76,13 +76,15 @@ def test_weights_and_biases_shows_one_run_though_it_was_stopped(
     assert any((run.logs / "wandb").glob("offline-run-*/files/media/images/samples*.png"))
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_weights_and_biases_that_does_not_start_is_refused_in_one_line(
-    command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "too short")
-    line = error_line(command("train", "--data.photos", photos, *TINY, "--tracking.wandb", "colors"))
-    assert "tracking.wandb=colors: W&B does not start" in line
+    done = command("train", "--data.photos", photos, *TINY, "--tracking.wandb", "colors", ranks=ranks)
+    line = error_line(done) if ranks == 1 else done.stderr
+    assert line.count("tracking.wandb=colors: W&B does not start") == 1
     assert "WANDB_MODE=offline" in line
 
 
