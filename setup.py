@@ -19,6 +19,7 @@ setup(
     packages=find_packages(include=["hpc_recolor", "hpc_recolor.*"])
     + find_packages("kernels", include=["recolor_kernels", "recolor_kernels.*"]),
     package_dir={"": ".", "recolor_kernels": "kernels/recolor_kernels"},
+    package_data={"hpc_recolor.reporting": ["style.css", "templates/*", "scripts/*", "vendor/*"]},
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
@@ -44,6 +45,7 @@ setup(
         "cuda12": ["nvidia-dali-cuda120>=2.1"],
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "wandb": ["wandb>=0.23"],
+        "fid": ["torch-fidelity>=0.3"],
         "dev": [
             "hypothesis>=6.130",
             "kornia>=0.8",

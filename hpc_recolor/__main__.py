@@ -13,6 +13,9 @@ COMMANDS = {
     "jobs": "follow, stop and restart submitted runs",
     "checkpoint": "list, verify and export a run's checkpoints",
     "colorize": "color photographs with a trained run",
+    "evaluate": "measure a run on test photographs",
+    "report": "compare runs on one page",
+    "study": "train, measure and compare all runs of a folder of configs",
 }
 
 

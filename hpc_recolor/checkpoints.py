@@ -141,13 +141,26 @@ def evaluation_weights(checkpoint: Path, manifest: Manifest) -> "dict[str, Tenso
 
     Raises UserError if the shards do not hold it whole.
     """
-    saved = fragments(checkpoint, manifest)
-    kind, weights = weights_kind(saved), {}
-    for name, shape in manifest.parameters.items():
-        network, _, name = name.partition("/")
-        if network == "generator":
+    return _state_dict(checkpoint, manifest, "generator", weights_kind(fragments(checkpoint, manifest)))
+
+
+def trained_weights(
+    checkpoint: Path, manifest: Manifest, network: Literal["generator", "discriminator"]
+) -> "dict[str, Tensor]":
+    """A network as the last step left it, as a state dict on CPU: its own weights, and buffers averaged over ranks.
+
+    Raises UserError if the shards do not hold it whole.
+    """
+    return _state_dict(checkpoint, manifest, network, "weight")
+
+
+def _state_dict(checkpoint: Path, manifest: Manifest, network: str, kind: str) -> "dict[str, Tensor]":
+    saved, weights = fragments(checkpoint, manifest), {}
+    for key, shape in manifest.parameters.items():
+        owner, _, name = key.partition("/")
+        if owner == network:
             weights[name] = saved.read(network, kind, name, math.prod(shape)).view(shape)
-    return weights | saved.averaged("generator")
+    return weights | saved.averaged(network)
 
 
 def fragments(checkpoint: Path, manifest: Manifest) -> Fragments:

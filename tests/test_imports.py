@@ -19,6 +19,7 @@ FLOORS = (
     ("hpc_recolor.run_folder", "hpc_recolor.tensor_files", "hpc_recolor.checkpoints", "hpc_recolor.run_lock"),
     ("hpc_recolor.data", "hpc_recolor.color_space", "hpc_recolor.models"),
     ("hpc_recolor.evaluation",),
+    ("hpc_recolor.reporting",),
     ("hpc_recolor.training",),
     ("hpc_recolor.cli",),
     ("hpc_recolor.launch",),
@@ -29,6 +30,8 @@ DOORS = {
     "deepspeed": "hpc_recolor/training/engine.py",
     "submitit": "hpc_recolor/launch/",
     "yaml": "hpc_recolor/config.py",
+    "wandb": "hpc_recolor/training/boards.py",
+    "jinja2": "hpc_recolor/reporting/page.py",
 }
 
 FILES = sorted([*ROOT.glob("hpc_recolor/**/*.py"), *ROOT.glob("kernels/recolor_kernels/**/*.py")])

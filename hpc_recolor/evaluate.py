@@ -1,0 +1,72 @@
+"""`python -m hpc_recolor.evaluate`: measure a run's checkpoints on photographs that it has not learned from."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from hpc_recolor import cli
+
+app = cli.command("hpc_recolor.evaluate")
+
+
+@app.default
+def evaluate(
+    run: Annotated[Path, Parameter(help="Run folder.")],
+    /,
+    *,
+    checkpoint: Annotated[
+        list[int] | None, Parameter(help="Epochs whose checkpoints are measured; by default the newest checkpoint.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        Parameter(help="Data set that `prepare` wrote, or folder of photographs; by default the run's own test split."),
+    ] = None,
+    raw: Annotated[
+        bool, Parameter(negative=(), help="Measure the weights of the last step, not their moving average.")
+    ] = False,
+    pictures: Annotated[
+        int,
+        Parameter(
+            help="Keep so many of the first pictures, beside the best and worst twenty [pictures].",
+            validator=Number(gte=0),
+        ),
+    ] = 32,
+    lpips_weights: Annotated[
+        Path | None,
+        Parameter(name="--lpips-weights", help="File with torchvision's AlexNet, to measure LPIPS; never downloaded."),
+    ] = None,
+    fid_weights: Annotated[
+        Path | None,
+        Parameter(
+            name="--fid-weights", help="File with torch-fidelity's Inception-v3, to measure FID; never downloaded."
+        ),
+    ] = None,
+    threads: Annotated[
+        int,
+        Parameter(
+            help="CPU threads of each rank; more ranks are faster than more threads, and leave every digit as it is "
+            "[threads, 1 or more].",
+            validator=Number(gte=1),
+        ),
+    ] = 1,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if any.")
+    ] = "auto",
+) -> None:
+    """Measure a run's checkpoints beside the gray copy and the mean color, and keep pictures for `report`.
+
+    Writes RUN/evaluations/DATA/epoch-EEEE.json with the protocol, the losses, a row of means for each, and every
+    photograph's numbers. What is there already is not measured again. On several ranks, with the same numbers:
+    torchrun --nproc_per_node 2 -m hpc_recolor.evaluate RUN
+    """
+    from hpc_recolor.evaluation import evaluate as evaluation  # after the parsing: it imports torch
+
+    wishes = evaluation.Wishes(tuple(checkpoint or ()), data, raw, pictures, lpips_weights, fid_weights)
+    evaluation.evaluate(run, wishes, device, threads)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))

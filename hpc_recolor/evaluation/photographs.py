@@ -1,0 +1,158 @@
+"""The photographs that a run is measured on: found, and handed to the ranks in batches that are always the same."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from hpc_recolor.config import Config, DataConfig
+from hpc_recolor.data import shards
+from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.batches import load_pictures
+from hpc_recolor.data.entries import is_data_set
+from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
+from hpc_recolor.data.sets import collect
+from hpc_recolor.data.sources import find_bad_photos, find_photos
+from hpc_recolor.distributed import World, gather, on_main
+from hpc_recolor.errors import UserError
+from hpc_recolor.progress import show_progress
+
+# Batch k goes to rank k % ranks. So every picture always has the same neighbors, which decide the last bits of
+# convolutions, and any number of ranks computes the same numbers.
+BATCH_SIZE = 8
+
+LOADED_TOGETHER_BYTES = 2**26
+KEPT_BYTES = 2**29  # a rank's share is loaded once if it is no larger
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs by number. name: of the folder that the results go to; root: what their names begin with."""
+
+    name: str
+    samples: Samples
+    data: DataConfig
+    world: World
+    root: Path | None = None
+    _kept: list[Batch] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def label(self, number: int) -> str:
+        """A photograph's name inside its folder or data set."""
+        name = self.samples.name(number)
+        return os.path.relpath(name, self.root) if self.root else name
+
+    def rounds(self, doing: str) -> Iterator[Batch | None]:
+        """This rank's batches, in order; None in a last round that has none left for it. Rank 0 shows progress."""
+        together = BATCH_SIZE * self.world.size
+        with show_progress(doing, shown=self.world.is_main) as tell:
+            batches = self._batches()
+            for start in range(0, len(self), together):
+                yield next(batches, None)
+                tell(min(start + together, len(self)), len(self))
+
+    def _batches(self) -> Iterator[Batch]:
+        if self._kept:
+            yield from self._kept
+            return
+        picture_bytes = shards.pixel_bytes(self.data.size)
+        first, step = BATCH_SIZE * self.world.rank, BATCH_SIZE * self.world.size
+        starts = list(range(first, len(self), step))
+        at_once = max(1, LOADED_TOGETHER_BYTES // (picture_bytes * BATCH_SIZE))
+        keep = len(starts) * BATCH_SIZE * picture_bytes <= KEPT_BYTES
+        for place in range(0, len(starts), at_once):
+            for batch in self._load(starts[place : place + at_once]):
+                if keep:
+                    self._kept.append(batch)
+                yield batch
+
+    def _load(self, starts: list[int]) -> Iterator[Batch]:
+        batches = [range(start, min(start + BATCH_SIZE, len(self))) for start in starts]
+        numbers = [number for batch in batches for number in batch]
+        pictures = load_pictures(Subset(self.samples, numbers), self.data, self.world)
+        for place, batch in enumerate(batches):
+            start = place * BATCH_SIZE
+            yield Batch(pictures[start : start + len(batch)], torch.tensor(batch))
+
+
+def find_photographs(config: Config, folder: Path | None, learned: str, world: World) -> Photographs:
+    """The run's own test photographs, or those of a folder; all ranks get the same.
+
+    learned: fingerprint of what the run has learned from. Raises UserError if they are not there, do not fit the run,
+    are fewer than two, or cannot be told from those that it has learned from.
+    """
+    found = _in_folder(folder, config, world) if folder else _own(config, learned, world)
+    if len(found) < 2:
+        where = f"data={folder}" if folder else f"data={found.name}"
+        raise UserError(
+            f"{where}: a test set with fewer than two images ({len(found)}) tells nothing; name more with --data DIR"
+        )
+    return found
+
+
+def _own(config: Config, learned: str, world: World) -> Photographs:
+    data = config.data
+    key, folder = ("shards", data.shards) if data.shards else ("photos", data.held_out or data.photos)
+    there = on_main(world, lambda: folder is not None and folder.is_dir())
+    if folder is None or not there:
+        raise UserError(
+            f"data.{key}={folder}: is not there any more, or not from here; name photographs with --data DIR"
+        )
+    if key == "photos" and data.held_out:
+        return _photos(folder, "held-out", "data.held_out", data, world)
+    with show_progress("checking photographs", shown=world.is_main) as progress:
+        sets = collect(config, world, progress)
+    if sets.fingerprint != learned:
+        raise UserError(
+            f"data.{key}={folder}: has changed since the run was trained, so nobody knows what it has not seen; name "
+            "photographs with --data DIR"
+        )
+    if data.shards is None:
+        return Photographs("held-out", sets.held_out, data, world, root=folder)
+    manifest = on_main(world, lambda: shards.read_set(folder, "data.shards"))
+    if "test" in manifest.splits:
+        return Photographs("test", shards.ShardSamples(folder, "test", manifest.options), data, world)
+    return Photographs("val" if "val" in manifest.splits else "held-out", sets.held_out, data, world)
+
+
+def _in_folder(folder: Path, config: Config, world: World) -> Photographs:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name) or "data"
+    if not on_main(world, lambda: folder.is_dir() and is_data_set(os.listdir(folder))):
+        return _photos(folder, name, "data", config.data, world)
+    split, options = on_main(world, lambda: _check_split(folder, config.data))
+    return Photographs(name, shards.ShardSamples(folder, split, options), config.data, world)
+
+
+def _check_split(folder: Path, data: DataConfig) -> tuple[shards.Split, shards.Options]:
+    """The split of a data set to measure on, whole."""
+    manifest = shards.read_set(folder, "data")
+    options = manifest.options
+    for key, value, ours in (("size", options.size, data.size), ("fit", options.fit, data.fit)):
+        if value != ours:
+            raise UserError(
+                f"data={folder}: was prepared with {key}={value}, the run was trained with data.{key}={ours}; prepare "
+                f"the photographs with --{key} {ours}, or name a folder of photographs"
+            )
+    splits: list[shards.Split] = [split for split in ("test", "val") if split in manifest.splits]
+    if not splits:
+        raise UserError(f"data={folder}: has neither a test nor a val split; prepare it with --test N")
+    shards.verify(folder, [file for file in manifest.files if file.startswith(f"{splits[0]}-")], manifest, "data")
+    return splits[0], options
+
+
+def _photos(folder: Path, name: str, key: str, data: DataConfig, world: World) -> Photographs:
+    paths = on_main(world, lambda: find_photos(folder, key))
+    with show_progress("checking photographs", shown=world.is_main) as progress:
+        shares = gather(world, find_bad_photos(paths[world.rank :: world.size], data, progress))
+    bad = {photo.path: photo.reason for share in shares for photo in share}
+    if bad and world.is_main:
+        print(f"left out {len(bad)} photographs that cannot be read:", file=sys.stderr)
+        for path in sorted(bad):
+            print(f"  {path}: {bad[path]}", file=sys.stderr)
+    return Photographs(name, PhotoFiles([path for path in paths if path not in bad]), data, world, root=folder)

@@ -1,0 +1,148 @@
+"""Which runs can be compared: by what their numbers are of, and by what their configs differ in."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from hpc_recolor.reporting.evaluations import Evaluation
+from hpc_recolor.reporting.numbers import plural
+from hpc_recolor.reporting.runs import Run
+
+# Of several data that equally many runs were measured on.
+PREFERRED_DATA = ("test", "val", "held-out")
+
+# What decides nothing of what a run learns: places, speed, when it saves, what it tells.
+NOT_LEARNED = (
+    "run.name",
+    "run.folder",
+    "data.held_out",
+    "data.loader",
+    "data.cache",
+    "data.threads",
+    "data.max_unreadable",
+    "train.snapshots",
+    "train.threads",
+    "train.compile",
+    "train.channels_last",
+    "train.device",
+    "train.max_bad_steps",
+    "train.silence_s",
+    "train.hang_s",
+    "deepspeed",
+    "checkpoint",
+    "tracking",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Evaluations whose numbers can be compared, run by run."""
+
+    evaluations: tuple[tuple[Run, Evaluation], ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        return list({run.number: run for run, _ in self.evaluations}.values())
+
+    @property
+    def what(self) -> str:
+        """`300 images of test, 128 px, crop`."""
+        protocol = self.evaluations[0][1].protocol
+        return f"{plural(protocol.images, 'image')} of {protocol.data}, {protocol.size} px, {protocol.fit}"
+
+
+@dataclass(frozen=True)
+class ConfigRow:
+    """A key of the configs: each run's value as text, which of them stand out, and whether they differ at all."""
+
+    key: str
+    values: tuple[str, ...]
+    odd: tuple[bool, ...]
+
+    @property
+    def differs(self) -> bool:
+        return len(set(self.values)) > 1
+
+
+def choose_data(runs: Sequence[Run]) -> str | None:
+    """The data that most runs were measured on; None if none was measured."""
+    counts: dict[str, int] = {}
+    for run in runs:
+        for name in run.evaluations:
+            counts[name] = counts.get(name, 0) + 1
+    order = {name: place for place, name in enumerate(PREFERRED_DATA)}
+    ranked = sorted(counts, key=lambda name: (-counts[name], order.get(name, len(order)), name))
+    return ranked[0] if ranked else None
+
+
+def group(runs: Sequence[Run], data: str | None) -> list[Group]:
+    """Evaluations by what they can be compared by: first the group of most runs, and of equal ones the first."""
+    groups: dict[tuple[Any, ...], list[tuple[Run, Evaluation]]] = {}
+    for run in runs:
+        for evaluation in run.measured(data):
+            groups.setdefault(evaluation.comparable_by, []).append((run, evaluation))
+    return sorted((Group(tuple(one)) for one in groups.values()), key=lambda one: -len(one.runs))
+
+
+def why_apart(group: Group, other: Group) -> str:
+    """What hinders a comparison of two groups, as `64 px, not 128 px`."""
+    one, two = group.evaluations[0][1].protocol, other.evaluations[0][1].protocol
+    reasons = []
+    if one.size != two.size:
+        reasons.append(f"{one.size} px, not {two.size} px")
+    if one.fit != two.fit:
+        reasons.append(f"fit {one.fit}, not {two.fit}")
+    if one.images != two.images:
+        reasons.append(f"{plural(one.images, 'image')}, not {two.images:,}")
+    return ", ".join(reasons) or "other photographs"
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`section.key` and value of a nested mapping."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def config_rows(runs: Sequence[Run]) -> list[ConfigRow]:
+    """All keys of the configs. Values that fewer than half of the runs have stand out; with no such half, all do."""
+    trees = [dict(leaves(run.config.model_dump(mode="json"))) for run in runs]
+    rows = []
+    for key in trees[0]:
+        if key == "run.name":  # the heads of the columns say it
+            continue
+        values = tuple(_text(tree[key]) for tree in trees)
+        odd = tuple(values.count(value) * 2 <= len(values) for value in values)
+        rows.append(ConfigRow(key, values, odd))
+    return rows
+
+
+def learned_differences(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
+    """Keys in which two runs differ and that decide what is learned, with both values."""
+    first, second = (dict(leaves(run.config.model_dump(mode="json"))) for run in (one, other))
+    return [
+        (key, first[key], second[key]) for key in first if first[key] != second[key] and not _is_any(key, NOT_LEARNED)
+    ]
+
+
+def one_key_apart(runs: Sequence[Run]) -> Iterator[tuple[Run, Run, str, Any, Any]]:
+    """All pairs of runs that differ in one thing that is learned or learned from: both, the key, both values."""
+    for one, other in combinations(runs, 2):
+        differences = learned_differences(one, other)
+        if len(differences) == 1:
+            yield one, other, *differences[0]
+
+
+def _is_any(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

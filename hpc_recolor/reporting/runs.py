@@ -1,0 +1,140 @@
+"""A run folder as the page sees it: config, curves, evaluations, and what its newest checkpoint is."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_recolor import checkpoints
+from hpc_recolor.config import Config
+from hpc_recolor.errors import UserError
+from hpc_recolor.evaluation.figures import read_metrics
+from hpc_recolor.reporting.evaluations import Evaluation, read_evaluations
+from hpc_recolor.run_folder import RunFolder, open_run
+
+COLOR_NAMES = {"rgb": "RGB", "lab": "Lab"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The newest committed checkpoint. parameters: weights of each network, none if its manifest cannot be read."""
+
+    name: str
+    size_bytes: int
+    parameters: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. name: unique in the report; given: its folder as the user wrote it; number: its place in the report."""
+
+    number: int
+    name: str
+    given: str
+    config: Config
+    metrics: tuple[dict[str, Any], ...]
+    evaluations: dict[str, tuple[Evaluation, ...]]
+    checkpoint: Checkpoint
+    checkpoint_count: int
+
+    @property
+    def color_name(self) -> str:
+        return COLOR_NAMES[self.config.model.color]
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl of one kind, as they were written."""
+        return [row for row in self.metrics if row.get("kind") == kind]
+
+    def measured(self, data: str | None) -> tuple[Evaluation, ...]:
+        """The run's evaluations of some data, the least trained first."""
+        return self.evaluations.get(data, ()) if data else ()
+
+    def last(self, data: str | None) -> Evaluation | None:
+        """The evaluation that stands for the run: of its most trained weights, averaged where they were measured."""
+        found = self.measured(data)
+        return max(found, key=lambda one: (one.protocol.images_seen, not one.raw)) if found else None
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in the order given, each once.
+
+    Raises UserError, in one line, for the first that is no run, has no checkpoint, or holds a file that is damaged.
+    """
+    once: dict[Path, Path] = {}
+    for folder in folders:
+        once.setdefault(folder.resolve(), folder)
+    kept = list(once.values())
+    return [_read_run(n, folder, name) for n, (folder, name) in enumerate(zip(kept, _names(kept), strict=True))]
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Names of folders that differ; where names are equal, with as many of the folders above as make them differ."""
+    whole = [folder.resolve().parts for folder in folders]
+    names = []
+    for parts in whole:
+        length = 1
+        while sum(other[-length:] == parts[-length:] for other in whole) > 1:
+            length += 1
+        names.append("/".join(parts[-length:]))
+    return names
+
+
+def _read_run(number: int, folder: Path, name: str) -> Run:
+    if not folder.is_dir():
+        raise UserError(f"RUN={folder}: no such folder; name a folder that training wrote")
+    run, config = open_run(folder)
+    saved = checkpoints.committed(run)
+    if not saved:
+        raise UserError(f"RUN={folder}: it has no checkpoint yet; train first, or leave it out")
+    return Run(
+        number=number,
+        name=name,
+        given=str(folder),
+        config=config,
+        metrics=tuple(_metrics(run)),
+        evaluations=read_evaluations(run.path),
+        checkpoint=_describe(saved[-1]),
+        checkpoint_count=len(saved),
+    )
+
+
+def _metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, if it has one. Raises UserError with file and line if one is broken."""
+    if not run.metrics.is_file():
+        return
+    try:
+        rows: list[Any] = read_metrics(run.metrics)
+    except OSError as error:
+        raise UserError(f"{run.metrics} cannot be read ({error.strerror})") from None
+    except ValueError:  # JSONDecodeError and UnicodeDecodeError
+        raise UserError(
+            f"{run.metrics} line {_broken_line(run.metrics)} is not JSON; remove the line, or bring the file back"
+        ) from None
+    for line, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{run.metrics} line {line} holds a {type(row).__name__}, not key and value; remove it")
+        yield row
+
+
+def _broken_line(file: Path) -> int:
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        try:
+            json.loads(line.decode())
+        except ValueError:
+            return number
+    return 1
+
+
+def _describe(checkpoint: Path) -> Checkpoint:
+    size_bytes = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
+    parameters: dict[str, int] = {}
+    try:
+        shapes = checkpoints.read_manifest(checkpoint).parameters
+    except UserError:  # a page about runs does not fail on what it only counts
+        shapes = {}
+    for name, shape in shapes.items():
+        network = name.partition("/")[0]
+        parameters[network] = parameters.get(network, 0) + math.prod(shape)
+    return Checkpoint(checkpoint.name, size_bytes, parameters)
