@@ -1,0 +1,192 @@
+"""What stands on the page: escaped, comparable or left blank, best marked, light."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_recolor.reporting import curves, tables
+from hpc_recolor.reporting.compare import config_rows, group
+from hpc_recolor.reporting.page import Wishes, build, read_notes, script_json, write_report
+from hpc_recolor.reporting.pictures import Thumbnails
+from hpc_recolor.reporting.runs import read_runs
+from tests.conftest import paint_photo
+from tests.reporting.conftest import HOSTILE, LAB, LAB_L1, RGB, MadeRun
+
+
+class Texts(HTMLParser):
+    """Words on the page, and its elements."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def data_of(html: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert found is not None
+    read: dict[str, Any] = json.loads(found[1])
+    return read
+
+
+def test_names_notes_and_titles_are_shown_and_never_run(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    run = MadeRun(tmp_path / evil.replace("/", "\u2215"), LAB, images=3, kept=3, names=lambda _: HOSTILE).write()
+    notes = tmp_path / "notes.txt"
+    notes.write_text(f"# {evil}\none {evil}\nline\n\nanother")
+    out = tmp_path / "report.html"
+    write_report([run], out, Wishes(title=evil, notes=notes))
+    html = out.read_text()
+    page = Texts(html)
+    assert page.tags.count("script") == 4  # theme, data, the plots' library, ours
+    assert "img" not in page.tags
+    assert f"one {evil} line" in page.text
+    assert data_of(html)["grids"]["together-0"]["rows"][0]["name"] == HOSTILE
+
+
+def test_json_in_a_script_element_cannot_end_it() -> None:
+    data = {"a": "</script><!--&\u2028\u2029"}
+    text = script_json(data)
+    assert not re.search("[<>&\u2028\u2029]", text)
+    assert json.loads(text) == data
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        script_json(float("nan"))
+
+
+def test_notes_are_headings_and_paragraphs(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("# Head\nfirst\nline\n\n\nsecond\n# Tail\n#no heading")
+    assert [(one.heading, one.text) for one in read_notes(notes)] == [
+        (True, "Head"),
+        (False, "first line"),
+        (False, "second"),
+        (True, "Tail"),
+        (False, "#no heading"),
+    ]
+
+
+def test_no_address_on_the_page_leads_to_the_network(report: Path) -> None:
+    html = report.read_text()
+    assert "default-src 'none'" in html
+    addresses = set(re.findall(r"""(?:src|href)=["']?([^"'\s>]+)""", html))
+    assert {one for one in addresses if not one.startswith("#")} == {"data:,"}
+    assert not re.search(r"url\(|@import", html)
+
+
+def test_numbers_that_cannot_be_compared_are_blank_with_a_reason_and_stand_apart(tmp_path: Path) -> None:
+    runs = read_runs(
+        [
+            MadeRun(tmp_path / "one", LAB, kept=0).write(),
+            MadeRun(tmp_path / "two", RGB, kept=0).write(),
+            MadeRun(tmp_path / "large", LAB, kept=0, size=64, fingerprint="e").write(),
+        ]
+    )
+    first, second = group(runs, "test")
+    table = tables.metrics_table(first, [runs[2]])
+    (blank,) = [row for row in table.rows if row.name == "large"]
+    assert {cell.text for cell in blank.cells} == {"\N{EN DASH}"}
+    assert [row.name for row in tables.metrics_table(second).rows if row.run] == ["large"]
+    assert "left blank: 64 px, not 32 px" in Texts(build(runs, Wishes())).text
+
+
+def test_the_best_model_is_marked_and_a_baseline_only_where_it_wins(tmp_path: Path) -> None:
+    runs = read_runs(
+        [
+            MadeRun(tmp_path / "good", LAB, kept=0, error=6).write(),
+            MadeRun(tmp_path / "bad", LAB_L1, kept=0, error=9).write(),
+        ]
+    )
+
+    def marks(chosen: list[Any]) -> dict[str, str]:
+        table = tables.metrics_table(group(chosen, "test")[0])
+        place = [metric.key for metric in table.metrics].index("ciede2000")
+        return {row.name: row.cells[place].mark for row in table.rows}
+
+    assert marks(runs) == {"good": "best", "bad": "", "Gray copy": "", "Mean color": ""}
+    assert marks(runs[1:]) == {"bad": "best", "Gray copy": "baseline", "Mean color": ""}
+
+
+def test_runs_without_metrics_or_evaluations_are_shown_with_what_gives_them(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "young", LAB, images=2, kept=0).write()
+    (run / "metrics.jsonl").unlink()
+    (run / "evaluations" / "test" / "epoch-0002.json").unlink()
+    text = Texts(build(read_runs([run]), Wishes())).text
+    assert f"python -m hpc_recolor.evaluate {run}" in text
+    assert "No metrics.jsonl in its folder" in text
+    assert "none measured yet" in text
+
+
+def test_an_evaluation_of_one_image_or_none_is_no_error(tmp_path: Path) -> None:
+    for images in (0, 1):
+        run = MadeRun(tmp_path / f"few{images}", RGB, images=images, kept=images).write()
+        text = Texts(build(read_runs([run]), Wishes())).text
+        assert "Nothing to rank" in text
+
+
+def test_l1_of_rgb_and_lab_runs_is_drawn_apart_and_long_curves_are_thinned(tmp_path: Path) -> None:
+    runs = read_runs(
+        [
+            MadeRun(tmp_path / "lab", LAB, images=2, kept=0, readings=4500).write(),
+            MadeRun(tmp_path / "rgb", RGB, images=2, kept=0).write(),
+            MadeRun(tmp_path / "l1", LAB_L1, images=2, kept=0).write(),
+        ]
+    )
+    plots = {plot.title: plot for plot in curves.plots(runs)}
+    assert {one["run"] for one in plots["Generator, L1 loss, Lab runs"].series} == {0, 2}
+    assert {one["run"] for one in plots["Generator, L1 loss, RGB runs"].series} == {1}
+    assert {one["run"] for one in plots["Discriminator loss"].series} == {0, 1}, "L1 alone has no discriminator"
+    assert all(len(one["y"]) == len(one["epochs"]) <= 1000 for plot in plots.values() for one in plot.series)
+    assert curves.thinned(runs) == ["lab: 4,500 readings, each point is the mean of 5"]
+
+
+def test_time_in_steps_is_images_over_their_rate() -> None:
+    steps = [{"images_seen": 100, "images_per_s": 10}, {"images_seen": 150, "images_per_s": 50}, {"epoch": 1}]
+    assert tables.time_in_steps_s(steps) == pytest.approx(11)
+    assert tables.time_in_steps_s([]) is None
+
+
+def test_config_values_of_few_runs_stand_out(tmp_path: Path) -> None:
+    runs = read_runs([MadeRun(tmp_path / f"{n}", RGB if n == 1 else LAB, images=2, kept=0).write() for n in range(3)])
+    rows = {row.key: row for row in config_rows(runs)}
+    assert rows["model.color"].odd == (False, True, False)
+    assert rows["model.color"].differs
+    assert not rows["model.width"].differs
+
+
+def test_numbers_and_pictures_may_be_of_different_data(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "cars", LAB, images=30, kept=0)
+    folder = made.write()
+    made.data, made.images, made.kept = "public", 5, 5
+    made.evaluate(2)
+    text = Texts(build(read_runs([folder]), Wishes(data="test", pictures="public"))).text
+    assert "numbers of 30 images of test" in text
+    assert "pictures of public, 5 photographs" in text
+
+
+def test_thumbnails_shrink_with_their_number_and_equal_pictures_are_one(tmp_path: Path) -> None:
+    for number in range(20):
+        paint_photo(number, 128, 128).save(tmp_path / f"{number}.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / "again.png")
+    for photos, side_px, most_bytes in ((24, 128, 6000), (500, 64, 1500), (5000, 48, 900)):
+        thumbnails = Thumbnails(photos)
+        numbers = [thumbnails.add(tmp_path / f"{number}.png") for number in range(20)]
+        assert (numbers[-1], thumbnails.side_px) == (19, side_px)
+        assert thumbnails.add(tmp_path / "again.png") == 0
+        assert sum(map(len, thumbnails.base64)) / 20 < most_bytes
