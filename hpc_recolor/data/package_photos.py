@@ -38,8 +38,8 @@ def write_tiles(folder: Path) -> None:
 
 
 def write_scenes(folder: Path) -> None:
-    """Write every photograph whole and its squares of half its short side, to look at: *.png. Safe to repeat."""
-    done, rules = folder / ".complete", "whole and halves"
+    """Write every photograph whole, and two squares of half its short side, to look at: *.png. Safe to repeat."""
+    done, rules = folder / ".complete", "whole and two squares"
     if done.exists() and done.read_text() == rules:
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +47,8 @@ def write_scenes(folder: Path) -> None:
     for name, photo in (_load() | {Path(HELD_OUT_PHOTO).stem: _held_out_photo()}).items():
         half = min(photo.size) // 2
         photo.save(folder / f"{name}.png")
-        for box in _squares(*photo.size, half, half):
+        squares = _squares(*photo.size, half, half)
+        for box in (squares[0], squares[-1]):
             photo.crop(box).save(folder / f"{name}-{'-'.join(map(str, box))}.png")
     done.write_text(rules)
 
