@@ -45,7 +45,7 @@ setup(
         "cuda12": ["nvidia-dali-cuda120>=2.1"],
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "wandb": ["wandb>=0.23"],
-        "fid": ["torch-fidelity>=0.3"],
+        "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'
         "dev": [
             "hypothesis>=6.130",
             "kornia>=0.8",

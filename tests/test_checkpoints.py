@@ -369,12 +369,26 @@ def test_other_files_in_the_folder_are_no_checkpoints_and_are_left_alone(run: Ru
 
 
 def test_the_moving_average_and_averaged_buffers_are_taken_where_there_are_any(run: RunFolder) -> None:
+    path = save_with_average(run)
+    weights = checkpoints.evaluation_weights(path, read_manifest(path))
+    assert {name: value.tolist() for name, value in weights.items()} == {"w": [[2.0] * 3] * 2, "norm.count": 3}
+
+
+def test_both_networks_can_be_had_as_the_last_step_left_them(run: RunFolder) -> None:
+    path = save_with_average(run)
+    generator = checkpoints.trained_weights(path, read_manifest(path), "generator")
+    assert {name: value.tolist() for name, value in generator.items()} == {"w": [[1.0] * 3] * 2, "norm.count": 3}
+    discriminator = checkpoints.trained_weights(path, read_manifest(path), "discriminator")
+    assert {name: value.tolist() for name, value in discriminator.items()} == {"w": [5.0] * 6, "norm.count": 4}
+
+
+def save_with_average(run: RunFolder) -> Path:
+    """A checkpoint of one rank: generator 1, its average 2, discriminator 5, and a buffer of each."""
     beside = checkpoints.begin(run)
     tensors = {f"generator/{kind}/w@0": torch.full((6,), value) for kind, value in (("weight", 1.0), ("ema", 2.0))}
+    tensors["discriminator/weight/w@0"] = torch.full((6,), 5.0)
     tensors["generator/averaged/norm.count"] = torch.tensor(3)
     tensors["discriminator/averaged/norm.count"] = torch.tensor(4)
     contents = {checkpoints.shard_file(0, 1): tensors, checkpoints.rank_file(0, 1): {"random": torch.zeros(1)}}
     files = {name: write(beside / name, content) for name, content in contents.items()}
-    path = checkpoints.commit(run, beside, make_manifest(8, world_size=1, files=files))
-    weights = checkpoints.evaluation_weights(path, read_manifest(path))
-    assert {name: value.tolist() for name, value in weights.items()} == {"w": [[2.0] * 3] * 2, "norm.count": 3}
+    return checkpoints.commit(run, beside, make_manifest(8, world_size=1, files=files))

@@ -112,3 +112,12 @@ LOSS_CONTINUES = 0.1
 PARTS_RELATIVE = 1e-4
 LOW_PRECISION_RELATIVE = 0.02
 CLIP_RELATIVE = 1e-3
+
+# Measurements against independent implementations, absolute, in each one's own unit; SSIM in float64 against float64.
+INDEPENDENT = 1e-4
+SSIM_FLOAT64 = 1e-9
+
+# Pictures from Lab in float32 against float64: levels that are rounded the other way.
+ROUNDED_LEVELS = 1
+# Mean color difference of such pictures against those of float64: some pixels are a level apart [Delta E].
+ROUNDED_MEAN = 1e-3

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -91,12 +92,17 @@ class Evaluation:
 
     def run_all(self, chosen: Sequence[Choice]) -> None:
         """Measure each of these checkpoints that is not measured already."""
-        on_main(self.world, lambda: results.check_same_photographs(self.folder, self.survey.fingerprint))
+        self.check()
         for choice in chosen:
             there, content = self.run_one(choice)
             if self.world.is_main:
-                print(f"{self.folder / choice.stem}.json{' is there already' * there}")
-                print(results.table(content["rows"]), flush=True)
+                with suppress(BrokenPipeError):
+                    print(f"{self.folder / choice.stem}.json{' is there already' * there}")
+                    print(results.table(content["rows"]), flush=True)
+
+    def check(self) -> None:
+        """Raise UserError if what the folder holds already is of other photographs."""
+        on_main(self.world, lambda: results.check_same_photographs(self.folder, self.survey.fingerprint))
 
     def run_one(self, choice: Choice) -> tuple[bool, dict[str, Any]]:
         """Whether a checkpoint was measured already, and what came out."""

@@ -47,17 +47,19 @@ class Perceptual:
         return self.inception(_planes(pictures_u8_NHWC)).cpu() if self.inception else None
 
 
-def new_fid() -> Any:
-    """torchmetrics' FID, to be given features (N,2048) by one process: update(features, real=...), then compute()."""
+def new_fid(numbers: int) -> Any:
+    """torchmetrics' FID of features (N,numbers), for one process: update(features, real=...), then compute()."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return FrechetInceptionDistance(feature=_Features(), sync_on_compute=False)
+    return FrechetInceptionDistance(feature=_Features(numbers), sync_on_compute=False)
 
 
 class _Features(nn.Module):
     """In place of the network that makes features: they come in."""
 
-    num_features = FEATURES
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
 
     def forward(self, features: Tensor) -> Tensor:
         return features

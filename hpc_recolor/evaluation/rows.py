@@ -82,7 +82,7 @@ class Rows:
             return
         for row, found in measured.features.items():
             if row not in self._fid:
-                self._fid[row] = new_fid()
+                self._fid[row] = new_fid(found.shape[1])
             self._fid[row].update(torch.from_numpy(measured.original_features).double(), real=True)
             self._fid[row].update(torch.from_numpy(found).double(), real=False)
 
