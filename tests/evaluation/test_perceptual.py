@@ -1,6 +1,5 @@
 """LPIPS and FID with weights from local files: torchmetrics' own values, no network, and no pickle that runs code."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torchmetrics.functional.image import learned_perceptual_image_patch_similar
 from torchvision.models import alexnet
 
 from hpc_recolor.errors import UserError
+from hpc_recolor.evaluation import perceptual
 from hpc_recolor.evaluation.perceptual import Perceptual, new_fid
 from tests import tolerances
 from tests.conftest import paint_photo
@@ -102,8 +102,10 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(tmp_path: Path, k
     assert not mark.exists()
 
 
-@pytest.mark.skipif(find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
-def test_fid_without_its_package_is_refused_with_the_way_to_get_it(tmp_path: Path) -> None:
+def test_fid_without_its_package_is_refused_with_the_way_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perceptual, "find_spec", lambda _: None)  # as where it is not installed
     with pytest.raises(UserError, match=r"fid-weights=.*torch-fidelity; pip install"):
         Perceptual.load(None, tmp_path / "inception.pth", CPU)
 
