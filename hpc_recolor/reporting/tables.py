@@ -8,6 +8,7 @@ from typing import Any
 from hpc_recolor.reporting.compare import Group
 from hpc_recolor.reporting.evaluations import Evaluation, finite
 from hpc_recolor.reporting.numbers import BLANK, METRICS, OF, Metric, duration, number, size
+from hpc_recolor.reporting.peaks import peak_tflop_per_s
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
 
 MODEL_ROWS = {"model": "as generated", "model_own_l": f"photograph{OF}s L*"}
@@ -138,14 +139,14 @@ def training(runs: Sequence[Run]) -> list[Training]:
 def _facts(run: Run) -> dict[str, str]:
     steps, starts = run.rows("train"), run.rows("start")
     last = starts[-1] if starts else {}
-    rates = [rate for row in steps if (rate := finite(row.get("images_per_s")))]
     seen = max((int(count) for row in run.metrics if (count := finite(row.get("images_seen")))), default=None)
     parameters = run.checkpoint.parameters
     generator, discriminator = (number_or_blank(parameters.get(name)) for name in ("generator", "discriminator"))
     return {
         "Images seen": number(seen, 0),
         "Epochs": _epochs(run),
-        "Images/s, median": number(median(rates), 1) if rates else BLANK,
+        "Images/s, median": number(_median(steps, "images_per_s"), 1),
+        "TFLOP/s of a process": _compute(run),
         "Time in steps": duration(time_in_steps_s(steps)),
         "Restarts": str(len(starts) - 1) if starts else BLANK,
         "Processes": " then ".join(_once(str(start.get("world_size", BLANK)) for start in starts)) or BLANK,
@@ -158,6 +159,20 @@ def _facts(run: Run) -> dict[str, str]:
         "Versions": _versions(last.get("versions")),
         "Warnings": str(len(run.rows("warning"))) if run.metrics else BLANK,
     }
+
+
+def _compute(run: Run) -> str:
+    """Its median, and what share of the GPU's peak that is, where the peak is known."""
+    achieved = _median(run.rows("train"), "rank_tflop_per_s")
+    hardware = {str(start.get("hardware")) for start in run.rows("start")}
+    peak = peak_tflop_per_s(hardware.pop(), run.config.train.precision) if len(hardware) == 1 else None
+    text = BLANK if achieved is None else f"{achieved:.3g}"
+    return f"{text}, {achieved / peak:.1%} of the peak" if achieved and peak else text
+
+
+def _median(rows: Iterable[dict[str, Any]], key: str) -> float | None:
+    values = [value for row in rows if (value := finite(row.get(key)))]
+    return median(values) if values else None
 
 
 def time_in_steps_s(steps: Sequence[dict[str, Any]]) -> float | None:

@@ -24,6 +24,7 @@ from hpc_recolor.progress import SECONDS_BETWEEN_LINES
 from hpc_recolor.run_folder import RunFolder, write_atomically
 from hpc_recolor.training.boards import open_boards
 from hpc_recolor.training.collapse import find_collapse
+from hpc_recolor.training.flops import flop_per_image
 from hpc_recolor.training.saver import Saved
 from hpc_recolor.training.step import StepLosses
 
@@ -39,6 +40,7 @@ class Tracker:
         self.first_seen, self.last_seen = images_seen, images_seen
         self.started_s = self.last_s = time.monotonic()
         self.line_s = 0.0
+        self.rank_tflop_per_image = flop_per_image(config) / world.size / 1e12
         self.rows = _rewind(run, images_seen)
         self.troubles = set(self._find_troubles())  # these have been told
         self.boards = open_boards(run, config, images_seen)
@@ -69,8 +71,8 @@ class Tracker:
         now = time.monotonic()
         rate = (images_seen - self.last_seen) / (now - self.last_s)
         self.restart_clock(images_seen)
-        values = losses._asdict() | {"lr": lr, "images_per_s": rate} | gradient_norms
-        self._append("train", images_seen, values)
+        speeds = {"images_per_s": rate, "rank_tflop_per_s": rate * self.rank_tflop_per_image}
+        self._append("train", images_seen, losses._asdict() | {"lr": lr} | speeds | gradient_norms)
         self._warn(images_seen)
         self._show(images_seen, losses, rate)
 

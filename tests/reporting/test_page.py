@@ -162,6 +162,22 @@ def test_time_in_steps_is_images_over_their_rate() -> None:
     assert tables.time_in_steps_s([]) is None
 
 
+@pytest.mark.parametrize(
+    ("hardware", "precision", "text"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", "9.89, 1.0% of the peak"),
+        ("NVIDIA H100 80GB HBM3", "fp32", "9.89, 14.8% of the peak"),
+        ("NVIDIA H100 PCIe", "bf16", "9.89, 1.3% of the peak"),
+        ("2 threads of a CPU", "bf16", "9.89"),
+    ],
+)
+def test_compute_is_told_beside_the_peak_of_its_gpu(tmp_path: Path, hardware: str, precision: str, text: str) -> None:
+    folder = MadeRun(tmp_path / "run", {"train": {"precision": precision}}, images=2, kept=0).write()
+    rows = [{"kind": "start", "hardware": hardware}, *({"kind": "train", "rank_tflop_per_s": n} for n in (1, 9.89, 10))]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tables.training(read_runs([folder]))[0].facts["TFLOP/s of a process"] == text
+
+
 def test_config_values_of_few_runs_stand_out(tmp_path: Path) -> None:
     runs = read_runs([MadeRun(tmp_path / f"{n}", RGB if n == 1 else LAB, images=2, kept=0).write() for n in range(3)])
     rows = {row.key: row for row in config_rows(runs)}

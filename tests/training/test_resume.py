@@ -96,7 +96,7 @@ def rows(run: RunFolder) -> list[dict[str, Any]]:
     """What a run logged, without what clocks say."""
     found = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [
-        {k: v for k, v in row.items() if k != "images_per_s"}
+        {k: v for k, v in row.items() if k not in ("images_per_s", "rank_tflop_per_s")}
         for row in found
         if row["kind"] not in ("start", "checkpoint")
     ]

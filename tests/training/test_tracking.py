@@ -15,6 +15,7 @@ from tests.conftest import TINY, Command, error_line
 from tests.training.runs import run_config, train
 
 LOSSES = ("discriminator", "generator", "l1", "adversarial")
+SPEEDS = ("images_per_s", "rank_tflop_per_s")
 
 
 def rows(run: RunFolder, kind: str) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def test_rows_hold_losses_rates_and_gradient_norms(photos: Path, tmp_path: Path,
     told = rows(run, "train")
     assert [row["images_seen"] for row in told] == [12, 24, 36]
     for row in told:
-        assert all(row[name] > 0 for name in (*LOSSES, "images_per_s", "generator_gradient", "discriminator_gradient"))
+        assert all(row[name] > 0 for name in (*LOSSES, *SPEEDS, "generator_gradient", "discriminator_gradient"))
     for row in rows(run, "held_out"):
         assert all(row[name] > 0 for name in ("l1", "adversarial", "discriminator", "ciede2000"))
 
@@ -58,7 +59,7 @@ def test_tensorboard_shows_numbers_and_samples_once_though_the_run_was_stopped(
     train(config, world, stop_at_step=4)
     run = train(config, world).run
     events = EventAccumulator(str(run.logs)).Reload()
-    scalars = {"lr", "images_per_s", "generator_gradient", "discriminator_gradient", *LOSSES}
+    scalars = {"lr", *SPEEDS, "generator_gradient", "discriminator_gradient", *LOSSES}
     for tag in (f"train/{name}" for name in scalars):
         assert [event.step for event in events.Scalars(tag)] == [12, 24, 36], tag
     assert [event.step for event in events.Images("samples")] == [12, 24, 36]

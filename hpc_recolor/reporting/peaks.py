@@ -1,0 +1,21 @@
+"""What GPUs could compute at most, by NVIDIA's data sheets: dense, at boost clock."""
+
+# By what a name as torch tells it holds, the more special first: TFLOP/s of the tensor cores in 16 bits, and of float32
+# outside them, as TF32 stays off (hpc_recolor/distributed.py).
+PEAKS = {
+    ("B200",): (2250.0, 75.0),
+    ("H200", "NVL"): (835.5, 60.0),
+    ("H200",): (989.5, 67.0),
+    ("H100", "NVL"): (835.5, 60.0),
+    ("H100", "PCIe"): (756.5, 51.0),
+    ("H100",): (989.5, 67.0),
+    ("A100",): (312.0, 19.5),
+}
+
+
+def peak_tflop_per_s(hardware: str, precision: str) -> float | None:
+    """The peak of a GPU for a run of this train.precision [TFLOP/s]; None for what is not listed, as processors."""
+    for parts, (half, single) in PEAKS.items():
+        if all(part in hardware for part in parts):
+            return single if precision == "fp32" else half
+    return None
