@@ -132,8 +132,10 @@ class Training:
 
 
 def training(runs: Sequence[Run]) -> list[Training]:
-    """Throughput, time, restarts, hardware and size of each run; dashes where it is not known."""
-    return [Training(run, _facts(run)) for run in runs]
+    """Throughput, time, restarts, hardware and size of each run, as far as any of them tells it."""
+    facts = [_facts(run) for run in runs]
+    known = [name for name in facts[0] if any(one[name] != BLANK for one in facts)]
+    return [Training(run, {name: one[name] for name in known}) for run, one in zip(runs, facts, strict=True)]
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -178,6 +178,14 @@ def test_compute_is_told_beside_the_peak_of_its_gpu(tmp_path: Path, hardware: st
     assert tables.training(read_runs([folder]))[0].facts["TFLOP/s of a process"] == text
 
 
+def test_facts_that_no_run_knows_are_left_out(tmp_path: Path) -> None:
+    runs = read_runs([MadeRun(tmp_path / f"{n}", images=2, kept=0, readings=n).write() for n in (0, 1)])
+    old, new = (one.facts for one in tables.training(runs))
+    assert list(old) == list(new)
+    assert "TFLOP/s of a process" not in new
+    assert (old["Images/s, median"], new["Images/s, median"]) == ("\N{EN DASH}", "25.0")
+
+
 def test_config_values_of_few_runs_stand_out(tmp_path: Path) -> None:
     runs = read_runs([MadeRun(tmp_path / f"{n}", RGB if n == 1 else LAB, images=2, kept=0).write() for n in range(3)])
     rows = {row.key: row for row in config_rows(runs)}
