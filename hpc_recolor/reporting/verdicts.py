@@ -214,7 +214,7 @@ def _compare_two(one: Evaluation, other: Evaluation) -> list[str]:
             sentences.append(_sentence(name, difference))
     own = pair((_fair(mine), _fair(theirs)) for mine, theirs in pairs)
     if own and one.protocol.color != other.protocol.color:
-        sentences.append(_sentence("CIEDE2000 with the photograph{OF}s L* on both sides", own))
+        sentences.append(_sentence(f"CIEDE2000 with the photograph{OF}s L* on both sides", own))
     if one.protocol.images_seen != other.protocol.images_seen:
         sentences.append(f"After {one.protocol.images_seen:,} and {other.protocol.images_seen:,} images seen.")
     return sentences or ["No values for single images to compare."]

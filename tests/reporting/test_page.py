@@ -178,6 +178,12 @@ def test_compute_is_told_beside_the_peak_of_its_gpu(tmp_path: Path, hardware: st
     assert tables.training(read_runs([folder]))[0].facts["TFLOP/s of a process"] == text
 
 
+def test_words_on_the_page_are_filled_in(report: Path) -> None:
+    words = Texts(report.read_text()).text
+    assert "photograph\N{RIGHT SINGLE QUOTATION MARK}s L* on both sides" in words
+    assert not re.search(r"[{}]", words.replace(HOSTILE, ""))
+
+
 def test_facts_that_no_run_knows_are_left_out(tmp_path: Path) -> None:
     runs = read_runs([MadeRun(tmp_path / f"{n}", images=2, kept=0, readings=n).write() for n in (0, 1)])
     old, new = (one.facts for one in tables.training(runs))
