@@ -11,6 +11,7 @@ from hpc_recolor.reporting.numbers import MINUS, OF, Difference, number, pair, p
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
 
 NAMES = {"ciede2000": "CIEDE2000", "ab_error": "ab error", "colorfulness": "colorfulness"}
+BEATS = "Beats the gray copy"
 BASELINES = {"gray": "gray copy", "mean_color": "mean color"}
 VALUE_NAMES = {
     "model.color": COLOR_NAMES,
@@ -109,9 +110,12 @@ def summary(verdicts: Sequence[Verdict], data: str | None, groups: Sequence[Grou
     count = plural(len(verdicts), "run")
     if not groups:
         return f"{count}, none measured yet."
-    beating = sum(verdict.tone == "good" for verdict in verdicts)
     judged = sum(bool(verdict.standings) for verdict in verdicts)
-    line = f"{count}, measured on {data}: {beating} of {judged} nearer to the originals than the gray copy"
+    good = [verdict.headline for verdict in verdicts if verdict.tone == "good"]
+    clear = good.count(BEATS)
+    beat = "beats" if clear == 1 else "beat"
+    line = f"{count}, measured on {data}: {clear} of {judged} {beat} the gray copy in CIEDE2000 and ab error"
+    line += f", {len(good) - clear} in one of the two" if len(good) > clear else ""
     best = _best([verdict for verdict in verdicts if verdict.run in groups[0].runs and verdict.standings])
     return f"{line}; best CIEDE2000 {best}." if best and len(verdicts) > 1 else f"{line}."
 
@@ -141,11 +145,11 @@ def _headline(differences: dict[tuple[str, str], Difference]) -> tuple[str, str]
     better = [NAMES[metric] for metric, sign in signs.items() if sign < 0]
     worse = [NAMES[metric] for metric, sign in signs.items() if sign > 0]
     if better and worse:
-        return f"Beats the gray copy in {better[0]}, loses to it in {worse[0]}", "open"
+        return f"{BEATS} in {better[0]}, loses to it in {worse[0]}", "open"
     if len(better) == len(signs):
-        return "Beats the gray copy", "good"
+        return BEATS, "good"
     if better:
-        return f"Beats the gray copy in {better[0]}", "good"
+        return f"{BEATS} in {better[0]}", "good"
     if worse:
         return "Worse than the gray copy" if len(worse) == len(
             signs

@@ -1,6 +1,7 @@
 """Sentences from numbers: what they say, and what they do not claim."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -51,6 +52,18 @@ def test_a_run_that_loses_is_said_to_and_one_that_cannot_be_told_is_left_open(tm
     verdict = verdicts.judge(even, "test")
     assert (verdict.tone, verdict.headline) == ("open", "No difference from the gray copy that these images can show")
     assert "not to be told from the gray copy" in verdict.sentences[0]
+
+
+def test_the_page_in_one_line_counts_whom_the_gray_copy_loses_to(tmp_path: Path) -> None:
+    runs = read(tmp_path, {"over": LAB, "error": 6.0}, {"over": LAB, "error": 9.5}, {"over": LAB, "error": 8.0})
+    better, worse, even = (verdicts.judge(run, "test") for run in runs)
+    partly = replace(even, headline="Beats the gray copy in ab error", tone="good")
+    groups = compare.group(runs, "test")
+    line = verdicts.summary([better, worse], "test", groups)
+    assert line.startswith("2 runs, measured on test: 1 of 2 beats the gray copy in CIEDE2000 and ab error; best")
+    assert "0 of 2 beat the gray copy in CIEDE2000 and ab error, 1 in one of the two;" in verdicts.summary(
+        [worse, partly], "test", groups
+    )
 
 
 def test_rgb_runs_are_also_judged_with_the_photographs_lightness(tmp_path: Path) -> None:
