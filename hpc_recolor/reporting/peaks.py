@@ -1,6 +1,8 @@
 """What GPUs could compute at most, by NVIDIA's data sheets: dense, at boost clock."""
 
-# By what a name as torch tells it holds, the more special first: TFLOP/s of the tensor cores in 16 bits, and of float32
+import re
+
+# By words of the name that torch tells, the more special first: TFLOP/s of the tensor cores in 16 bits, and of float32
 # outside them, as TF32 stays off (hpc_recolor/distributed.py).
 PEAKS = {
     ("B200",): (2250.0, 75.0),
@@ -14,8 +16,13 @@ PEAKS = {
 
 
 def peak_tflop_per_s(hardware: str, precision: str) -> float | None:
-    """The peak of a GPU for a run of this train.precision [TFLOP/s]; None for what is not listed, as processors."""
-    for parts, (half, single) in PEAKS.items():
-        if all(part in hardware for part in parts):
-            return single if precision == "fp32" else half
-    return None
+    """The peak of a GPU for a run of this train.precision [TFLOP/s].
+
+    None for what is not listed, as processors, and for a part of a GPU (MIG).
+    """
+    words = set(re.split(r"[\s-]+", hardware))
+    found = None if "MIG" in words else next((peak for name, peak in PEAKS.items() if words.issuperset(name)), None)
+    if not found:
+        return None
+    half, single = found
+    return single if precision == "fp32" else half

@@ -148,7 +148,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Images seen": number(seen, 0),
         "Epochs": _epochs(run),
         "Images/s, median": number(_median(steps, "images_per_s"), 1),
-        "TFLOP/s of a process": _compute(run),
+        "TFLOP/s of a process": _compute(steps, starts, run.config.train.precision),
         "Time in steps": duration(time_in_steps_s(steps)),
         "Restarts": str(len(starts) - 1) if starts else BLANK,
         "Processes": " then ".join(_once(str(start.get("world_size", BLANK)) for start in starts)) or BLANK,
@@ -163,13 +163,14 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _compute(run: Run) -> str:
-    """Its median, and what share of the GPU's peak that is, where the peak is known."""
-    achieved = _median(run.rows("train"), "rank_tflop_per_s")
-    hardware = {str(start.get("hardware")) for start in run.rows("start")}
-    peak = peak_tflop_per_s(hardware.pop(), run.config.train.precision) if len(hardware) == 1 else None
-    text = BLANK if achieved is None else f"{achieved:.3g}"
-    return f"{text}, {achieved / peak:.1%} of the peak" if achieved and peak else text
+def _compute(steps: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]], precision: str) -> str:
+    """The median TFLOP/s of a process, and what share of the GPU's peak that is, where all starts had the same."""
+    achieved = _median(steps, "rank_tflop_per_s")
+    if achieved is None:
+        return BLANK
+    hardware = {str(start.get("hardware")) for start in starts}
+    peak = peak_tflop_per_s(hardware.pop(), precision) if len(hardware) == 1 else None
+    return f"{achieved:.3g}" + (f", {achieved / peak:.1%} of the peak" if peak else "")
 
 
 def _median(rows: Iterable[dict[str, Any]], key: str) -> float | None:

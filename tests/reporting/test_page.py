@@ -169,6 +169,10 @@ def test_time_in_steps_is_images_over_their_rate() -> None:
         ("NVIDIA H100 80GB HBM3", "fp32", "9.89, 14.8% of the peak"),
         ("NVIDIA H100 PCIe", "bf16", "9.89, 1.3% of the peak"),
         ("2 threads of a CPU", "bf16", "9.89"),
+        ("NVIDIA RTX A1000", "bf16", "9.89"),  # whose name holds that of another GPU
+        ("NVIDIA GB200", "bf16", "9.89"),
+        ("NVIDIA A100-SXM4-80GB", "bf16", "9.89, 3.2% of the peak"),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "bf16", "9.89"),  # a part of one
     ],
 )
 def test_compute_is_told_beside_the_peak_of_its_gpu(tmp_path: Path, hardware: str, precision: str, text: str) -> None:
