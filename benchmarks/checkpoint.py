@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -99,41 +99,17 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
             gan_step(engines, condition, target, config.loss)
         stalls_s.append(beside.finish().stalled_s)
 
-    def save_plainly() -> None:
-        with plain.open("wb") as file:
-            torch.save(shard_tensors(training, world), file)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def load_plainly() -> None:
-        for key, value in torch.load(plain, weights_only=True).items():
-            live[key].copy_(value)
-
-    def write_zeros() -> None:
-        chunk = bytes(CHUNK_BYTES)
-        with (place / f"zeros-{world.rank}").open("wb") as file:
-            for _ in range(size_bytes // CHUNK_BYTES):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-
     live = shard_tensors(training, world)
     size_bytes = sum(tensor.nbytes for tensor in live.values())
     ways: dict[str, Callable[[], Any]] = {
-        "bare write": write_zeros,
-        "torch.save": save_plainly,
+        "bare write": lambda: write_zeros(place / f"zeros-{world.rank}", size_bytes),
+        "torch.save": lambda: save_plainly(plain, shard_tensors(training, world)),
         "our save": save,
         "our save beside training": save_beside_training,
-        "torch.load": load_plainly,
+        "torch.load": lambda: load_plainly(plain, live),
         "our restore, verified": lambda: restore(run, training, "benchmark", world),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            torch.distributed.barrier()
-            started_s = time.perf_counter()
-            way()
-            times[name].append(time.perf_counter() - started_s)
+    times = time_in_turn(ways, rounds)
     stop()
     seconds = {name: median(elapsed) for name, elapsed in times.items()}
     return {
@@ -148,6 +124,50 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
         "machine": describe_machine(),
         "config": config.model_dump(mode="json", include={"model", "train", "checkpoint", "deepspeed"}),
     }
+
+
+def write_zeros(file: Path, size_bytes: int) -> None:
+    """What the disk alone can do."""
+    chunk = bytes(CHUNK_BYTES)
+    with file.open("wb") as stream:
+        for _ in range(size_bytes // CHUNK_BYTES):
+            stream.write(chunk)
+        _sync(stream)
+
+
+def save_plainly(file: Path, tensors: dict[str, Any]) -> None:
+    import torch
+
+    with file.open("wb") as stream:
+        torch.save(tensors, stream)
+        _sync(stream)
+
+
+def load_plainly(file: Path, tensors: dict[str, Any]) -> None:
+    """Read what `save_plainly` wrote into tensors of the same names."""
+    import torch
+
+    for key, value in torch.load(file, weights_only=True).items():
+        tensors[key].copy_(value)
+
+
+def time_in_turn(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Each way's times [s], one after the other in each round; all ranks begin each together."""
+    import torch
+
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            torch.distributed.barrier()
+            started_s = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - started_s)
+    return times
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 if __name__ == "__main__":
