@@ -130,8 +130,8 @@ def write_zeros(file: Path, size_bytes: int) -> None:
     """What the disk alone can do."""
     chunk = bytes(CHUNK_BYTES)
     with file.open("wb") as stream:
-        for _ in range(size_bytes // CHUNK_BYTES):
-            stream.write(chunk)
+        for start in range(0, size_bytes, CHUNK_BYTES):
+            stream.write(chunk[: size_bytes - start])
         _sync(stream)
 
 
