@@ -15,8 +15,9 @@ from cyclopts.validators import Number
 
 from benchmarks.machine import check_out, describe_machine
 from hpc_recolor import cli
-from hpc_recolor.config import Config, load_config
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("benchmarks.checkpoint")
 
@@ -60,14 +61,14 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
     """Medians [s] of every way to save and to restore, and of training's wait for a save beside it."""
     import torch
 
-    from hpc_recolor.color_space import CONDITION_CHANNELS, target_channels
-    from hpc_recolor.distributed import highest, on_main, start, stop
-    from hpc_recolor.run_folder import RunFolder
+    from hpc_recolor.models.color_space import CONDITION_CHANNELS, target_channels
+    from hpc_recolor.run_folder.folder import RunFolder
+    from hpc_recolor.runtime.distributed import highest, on_main, start, stop
     from hpc_recolor.training.averaging import MovingAverage
-    from hpc_recolor.training.checkpoint import Position, Training, restore, shard_tensors
-    from hpc_recolor.training.engine import build_engines
-    from hpc_recolor.training.engine_state import owned
-    from hpc_recolor.training.saver import Saver
+    from hpc_recolor.training.checkpointer import Saver
+    from hpc_recolor.training.engine.deepspeed_engine import build_engines
+    from hpc_recolor.training.engine.engine_state import owned
+    from hpc_recolor.training.run_state import Position, Training, restore, shard_tensors
     from hpc_recolor.training.step import StepLosses, gan_step
 
     world = start(config.train.device, config.train.threads)

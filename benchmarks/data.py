@@ -16,8 +16,9 @@ from cyclopts.validators import Number
 
 from benchmarks.machine import check_out, describe_machine, synchronize
 from hpc_recolor import cli
-from hpc_recolor.config import Config, load_config
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("benchmarks.data")
 
@@ -54,7 +55,7 @@ def data(
 
 def measure(config: Config, rounds: int, turn_s: float, work: Path) -> dict[str, Any]:
     """Images a second of every turn, and milliseconds of steps with and without a loader."""
-    from hpc_recolor.distributed import start
+    from hpc_recolor.runtime.distributed import start
 
     world = start(config.train.device, config.train.threads)
     loaders = build_loaders(config, world, work)
@@ -101,7 +102,7 @@ def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
     from hpc_recolor.data.order import SampleOrder
     from hpc_recolor.data.sets import collect
     from hpc_recolor.data.shards import Format, Options, ShardSamples
-    from hpc_recolor.progress import silent
+    from hpc_recolor.runtime.progress import silent
 
     photos = collect(config, world).train
 
@@ -169,8 +170,8 @@ def images_per_s(loader: Loader, batch_size: int, turn_s: float, warm_up_batches
 def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of a whole training step (colors, both networks), in turn: on one batch again and again, and fed by
     loaders."""
-    from hpc_recolor.color_space import make_pair
-    from hpc_recolor.training.engine import build_engines
+    from hpc_recolor.models.color_space import make_pair
+    from hpc_recolor.training.engine.deepspeed_engine import build_engines
     from hpc_recolor.training.step import gan_step
 
     engines = build_engines(config, world)

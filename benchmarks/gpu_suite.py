@@ -22,7 +22,7 @@ from threading import Timer
 import numpy as np
 from PIL import Image
 
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SUMMARY_LINES = 50

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hpc_recolor.distributed import processor_name
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.process import processor_name
 
 PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "kornia", "numpy")
 

@@ -14,8 +14,9 @@ from cyclopts.validators import Number
 
 from benchmarks.machine import check_out, describe_machine, synchronize
 from hpc_recolor import cli
-from hpc_recolor.config import Config, load_config
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("benchmarks.step")
 
@@ -60,9 +61,9 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
     import torch
 
     from benchmarks.plain_step import PlainStep
-    from hpc_recolor.color_space import CONDITION_CHANNELS, target_channels
-    from hpc_recolor.distributed import start, stop
-    from hpc_recolor.training.engine import build_engines
+    from hpc_recolor.models.color_space import CONDITION_CHANNELS, target_channels
+    from hpc_recolor.runtime.distributed import start, stop
+    from hpc_recolor.training.engine.deepspeed_engine import build_engines
     from hpc_recolor.training.step import gan_step
 
     world = start(config.train.device, config.train.threads)

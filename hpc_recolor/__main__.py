@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from hpc_recolor import cli
+from hpc_recolor.runtime.exit_codes import BAD_INPUT
 
 COMMANDS = {
     "prepare": "photographs to shards, once",
@@ -29,7 +30,7 @@ def main() -> int:
         print(f"Usage: hpc-recolor COMMAND [--help] ...\n\n{listing}")
         return 0
     print(f"error: unknown command {name}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
-    return cli.BAD_INPUT
+    return BAD_INPUT
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from hpc_recolor import checkpoints, cli, tensor_files
-from hpc_recolor.checkpoints import MANIFEST, Manifest
+from hpc_recolor import cli
 from hpc_recolor.config import ColorName, Config
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import show_progress
-from hpc_recolor.run_folder import GENERATOR_WEIGHTS, RunFolder, open_run, write_atomically
+from hpc_recolor.run_folder import checkpoints, tensor_files
+from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.folder import GENERATOR_WEIGHTS, RunFolder, open_run
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import show_progress
 
 app = cli.command("hpc_recolor.checkpoint")
 

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from hpc_recolor.config import Config, explain
-from hpc_recolor.distributed import is_main_process
-from hpc_recolor.errors import EarlyEndError, RankError, UserError
-
-BAD_INPUT = 2
-INTERRUPTED = 130
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import explain
+from hpc_recolor.runtime.distributed import is_main_process
+from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
+from hpc_recolor.runtime.exit_codes import BAD_INPUT, INTERRUPTED
 
 # A rank that left before rank 0 has spoken would have the launcher end rank 0 unheard.
 WAIT_FOR_MAIN_S = 20

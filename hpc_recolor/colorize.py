@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("hpc_recolor.colorize")
 

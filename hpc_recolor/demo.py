@@ -7,8 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config, load_config
-from hpc_recolor.training.preemption import StopRequest
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
+from hpc_recolor.runtime.signals import StopRequest
 
 app = cli.command("hpc_recolor.demo")
 
@@ -29,7 +30,7 @@ def demo(
 
     from hpc_recolor.data.package_photos import HELD_OUT_PHOTO, write_tiles  # after the parsing: slow imports
     from hpc_recolor.evaluation.colorizer import colorize_files
-    from hpc_recolor.evaluation.figures import read_metrics
+    from hpc_recolor.run_folder.metrics_log import read_metrics
     from hpc_recolor.training.trainer import train
 
     write_tiles(tiles)

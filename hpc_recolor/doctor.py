@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_recolor import cli
-from hpc_recolor.findings import Finding, Severity
+from hpc_recolor.diagnostics.findings import Finding, Severity
+from hpc_recolor.runtime.exit_codes import BAD_INPUT
 
 app = cli.command("hpc_recolor.doctor")
 
-EXIT_CODES: dict[Severity, int] = {"ok": 0, "note": 0, "warning": 1, "error": cli.BAD_INPUT}
+EXIT_CODES: dict[Severity, int] = {"ok": 0, "note": 0, "warning": 1, "error": BAD_INPUT}
 COLORS: dict[Severity, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
 
@@ -30,8 +31,8 @@ def doctor(
 
     The exit code is 0 if all is well, 1 with warnings, 2 with errors.
     """
-    from hpc_recolor.data.examine import examine
-    from hpc_recolor.machine import check_machine
+    from hpc_recolor.diagnostics.data_set import examine
+    from hpc_recolor.diagnostics.machine import check_machine
 
     findings = examine(place) if place else []
     print("checking this machine", file=sys.stderr)

@@ -62,7 +62,7 @@ def evaluate(
     photograph's numbers. What is there already is not measured again. On several ranks, with the same numbers:
     torchrun --nproc_per_node 2 -m hpc_recolor.evaluate RUN
     """
-    from hpc_recolor.evaluation import evaluate as evaluation  # after the parsing: it imports torch
+    from hpc_recolor.evaluation import evaluation  # after the parsing: it imports torch
 
     wishes = evaluation.Wishes(tuple(checkpoint or ()), data, raw, pictures, lpips_weights, fid_weights)
     evaluation.evaluate(run, wishes, device, threads)

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_recolor import cli
-from hpc_recolor.errors import UserError
-from hpc_recolor.launch import cluster
+from hpc_recolor.launch import slurm_query
 from hpc_recolor.launch.follow import Watch, follow, printable, tail
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission
 from hpc_recolor.launch.overview import OVER, Overview, look, overview, runs_in
 from hpc_recolor.launch.submission import resubmit
-from hpc_recolor.run_folder import RunFolder
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("hpc_recolor.jobs")
 
@@ -122,7 +122,7 @@ def restart(run: Run, /) -> None:
         submission = resubmit(RunFolder(run.absolute()))  # its paths are read from anywhere
     elif row.reason == "BeginTime":
         # Not at once: SLURM refuses to start a job in the second in which it has taken its last turn's rights away.
-        cluster.run(["scontrol", "update", f"JobId={row.job}", "StartTime=now+3"])
+        slurm_query.run(["scontrol", "update", f"JobId={row.job}", "StartTime=now+3"])
     else:
         raise UserError(_not_now(row))
     print(f"job      {submission.job}")
@@ -150,7 +150,7 @@ def _mark_cancelled(submission: Submission) -> None:
         if submission.cluster == "local":
             os.kill(int(submission.job), signal.SIGTERM)
         else:
-            cluster.run(["scancel", submission.job])
+            slurm_query.run(["scancel", submission.job])
     except ProcessLookupError:
         pass  # it has just ended
     except BaseException:

@@ -9,10 +9,11 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 
 from hpc_recolor import cli
-from hpc_recolor.config import FitName, explain
+from hpc_recolor.config import FitName
+from hpc_recolor.config_file import explain
 from hpc_recolor.data.shards import MANIFEST, Format, Options, SetManifest
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import show_progress
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import show_progress
 
 app = cli.command("hpc_recolor.prepare")
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from hpc_recolor import cli
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("hpc_recolor.report")
 

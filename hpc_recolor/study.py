@@ -12,9 +12,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config, load_config, to_yaml
-from hpc_recolor.errors import UserError
-from hpc_recolor.run_folder import write_atomically
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config, to_yaml
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("hpc_recolor.study")
 

@@ -12,14 +12,16 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config, load_config
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.launch import sweep as sweeps
 from hpc_recolor.launch.job_folder import JobFolder, Submission
 from hpc_recolor.launch.profile import Profile, load_profile
 from hpc_recolor.launch.resolve import resolve
 from hpc_recolor.launch.submission import Plan, plan
 from hpc_recolor.launch.submission import submit as submit_plan
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.exit_codes import INTERRUPTED
 
 app = cli.command("hpc_recolor.submit")
 
@@ -121,7 +123,7 @@ def _array_name(name: str | None) -> str:
 
 def _show(made: Plan, check: bool) -> int:
     """Print what would be submitted, and what each rank would run."""
-    from hpc_recolor.launch import slurm
+    from hpc_recolor.launch import slurm_executor
 
     options = made.options
     if options.cluster == "slurm":
@@ -137,9 +139,9 @@ def _show(made: Plan, check: bool) -> int:
     if options.ranks > RANKS_SHOWN:
         print(f"#   ... and so on, to rank {options.ranks - 1}")
     if check and options.cluster == "slurm":
-        made_executor = slurm.executor(made.folder, made.code.path, made.name, options, made.tasks)
+        made_executor = slurm_executor.executor(made.folder, made.code.path, made.name, options, made.tasks)
         with tempfile.TemporaryDirectory() as folder:
-            print(slurm.test_only(made_executor, Path(folder) / "script.sh").strip() or "SLURM would run it")
+            print(slurm_executor.test_only(made_executor, Path(folder) / "script.sh").strip() or "SLURM would run it")
     return 0
 
 
@@ -166,7 +168,7 @@ def _accompany(made: Plan, follow: bool) -> int:
             time.sleep(POLL_S)
         except KeyboardInterrupt:
             print("the job goes on; see python -m hpc_recolor.jobs list", file=sys.stderr)
-            return cli.INTERRUPTED
+            return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config, load_config, to_yaml
-from hpc_recolor.training.preemption import StopRequest
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config, to_yaml
+from hpc_recolor.runtime.signals import StopRequest
 
 app = cli.command("hpc_recolor.train")
 

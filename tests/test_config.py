@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_recolor.config import Config, changed_keys, load_config, to_yaml
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import changed_keys, load_config, to_yaml
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT
 
 

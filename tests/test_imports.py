@@ -1,49 +1,59 @@
-"""The import rule of the plan: rooms import downward only, and each library has one door."""
+"""The import rule of CONTRIBUTING.md: rooms import downward only, and each library has one door."""
 
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = "commands"
 
-# A room may import the rooms before it in this list, and those on its own floor that stand before it.
-FLOORS = (
-    ("recolor_kernels",),
-    ("hpc_recolor.errors", "hpc_recolor.findings", "hpc_recolor.progress", "hpc_recolor.code_version"),
-    ("hpc_recolor.config", "hpc_recolor.distributed"),
-    ("hpc_recolor.run_folder", "hpc_recolor.tensor_files", "hpc_recolor.checkpoints", "hpc_recolor.run_lock"),
-    ("hpc_recolor.data", "hpc_recolor.color_space", "hpc_recolor.models"),
-    ("hpc_recolor.evaluation",),
-    ("hpc_recolor.reporting",),
-    ("hpc_recolor.training",),
-    ("hpc_recolor.cli",),
-    ("hpc_recolor.launch",),
-    (COMMANDS,),
+COMMANDS = "commands"
+COMMAND_MODULES = {
+    f"hpc_recolor{name}"
+    for name in (
+        *("", ".__main__", ".train", ".submit", ".jobs", ".prepare", ".evaluate", ".report", ".colorize"),
+        *(".checkpoint", ".doctor", ".study", ".demo"),
+    )
+}
+
+# A room may import the rooms that stand before it in this list.
+ROOMS = (
+    "recolor_kernels",
+    "hpc_recolor.runtime",
+    "hpc_recolor.config",
+    "hpc_recolor.config_file",
+    "hpc_recolor.run_folder",
+    "hpc_recolor.models",
+    "hpc_recolor.data",
+    "hpc_recolor.evaluation",
+    "hpc_recolor.reporting",
+    "hpc_recolor.training",
+    "hpc_recolor.cli",
+    "hpc_recolor.launch",
+    "hpc_recolor.diagnostics",
+    COMMANDS,
 )
 DOORS = {
     "nvidia": "hpc_recolor/data/pipeline.py",
-    "deepspeed": "hpc_recolor/training/engine.py",
+    "deepspeed": "hpc_recolor/training/engine/deepspeed_engine.py",
     "submitit": "hpc_recolor/launch/",
-    "yaml": "hpc_recolor/config.py",
-    "wandb": "hpc_recolor/training/boards.py",
+    "yaml": "hpc_recolor/config_file.py",
+    "wandb": "hpc_recolor/training/tracking/boards.py",
     "jinja2": "hpc_recolor/reporting/page.py",
 }
 
 FILES = sorted([*ROOT.glob("hpc_recolor/**/*.py"), *ROOT.glob("kernels/recolor_kernels/**/*.py")])
 
 
-def room_of(module: str) -> str:
-    rooms = [room for floor in FLOORS for room in floor if module == room or module.startswith(room + ".")]
-    return rooms[0] if rooms else COMMANDS
-
-
-def floor_of(room: str) -> int:
-    return next(number for number, floor in enumerate(FLOORS) if room in floor)
+def room_of(module: str) -> str | None:
+    """The room of a module, or of a name in one; None if it is in no room of this list."""
+    if module in COMMAND_MODULES:
+        return COMMANDS
+    return next((room for room in ROOMS if module == room or module.startswith(room + ".")), None)
 
 
 def module_of(file: Path) -> str:
@@ -64,17 +74,19 @@ def imports_of(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_rooms_import_downward_only(file: Path) -> None:
     room = room_of(module_of(file))
+    assert room, f"{module_of(file)} is in no room of ROOMS: move it, or add its room here and in CONTRIBUTING.md"
     for imported in imports_of(file):
         if imported.startswith(("hpc_recolor.", "recolor_kernels")) and imported != "hpc_recolor.__version__":
-            other = room_of(imported)
-            assert other == room or floor_of(other) < floor_of(room) or _same_floor_below(other, room), (
+            other = room_of(imported) or room_of(imported.rpartition(".")[0])
+            assert other and (other == room or ROOMS.index(other) < ROOMS.index(room)), (
                 f"{module_of(file)} ({room}) imports {imported} ({other}), which is not below it"
             )
 
 
-def _same_floor_below(other: str, room: str) -> bool:
-    floor = FLOORS[floor_of(room)]
-    return other in floor and floor.index(other) < floor.index(room)
+@pytest.mark.parametrize("folder", ["hpc_recolor", "tests"])
+def test_no_two_files_have_one_name(folder: str) -> None:
+    names = Counter(path.name for path in (ROOT / folder).rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1 and name not in ("__init__.py", "conftest.py")] == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)

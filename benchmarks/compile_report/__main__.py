@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from benchmarks.compile_report.report import Row, report
 from benchmarks.machine import check_out, describe_machine
 from hpc_recolor import cli
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("benchmarks.compile_report")
 

@@ -9,7 +9,7 @@ from cyclopts.validators import Number
 
 from benchmarks.kernels.report import Report, line, verdicts
 from hpc_recolor import cli
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.kernels.cases import Case

@@ -14,8 +14,9 @@ from hpc_recolor.data.order import Draw, SampleOrder, rank_slices
 from hpc_recolor.data.pipeline import chosen_loader, dali_batches
 from hpc_recolor.data.samples import Samples, Unreadable
 from hpc_recolor.data.torch_loader import torch_batches
-from hpc_recolor.distributed import World, memory_bytes, ranks_here
-from hpc_recolor.errors import RankError
+from hpc_recolor.runtime.distributed import World, ranks_here
+from hpc_recolor.runtime.errors import RankError
+from hpc_recolor.runtime.process import memory_bytes
 
 LOADED_TOGETHER = 32
 

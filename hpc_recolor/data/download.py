@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import Tell, silent
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import Tell, silent
 
 MIB = 2**20
 TIMEOUT_S = 60.0

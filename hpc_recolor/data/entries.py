@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # How they begin: JPEG, PNG, WebP, TIFF and BigTIFF, and BMP with the length of its second header.

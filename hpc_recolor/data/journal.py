@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from hpc_recolor.data.shards import MANIFEST, LeftOut, Options, SetManifest, Split
-from hpc_recolor.errors import UserError
-from hpc_recolor.run_folder import FileRecord
+from hpc_recolor.run_folder.files import FileRecord
+from hpc_recolor.runtime.errors import UserError
 
 JOURNAL = "progress.jsonl"
 # Files of an unfinished data set, some with a dot in front and ".writing" behind while they are written. NFS keeps

@@ -26,9 +26,9 @@ from hpc_recolor.data.journal import JOURNAL, Finished, Header, Journal, check_s
 from hpc_recolor.data.parallel import decoding_threads, map_in_order
 from hpc_recolor.data.photo import Fit, UnfitPhotoError, colorfulness, to_square
 from hpc_recolor.data.shards import SPLITS, LeftOut, Options, SetManifest, Split
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import Tell
-from hpc_recolor.run_folder import FileRecord, fsync, without_empty_folders, write_atomically
+from hpc_recolor.run_folder.files import FileRecord, fsync, without_empty_folders, write_atomically
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import Tell
 
 # A shard holds as many samples as fit into these bytes of raw pixels, in both formats.
 SHARD_BYTES = 64 * 2**20

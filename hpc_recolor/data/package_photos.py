@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 SIDE = 128
 # Every HOLD_OUT_EACH-th square of a SIDE-sized grid over each photograph is measured on and never learned from.

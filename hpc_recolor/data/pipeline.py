@@ -14,8 +14,8 @@ from hpc_recolor.config import DataConfig, FitName
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.order import Draw
 from hpc_recolor.data.samples import Unreadable
-from hpc_recolor.distributed import World
-from hpc_recolor.errors import RankError
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import RankError
 
 # How DALI's resize brings a photograph to the square, which the crop behind it then cuts out or fills up.
 _RESIZE_MODE: dict[FitName, str] = {"stretch": "stretch", "crop": "not_smaller", "pad": "not_larger"}

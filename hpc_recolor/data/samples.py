@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError
-from hpc_recolor.errors import RankError
+from hpc_recolor.runtime.errors import RankError
 
 # photo: a file of any size; jpeg: already of the run's size; raw: pixels of that size.
 Kind = Literal["photo", "jpeg", "raw"]

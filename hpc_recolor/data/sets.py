@@ -11,9 +11,9 @@ from hpc_recolor.data import shards
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
 from hpc_recolor.data.sources import BadPhoto, find_bad_photos, find_photos
-from hpc_recolor.distributed import World, gather, on_main
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import Tell, silent
+from hpc_recolor.runtime.distributed import World, gather, on_main
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import Tell, silent
 
 
 @dataclass(frozen=True)

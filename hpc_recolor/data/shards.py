@@ -22,8 +22,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from hpc_recolor.config import FitName, Section
 from hpc_recolor.data.samples import Kind
-from hpc_recolor.errors import UserError
-from hpc_recolor.run_folder import FileRecord, file_damage
+from hpc_recolor.run_folder.files import FileRecord, file_damage
+from hpc_recolor.runtime.errors import UserError
 
 MANIFEST = "manifest.json"
 Split = Literal["val", "test", "train"]

@@ -12,8 +12,8 @@ from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_photo_name,
 from hpc_recolor.data.parallel import decoding_threads
 from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.pipeline import chosen_loader, undecodable
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import Tell, silent
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import Tell, silent
 
 CHECKED_TOGETHER = 32
 

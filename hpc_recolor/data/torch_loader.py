@@ -17,7 +17,7 @@ from hpc_recolor.data.batch import Batch, flipped
 from hpc_recolor.data.order import Draw
 from hpc_recolor.data.photo import Fit, to_square
 from hpc_recolor.data.samples import Samples, Unreadable, first_readable
-from hpc_recolor.distributed import World
+from hpc_recolor.runtime.distributed import World
 
 Place = tuple[int, bool, bool]
 Loaded = tuple[torch.Tensor, torch.Tensor, dict[int, str]]

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hpc_recolor import checkpoints
-from hpc_recolor.color_space import make_pair, to_pictures
 from hpc_recolor.config import Config
 from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
 from hpc_recolor.data.sources import find_photos
-from hpc_recolor.errors import UserError
 from hpc_recolor.models.build import Generator, build_generator, load_weights
-from hpc_recolor.run_folder import open_run, write_atomically
+from hpc_recolor.models.color_space import make_pair, to_pictures
+from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.folder import open_run
+from hpc_recolor.runtime.errors import UserError
 from recolor_kernels import lab_to_rgb_u8, rgb_to_lab
 
 # A strip of a photograph is converted at a time, and none is shown longer than this many of its short sides.

@@ -1,13 +1,13 @@
 """Pictures of samples and of losses."""
 
-import json
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from hpc_recolor.run_folder.metrics_log import read_metrics
 
 CAPTION_HEIGHT = 16
 GAP = 4
@@ -26,11 +26,6 @@ def sample_grid(columns: dict[str, NDArray[np.uint8]], across: int = 2) -> Image
         for row, picture in enumerate(pictures[number::across]):
             grid.paste(Image.fromarray(picture), (left, CAPTION_HEIGHT + row * (height + GAP)))
     return grid
-
-
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl. A last line without its line break was cut by a kill, and is no row."""
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def plot_losses(metrics: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 FEATURES = 2048
 

@@ -17,9 +17,9 @@ from hpc_recolor.data.entries import is_data_set
 from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
 from hpc_recolor.data.sets import collect
 from hpc_recolor.data.sources import find_bad_photos, find_photos
-from hpc_recolor.distributed import World, gather, on_main
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import show_progress
+from hpc_recolor.runtime.distributed import World, gather, on_main
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import show_progress
 
 # Batch k goes to rank k % ranks. So every picture always has the same neighbors, which decide the last bits of
 # convolutions, and any number of ranks computes the same numbers.

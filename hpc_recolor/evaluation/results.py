@@ -17,12 +17,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from hpc_recolor.color_space import gray_copy, make_pair
 from hpc_recolor.config import ColorName
-from hpc_recolor.distributed import World, gather
-from hpc_recolor.errors import UserError
 from hpc_recolor.evaluation.rows import Kept, to_show
-from hpc_recolor.run_folder import RunFolder, write_atomically
+from hpc_recolor.models.color_space import gray_copy, make_pair
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.distributed import World, gather
+from hpc_recolor.runtime.errors import UserError
 
 FORMAT = 1
 # What may differ and still be the same measurement.

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_recolor.data.batch import Batch
-from hpc_recolor.distributed import World, gather
-from hpc_recolor.evaluation.measures import measure
+from hpc_recolor.evaluation.image_metrics import measure
 from hpc_recolor.evaluation.perceptual import Perceptual, new_fid
 from hpc_recolor.evaluation.photographs import Photographs
+from hpc_recolor.runtime.distributed import World, gather
 
 BEST_AND_WORST = 20
 

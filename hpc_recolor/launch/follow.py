@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from hpc_recolor.errors import UserError
 from hpc_recolor.launch.job_folder import JobFolder
 from hpc_recolor.launch.overview import OVER, look
-from hpc_recolor.run_folder import RunFolder
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.errors import UserError
 
 POLL_S = 0.2
 ASK_AGAIN_S = 15.0

@@ -6,7 +6,7 @@ Listens for signals first: everything else takes time, and schedulers do not wai
 import sys
 from pathlib import Path
 
-from hpc_recolor.training.preemption import StopRequest
+from hpc_recolor.runtime.signals import StopRequest
 
 
 def main() -> int:

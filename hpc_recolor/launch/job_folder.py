@@ -23,8 +23,9 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hpc_recolor.errors import UserError
-from hpc_recolor.run_folder import RunFolder, write_atomically
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.errors import UserError
 
 FOLDER_MODE = 0o700
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hpc_recolor.errors import UserError
-from hpc_recolor.launch.cluster import NOTHING, rows, run
+from hpc_recolor.launch.slurm_query import NOTHING, rows, run
+from hpc_recolor.runtime.errors import UserError
 
 # As squeue(1) calls jobs that will not run again; "CANCELLED by 0" too.
 OVER = (

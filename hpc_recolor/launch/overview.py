@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from hpc_recolor import checkpoints
-from hpc_recolor.config import load_config
-from hpc_recolor.errors import UserError
+from hpc_recolor.config_file import load_config
 from hpc_recolor.launch.job_folder import Event, JobFolder, Submission, read_history, read_submission
 from hpc_recolor.launch.job_states import JobState, job_states
-from hpc_recolor.run_folder import RunFolder
-from hpc_recolor.training.preemption import STOPPED
+from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.exit_codes import STOPPED
 
 State = Literal["waiting", "running", "ending", "finished", "saved", "cancelled", "failed", "unreadable"]
 OVER: tuple[State, ...] = ("finished", "saved", "cancelled", "failed")
@@ -171,9 +171,9 @@ def _local_jobs(submissions: Sequence[Submission], asked: bool) -> Answer:
     submitted = [submission for submission in submissions if submission.cluster == "local"]
     if not submitted:
         return Answer(asked, {})
-    from hpc_recolor.launch import local  # imports submitit
+    from hpc_recolor.launch import local_executor  # imports submitit
 
-    return Answer(asked, {one.job: JobState(one.job, "RUNNING") for one in submitted if local.is_running(one)})
+    return Answer(asked, {one.job: JobState(one.job, "RUNNING") for one in submitted if local_executor.is_running(one)})
 
 
 def _state(submission: Submission, events: Sequence[Event], job: JobState | None, asked: bool) -> State:

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from hpc_recolor.config import Section, explain, read_yaml
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Section
+from hpc_recolor.config_file import explain, read_yaml
+from hpc_recolor.runtime.errors import UserError
 
 
 def _one_line(text: str) -> str:

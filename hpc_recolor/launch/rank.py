@@ -13,15 +13,18 @@ from pydantic import ValidationError
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from hpc_recolor import cli
-from hpc_recolor.code_version import code_commit
-from hpc_recolor.config import Config, load_config
-from hpc_recolor.distributed import adopt
-from hpc_recolor.errors import EarlyEndError, UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.launch.job_folder import Event, JobFolder, append_event
 from hpc_recolor.launch.profile import Options
 from hpc_recolor.launch.staging import keep_caches, stage
-from hpc_recolor.run_folder import RunFolder, write_atomically
-from hpc_recolor.training.preemption import FAILED, StopRequest
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.code_version import code_commit
+from hpc_recolor.runtime.distributed import adopt
+from hpc_recolor.runtime.errors import EarlyEndError, UserError
+from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
+from hpc_recolor.runtime.signals import StopRequest
 
 # Below the kernel's own range for outgoing connections, from 32768 on.
 FIRST_PORT, PORTS = 10_000, 22_000
@@ -105,7 +108,7 @@ def _run(submitted: JobFolder, here: Place, request: StopRequest) -> int:
         config = stage(load_config(folder.config, {}), options.scratch, here.local_rank == 0)
         code, reason, requeue = _train(config, request)
     except BaseException as error:
-        code = cli.BAD_INPUT if isinstance(error, UserError) else code
+        code = BAD_INPUT if isinstance(error, UserError) else code
         reason = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{error}".split())
         raise
     finally:

@@ -6,11 +6,11 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hpc_recolor.errors import UserError
-from hpc_recolor.launch import cluster
-from hpc_recolor.launch.cluster import JobRequest, Partition
+from hpc_recolor.launch import slurm_query
 from hpc_recolor.launch.job_states import is_known
 from hpc_recolor.launch.profile import Options, Profile
+from hpc_recolor.launch.slurm_query import JobRequest, Partition
+from hpc_recolor.runtime.errors import UserError
 
 # SLURM looks at time limits every now and then, and so sends its signal a minute too early.
 EARLY_S = 60
@@ -27,14 +27,14 @@ def resolve(profile: Profile, given: Mapping[str, object], on: str) -> Options:
         options = Options.model_validate(profile.model_dump() | said | {"cluster": on})
     except ValidationError as error:
         raise UserError("; ".join(f"--{_explain(detail)}" for detail in error.errors())) from None
-    time_min = cluster.parse_time(options.time) if options.time else None
+    time_min = slurm_query.parse_time(options.time) if options.time else None
     if on == "slurm":
         options, time_min = _ask(options, time_min)
     elif options.gpus_per_node is None:
         options = options.model_copy(update={"gpus_per_node": _gpus_here()})
     if time_min is not None and time_min * 60 < options.signal_s + EARLY_S:
         raise UserError(
-            f"--time={options.time or cluster.format_time(time_min)}: ranks are told to save {options.signal_s} s "
+            f"--time={options.time or slurm_query.format_time(time_min)}: ranks are told to save {options.signal_s} s "
             "before the end, or a minute earlier; use more time, or a smaller signal_s in the profile"
         )
     return options.model_copy(update={"time_min": time_min, "ranks_per_node": max(1, options.gpus_per_node or 0)})
@@ -63,7 +63,7 @@ def _ask(options: Options, time_min: int | None) -> tuple[Options, int | None]:
         qos=options.qos,
         constraint=options.constraint,
     )
-    partition = cluster.check(asked)
+    partition = slurm_query.check(asked)
     if options.after and not is_known(options.after):
         raise UserError(f"--after={options.after}: SLURM knows no such job; leave it out if that job is over")
     gpus = partition.gpus_per_node if options.gpus_per_node is None else options.gpus_per_node

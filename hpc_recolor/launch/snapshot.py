@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_recolor.code_version import COMMIT_FILE, code_commit, git
+from hpc_recolor.runtime.code_version import COMMIT_FILE, code_commit, git
 
 PACKAGES = ("hpc_recolor", "recolor_kernels")
 HASH_LENGTH = 16

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from hpc_recolor.config import Config
 from hpc_recolor.data.shards import MANIFEST
-from hpc_recolor.errors import RankError, UserError
 from hpc_recolor.launch.job_folder import make_private
+from hpc_recolor.runtime.errors import RankError, UserError
 
 HASH_LENGTH = 16
 CACHES = {

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpc_recolor.config import Config, check_ranks, load_config, to_yaml
-from hpc_recolor.errors import UserError
-from hpc_recolor.launch import cluster, snapshot
+from hpc_recolor.config import Config, check_ranks
+from hpc_recolor.config_file import load_config, to_yaml
+from hpc_recolor.launch import slurm_query, snapshot
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission, write_submission
 from hpc_recolor.launch.job_states import OVER, job_states
 from hpc_recolor.launch.profile import Options, plain_path, working_directory
 from hpc_recolor.launch.snapshot import Snapshot
-from hpc_recolor.run_folder import RunFolder, claim, find, write_atomically
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.folder import RunFolder, claim, find
+from hpc_recolor.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Plan:
     @property
     def script(self) -> str:
         """What sbatch gets."""
-        from hpc_recolor.launch import slurm
+        from hpc_recolor.launch import slurm_executor
 
-        return slurm.executor(self.folder, self.code.path, self.name, self.options, self.tasks).text()
+        return slurm_executor.executor(self.folder, self.code.path, self.name, self.options, self.tasks).text()
 
     @property
     def tasks(self) -> int | None:
@@ -141,12 +143,14 @@ def _code_of(folder: JobFolder, last: Submission) -> Snapshot:
 
 def _start(plan: Plan) -> str:
     if plan.options.cluster == "local":
-        from hpc_recolor.launch import local
+        from hpc_recolor.launch import local_executor
 
-        return local.start(plan.folder, plan.code.path, plan.options)
-    from hpc_recolor.launch import slurm
+        return local_executor.start(plan.folder, plan.code.path, plan.options)
+    from hpc_recolor.launch import slurm_executor
 
-    return slurm.start(slurm.executor(plan.folder, plan.code.path, plan.name, plan.options, plan.tasks))
+    return slurm_executor.start(
+        slurm_executor.executor(plan.folder, plan.code.path, plan.name, plan.options, plan.tasks)
+    )
 
 
 def _note(plan: Plan, job: str) -> Submission:
@@ -158,7 +162,7 @@ def _note(plan: Plan, job: str) -> Submission:
         nodes=options.nodes,
         logs=plan.folder.path,
         partition=options.partition,
-        time=None if options.time_min is None else cluster.format_time(options.time_min),
+        time=None if options.time_min is None else slurm_query.format_time(options.time_min),
         submitted=datetime.now(UTC).isoformat(timespec="seconds"),
         code=plan.code.path.name,
         commit=plan.code.commit,
@@ -186,9 +190,9 @@ def _check_free(run: RunFolder) -> None:
         return
     last = read_submission(folder)
     if last.cluster == "local":
-        from hpc_recolor.launch import local
+        from hpc_recolor.launch import local_executor
 
-        state = "RUNNING" if local.is_running(last) else None
+        state = "RUNNING" if local_executor.is_running(last) else None
     else:
         known = job_states([last.job]).get(last.job)
         state = known.state if known else None

@@ -6,8 +6,9 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpc_recolor.config import Config, load_config, read_yaml
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config, read_yaml
+from hpc_recolor.runtime.errors import UserError
 
 
 def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpc_recolor.color_space import CONDITION_CHANNELS, target_channels
 from hpc_recolor.config import ModelConfig
-from hpc_recolor.errors import UserError
 from hpc_recolor.models.autoencoder import Autoencoder
+from hpc_recolor.models.color_space import CONDITION_CHANNELS, target_channels
 from hpc_recolor.models.patch import PatchDiscriminator
 from hpc_recolor.models.resnet import ResNet
 from hpc_recolor.models.unet import UNet, depth_for
+from hpc_recolor.runtime.errors import UserError
 
 Generator = UNet | Autoencoder | ResNet
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hpc_recolor.config import explain
-from hpc_recolor.errors import UserError
+from hpc_recolor.config_file import explain
+from hpc_recolor.runtime.errors import UserError
 
 FORMAT = 1
 FIX = "remove it and evaluate again"

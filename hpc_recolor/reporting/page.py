@@ -11,12 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hpc_recolor import __version__
-from hpc_recolor.code_version import code_commit
-from hpc_recolor.errors import UserError
 from hpc_recolor.reporting import compare, curves, forest, grids, numbers, tables, verdicts
 from hpc_recolor.reporting.pictures import Thumbnails
 from hpc_recolor.reporting.runs import Run, read_runs
-from hpc_recolor.run_folder import without_empty_folders, write_atomically
+from hpc_recolor.run_folder.files import without_empty_folders, write_atomically
+from hpc_recolor.runtime.code_version import code_commit
+from hpc_recolor.runtime.errors import UserError
 
 HERE = Path(__file__).parent
 SCRIPTS = ("theme.js", "tables.js", "pictures.js", "grid.js", "dialog.js", "plots.js")

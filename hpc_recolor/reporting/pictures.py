@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, features
 
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 # (up to so many photographs in a grid, side of a thumbnail [pixels], quality): a page stays a few MB.
 SIZES = ((100, 128, 84), (1000, 64, 60), (10**9, 48, 45))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_recolor import checkpoints
 from hpc_recolor.config import Config
-from hpc_recolor.errors import UserError
-from hpc_recolor.evaluation.figures import read_metrics
 from hpc_recolor.reporting.evaluations import Evaluation, read_evaluations
-from hpc_recolor.run_folder import RunFolder, open_run
+from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder.folder import RunFolder, open_run
+from hpc_recolor.run_folder.metrics_log import read_metrics
+from hpc_recolor.runtime.errors import UserError
 
 COLOR_NAMES = {"rgb": "RGB", "lab": "Lab"}
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from hpc_recolor.training.engine_state import WEIGHT, Fragment
+from hpc_recolor.training.engine.engine_state import WEIGHT, Fragment
 
 # The half-life is no longer than this share of what was seen, or the first weights would stay in the average for long.
 RAMP_UP = 0.05

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.config import LossConfig
-from hpc_recolor.training.engine import Engine, Engines
+from hpc_recolor.training.engine.deepspeed_engine import Engine, Engines
 from recolor_kernels import discriminator_loss, generator_loss, l1_loss
 
 
@@ -86,12 +86,6 @@ def generator_step(
     engines.generator.step()
     judge.module.requires_grad_(True)
     return total.detach(), l1, adversarial
-
-
-def learning_rate(lr: float, images_seen: int, images_total: int, constant: float) -> float:
-    """Constant for a share of the run, then linear to zero, as pix2pix does; the clock is images seen."""
-    left = 1 - images_seen / images_total
-    return lr * min(1.0, max(0.0, left) / (1 - constant)) if constant < 1 else lr
 
 
 def _spoiled(loss: Tensor, bad: Tensor) -> Tensor:

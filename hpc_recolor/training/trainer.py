@@ -9,28 +9,30 @@ from typing import NamedTuple, NoReturn
 
 import torch
 
-from hpc_recolor.color_space import make_pair
 from hpc_recolor.config import Config, check_ranks
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import SampleSets, collect
-from hpc_recolor.distributed import World, average_, highest, on_main, start, stop, world_size
-from hpc_recolor.errors import EarlyEndError, RankError, UserError
-from hpc_recolor.evaluation.figures import read_metrics
-from hpc_recolor.progress import show_progress
-from hpc_recolor.run_folder import RunFolder, claim, find
+from hpc_recolor.models.color_space import make_pair
+from hpc_recolor.run_folder.folder import RunFolder, claim, find
+from hpc_recolor.run_folder.metrics_log import read_metrics
+from hpc_recolor.runtime.distributed import World, average_, highest, on_main, start, stop, world_size
+from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
+from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
+from hpc_recolor.runtime.progress import show_progress
+from hpc_recolor.runtime.signals import MAKE_ROOM, StopRequest
 from hpc_recolor.training.averaging import MovingAverage
-from hpc_recolor.training.checkpoint import Position, Training, restore
-from hpc_recolor.training.engine import ZERO_SLOWDOWN, build_engines, set_lr
-from hpc_recolor.training.engine_state import owned
-from hpc_recolor.training.evaluator import Evaluator
-from hpc_recolor.training.lock import locked
-from hpc_recolor.training.preemption import DIVERGED, MAKE_ROOM, STOPPED, StopRequest
-from hpc_recolor.training.saver import Saver
-from hpc_recolor.training.step import StepLosses, gan_step, learning_rate
-from hpc_recolor.training.tracking import Tracker
-from hpc_recolor.training.watchdog import Watchdog
+from hpc_recolor.training.checkpointer import Saver
+from hpc_recolor.training.engine.deepspeed_engine import ZERO_SLOWDOWN, build_engines, set_lr
+from hpc_recolor.training.engine.engine_state import owned
+from hpc_recolor.training.run_lock import locked
+from hpc_recolor.training.run_state import Position, Training, restore
+from hpc_recolor.training.schedule import learning_rate
+from hpc_recolor.training.step import StepLosses, gan_step
+from hpc_recolor.training.tracking.tracker import Tracker
+from hpc_recolor.training.validation import Evaluator
+from hpc_recolor.training.watchdog.watchdog import Watchdog
 
 Enter = Callable[[str, int], None]
 

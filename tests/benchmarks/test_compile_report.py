@@ -65,7 +65,7 @@ def test_rows_hold_what_was_compiled(rows: dict[tuple[str, str], list[dict[str, 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Violations of kernels that were made to have them."""
-    result = run_compiling(tmp_path_factory.mktemp("planted"), Path(__file__).with_name("planted.py"))
+    result = run_compiling(tmp_path_factory.mktemp("planted"), ROOT / "tests" / "support" / "planted.py")
     assert result.returncode == 0, result.stderr
     violations: dict[str, list[str]] = json.loads(result.stdout)
     return violations

@@ -10,14 +10,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hpc_recolor import checkpoints, cli
+from hpc_recolor import cli
 from hpc_recolor.checkpoint import app
-from hpc_recolor.config import Config, load_config
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.models.build import build_generator
-from hpc_recolor.run_folder import RunFolder, claim, describe
-from hpc_recolor.tensor_files import write
+from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder.files import describe
+from hpc_recolor.run_folder.folder import RunFolder, claim
+from hpc_recolor.run_folder.tensor_files import write
+from hpc_recolor.runtime.exit_codes import BAD_INPUT
 from tests.conftest import Command, contents, error_line
-from tests.saves import damage, make_manifest
+from tests.support.saves import damage, make_manifest
 
 CONFIG = load_config(None, {"data": {"size": 32}, "model": {"width": 4}})
 
@@ -69,7 +73,7 @@ def call(*arguments: object) -> int:
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line of a refused command."""
     capsys.readouterr()
-    assert call(*arguments) == cli.BAD_INPUT
+    assert call(*arguments) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     return line
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpc_recolor import doctor, machine
+from hpc_recolor import doctor
 from hpc_recolor.data import pack
 from hpc_recolor.data.shards import Options
-from hpc_recolor.findings import Finding
-from hpc_recolor.progress import silent
+from hpc_recolor.diagnostics import machine
+from hpc_recolor.diagnostics.findings import Finding
+from hpc_recolor.runtime.progress import silent
 from tests.conftest import Command, error_line
 
 ON_GPU = torch.cuda.is_available()

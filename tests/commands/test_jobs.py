@@ -16,7 +16,7 @@ import pytest
 from submitit.local.local import start_controller
 
 from hpc_recolor import cli
-from hpc_recolor.config import load_config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.jobs import app
 from hpc_recolor.launch.job_folder import (
     Event,
@@ -28,7 +28,8 @@ from hpc_recolor.launch.job_folder import (
     write_submission,
 )
 from hpc_recolor.launch.profile import Options
-from hpc_recolor.run_folder import RunFolder, claim
+from hpc_recolor.run_folder.folder import RunFolder, claim
+from hpc_recolor.runtime.exit_codes import BAD_INPUT
 from tests.conftest import ROOT
 
 DEADLINE_S = 60
@@ -110,7 +111,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line of a refused command."""
     capsys.readouterr()
-    assert call(*arguments) == cli.BAD_INPUT
+    assert call(*arguments) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     return line
 

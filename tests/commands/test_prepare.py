@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests import tolerances
-from tests.bad_photos import (
+from tests.conftest import ROOT, Command, contents, error_line, paint_photo
+from tests.support import tolerances
+from tests.support.bad_photos import (
     DENIED,
     DUPLICATE,
     UNSAFE_KIND,
@@ -35,7 +36,6 @@ from tests.bad_photos import (
     write_bad_photos,
     write_duplicates,
 )
-from tests.conftest import ROOT, Command, contents, error_line, paint_photo
 
 Result = subprocess.CompletedProcess[str]
 Manifest = dict[str, Any]

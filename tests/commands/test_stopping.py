@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.training.preemption import FAILED, STOPPED
+from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
 from tests.conftest import ROOT, TINY, changed
 
 DEADLINE_S = 240

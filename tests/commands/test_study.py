@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpc_recolor.config import load_config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.study import TEST, VAL, on_package_photos, read_rows, run_all
 from tests.conftest import Command, error_line, paint_photo

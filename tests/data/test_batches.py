@@ -19,11 +19,11 @@ from hpc_recolor.data.photo import Fit, to_square
 from hpc_recolor.data.samples import PhotoFiles, Subset
 from hpc_recolor.data.shards import ShardSamples, read_set
 from hpc_recolor.data.sources import find_photos
-from hpc_recolor.distributed import World
-from hpc_recolor.errors import UserError
-from tests import tolerances
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
-from tests.data.conftest import SIZE, Prepare
+from tests.support import tolerances
+from tests.support.prepared_sets import SIZE, Prepare
 
 
 def rank(number: int, of: int) -> World:

@@ -16,7 +16,7 @@ import pytest
 
 from hpc_recolor.data import download
 from hpc_recolor.data.download import COCO, TRIES, Published, fetch
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 
 CONTENT = random.Random(0).randbytes(5 * 2**20 + 123)
 OTHER = random.Random(1).randbytes(len(CONTENT))

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hpc_recolor.data import entries
 from hpc_recolor.data.entries import Entry, Listing, list_entries
 from hpc_recolor.data.sources import find_photos
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT, paint_photo
 
 NOBODY = 65534
@@ -222,7 +222,7 @@ def test_folders_without_permission_are_entries_with_a_problem() -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
         "from hpc_recolor.data.entries import list_entries\n"
-        "from hpc_recolor.errors import UserError\n"
+        "from hpc_recolor.runtime.errors import UserError\n"
         "train, unpack_in = Path(sys.argv[1]), Path(sys.argv[2])\n"
         f"if not os.geteuid(): os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})\n"
         "for entry in list_entries([train], unpack_in).entries: print(entry.name, entry.problem)\n"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_recolor.data.order import SampleOrder, rank_slices
-from tests import tolerances
+from tests.support import tolerances
 
 SAMPLES = st.integers(1, 50)
 SEEDS = st.integers(0, 2**32 - 1)

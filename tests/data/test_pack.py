@@ -8,10 +8,10 @@ import pytest
 from hpc_recolor.data import pack
 from hpc_recolor.data.journal import JOURNAL, Header, Journal
 from hpc_recolor.data.shards import Options
-from hpc_recolor.errors import UserError
-from hpc_recolor.progress import silent
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import silent
 from tests.conftest import contents
-from tests.data.conftest import SIZE, Prepare
+from tests.support.prepared_sets import SIZE, Prepare
 
 HEADER = Header(options=Options(size=SIZE), source="0", versions={"pillow": "1"})
 

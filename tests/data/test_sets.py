@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hpc_recolor.config import Config, load_config
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.data.samples import Samples
 from hpc_recolor.data.sets import collect, fingerprint
 from hpc_recolor.data.sources import find_photos
-from hpc_recolor.distributed import World
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))

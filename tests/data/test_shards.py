@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_recolor.config import Config, load_config
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sets import SampleSets, collect
 from hpc_recolor.data.shards import ShardSamples, read_set
-from hpc_recolor.distributed import World
-from hpc_recolor.errors import UserError
-from tests.data.conftest import SIZE, Prepare
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import UserError
+from tests.support.prepared_sets import SIZE, Prepare
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
@@ -88,7 +89,7 @@ def test_damaged_set_is_refused_by_the_name_of_the_file(
 
 
 def test_index_of_other_shards_is_refused_even_if_the_manifest_agrees(prepared: Prepare, tmp_path: Path) -> None:
-    from hpc_recolor.run_folder import describe
+    from hpc_recolor.run_folder.files import describe
 
     folder = prepared("raw")
     rows = np.load(folder / "train-index.npy")
@@ -114,7 +115,7 @@ def test_photographs_and_shards_together_are_refused(prepared: Prepare, painted:
 def test_without_a_val_split_some_samples_are_set_aside(painted: Path, tmp_path: Path) -> None:
     from hpc_recolor.data import pack
     from hpc_recolor.data.shards import Options
-    from hpc_recolor.progress import silent
+    from hpc_recolor.runtime.progress import silent
 
     pack.prepare([painted], tmp_path / "set", Options(size=SIZE), threads=1, progress=silent)
     sets = collect(load_config(None, {"data": {"shards": tmp_path / "set", "size": SIZE, "held_out_count": 4}}), ALONE)

@@ -7,9 +7,9 @@ import pytest
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.sources import find_bad_photos, find_photos
-from hpc_recolor.errors import UserError
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
-from tests.data.conftest import Prepare
+from tests.support.prepared_sets import Prepare
 
 
 def test_nested_folders_are_searched_and_hidden_ones_are_not(photos: Path, tmp_path: Path) -> None:

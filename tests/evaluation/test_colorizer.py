@@ -12,8 +12,8 @@ from hpc_recolor.config import ColorName, Config, ModelConfig
 from hpc_recolor.data.photo import to_rgb
 from hpc_recolor.evaluation.colorizer import Colorizer
 from hpc_recolor.models.build import build_generator
-from tests import tolerances
 from tests.conftest import paint_photo
+from tests.support import tolerances
 
 
 def colorizer(color: ColorName = "lab") -> Colorizer:

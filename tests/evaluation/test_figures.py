@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hpc_recolor.evaluation.figures import plot_losses, read_metrics, sample_grid
+from hpc_recolor.evaluation.figures import plot_losses, sample_grid
+from hpc_recolor.run_folder.metrics_log import read_metrics
 
 
 def test_sample_grid_shows_every_picture_untouched() -> None:

@@ -11,12 +11,12 @@ from torch import Tensor
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 from torchvision.models import alexnet
 
-from hpc_recolor.errors import UserError
 from hpc_recolor.evaluation import perceptual
 from hpc_recolor.evaluation.perceptual import Perceptual, new_fid
-from tests import tolerances
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
-from tests.evaluation.small_runs import add_checkpoint, evaluate, make_run
+from tests.support import tolerances
+from tests.support.small_runs import add_checkpoint, evaluate, make_run
 
 CPU = torch.device("cpu")
 

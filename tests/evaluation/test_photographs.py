@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from hpc_recolor import cli, prepare
-from hpc_recolor.config import Config, load_config
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sets import collect
-from hpc_recolor.distributed import World
-from hpc_recolor.errors import UserError
 from hpc_recolor.evaluation.photographs import BATCH_SIZE, Photographs, find_photographs
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
-from tests.evaluation.small_runs import ALONE
+from tests.support.small_runs import ALONE
 
 TRAIN = 6
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from recolor_kernels import Impl, color, lab_to_rgb_u8, reference, rgb_to_gray, rgb_to_lab
 from recolor_kernels.launch import pixels_together
-from tests import tolerances
-from tests.kernels.samples import DEVICE, DTYPES, IMPLS, lab_units, picture_laid_out, picture_layouts, pictures
+from tests.support import tolerances
+from tests.support.color_samples import DEVICE, DTYPES, IMPLS, lab_units, picture_laid_out, picture_layouts, pictures
 
 
 @pytest.fixture(scope="module", params=range(16))

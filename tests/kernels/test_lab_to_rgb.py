@@ -14,8 +14,8 @@ from torch import Tensor
 
 import recolor_kernels
 from recolor_kernels import AB_SCALE, Impl, lab_to_rgb, lab_to_rgb_u8, rgb_float_to_u8, rgb_to_lab
-from tests import tolerances
-from tests.kernels.samples import (
+from tests.support import tolerances
+from tests.support.color_samples import (
     DEVICE,
     DTYPES,
     IMPLS,

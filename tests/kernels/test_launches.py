@@ -10,7 +10,7 @@ from torch import Tensor
 
 import recolor_kernels as ops
 from recolor_kernels import launch, sums
-from tests.kernels.samples import assert_gradients_are_close, assert_value_is_close, numbers, pictures
+from tests.support.color_samples import assert_gradients_are_close, assert_value_is_close, numbers, pictures
 
 Launches = list[tuple[str, dict[str, Any]]]
 

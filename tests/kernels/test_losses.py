@@ -24,8 +24,8 @@ from recolor_kernels import (
     patch_loss,
     rgb_to_lab,
 )
-from tests import tolerances
-from tests.kernels.samples import (
+from tests.support import tolerances
+from tests.support.color_samples import (
     DEVICE,
     DTYPES,
     IMPLS,

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import recolor_kernels
 from recolor_kernels import ColorMetrics, color_metrics
-from tests import tolerances
-from tests.kernels.samples import DEVICE, IMPLS, Array, picture_laid_out, picture_layouts, pictures
+from tests.support import tolerances
+from tests.support.color_samples import DEVICE, IMPLS, Array, picture_laid_out, picture_layouts, pictures
 
 FIELDS = (
     *("ciede2000", "ab_error", "mse", "psnr", "colorfulness", "target_colorfulness"),

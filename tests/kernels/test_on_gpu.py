@@ -19,8 +19,8 @@ from recolor_kernels import (
     rgb_to_gray,
     rgb_to_lab,
 )
-from tests import tolerances
-from tests.kernels.samples import numbers, pictures
+from tests.support import tolerances
+from tests.support.color_samples import numbers, pictures
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

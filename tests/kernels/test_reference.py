@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from skimage.color import rgb2lab
 
 from recolor_kernels import AB_SCALE, l1_loss, lab_to_rgb_u8, patch_loss, rgb_float_to_u8, rgb_to_gray, rgb_to_lab
-from tests import tolerances
+from tests.support import tolerances
 
 PICTURES = arrays(np.uint8, st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 5), st.just(3)))
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_recolor.errors import UserError
 from hpc_recolor.launch import follow as module
 from hpc_recolor.launch.follow import POLL_S, follow, printable, tail
+from hpc_recolor.runtime.errors import UserError
 
 WRITER = """
 import sys, time

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.errors import UserError
 from hpc_recolor.launch.job_folder import (
     Event,
     JobFolder,
@@ -15,6 +14,7 @@ from hpc_recolor.launch.job_folder import (
     read_submission,
     write_submission,
 )
+from hpc_recolor.runtime.errors import UserError
 
 START = Event(kind="start", job="7", restart=0, time="2026-01-01T00:00:00+00:00", ranks=1, nodes=("n1",))
 SUBMISSION = Submission(

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hpc_recolor.errors import UserError
 from hpc_recolor.launch.profile import Container, Options, Profile, load_profile, plain_path
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT
-from tests.launch.test_slurm import options, text
+from tests.launch.test_slurm_executor import options, text
 
 WORDS = ("partition", "account", "qos", "network_interface")
 

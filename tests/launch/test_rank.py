@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.config import Config, to_yaml
-from hpc_recolor.errors import UserError
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import to_yaml
 from hpc_recolor.launch import rank
 from hpc_recolor.launch.job_folder import JobFolder, read_history
 from hpc_recolor.launch.profile import Options
 from hpc_recolor.launch.rank import FIRST_PORT, PORTS, Place
-from hpc_recolor.run_folder import RunFolder
-from hpc_recolor.training.preemption import StopRequest
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.signals import StopRequest
 
 # What SLURM 22.05 gave to the last rank of `sbatch --array=3 --nodes=2 --ntasks-per-node=2`, but for the address.
 STEP = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.code_version import COMMIT_FILE, code_commit
 from hpc_recolor.launch import snapshot
+from hpc_recolor.runtime.code_version import COMMIT_FILE, code_commit
 
 
 def test_a_snapshot_is_written_once_and_a_copy_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_any_change_of_a_file_makes_another_snapshot(packages: Path, tmp_path: P
 def test_what_runs_from_a_snapshot_says_the_commit_that_was_submitted(tmp_path: Path) -> None:
     found = snapshot.look(tmp_path)
     found.write()
-    say = "from hpc_recolor.code_version import code_commit; print(code_commit())"
+    say = "from hpc_recolor.runtime.code_version import code_commit; print(code_commit())"
     assert run_python(found.path, "-c", say).strip() == str(code_commit())
     (found.path / COMMIT_FILE).write_text("abc1234-dirty")
     assert run_python(found.path, "-c", say).strip() == "abc1234-dirty"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.config import Config, load_config
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.data import pack
 from hpc_recolor.data.shards import MANIFEST, Options, read_set, verify
-from hpc_recolor.errors import RankError, UserError
 from hpc_recolor.launch.staging import CACHES, keep_caches, stage
-from hpc_recolor.progress import silent
+from hpc_recolor.runtime.errors import RankError, UserError
+from hpc_recolor.runtime.progress import silent
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor import cli
+from hpc_recolor.runtime.exit_codes import BAD_INPUT
 from hpc_recolor.submit import app
 from tests.conftest import ROOT, contents
-from tests.launch.live import flags, slurm
+from tests.support.live import flags, slurm
 
 REFUSED = {
     "--partition=urgnt": "no such partition, did you mean urgent?; there are main, urgent",
@@ -53,7 +54,7 @@ def test_what_cannot_run_is_refused_with_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert submit(photos, argument) == cli.BAD_INPUT
+    assert submit(photos, argument) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert REFUSED[argument] in line
     assert contents(tmp_path) == {}
@@ -69,7 +70,7 @@ def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     odd = "--constraint=[a100*1]"  # more than we look into
-    assert submit(photos, odd) == cli.BAD_INPUT
+    assert submit(photos, odd) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert "Invalid feature specification" in line
     assert contents(tmp_path) == {}
@@ -77,7 +78,7 @@ def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
     run = tmp_path / "runs" / "train"
     before = (run / "config.yaml").read_bytes()
     subprocess.run([sys.executable, "-m", "hpc_recolor.jobs", "cancel", run], check=True, capture_output=True)
-    assert submit(photos, odd, "--train.epochs=3") == cli.BAD_INPUT
+    assert submit(photos, odd, "--train.epochs=3") == BAD_INPUT
     assert (run / "config.yaml").read_bytes() == before
 
 
@@ -86,7 +87,7 @@ def test_without_slurm_it_says_what_to_do(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert submit(photos, "--nodes=2") == cli.BAD_INPUT
+    assert submit(photos, "--nodes=2") == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert "no SLURM on this machine" in line
     assert "--cluster local" in line
@@ -100,7 +101,7 @@ def test_a_controller_that_is_down_is_said(
     dead = tmp_path / "slurm.conf"
     dead.write_text(text.replace("SlurmctldPort=", "SlurmctldPort=1 #") + "MessageTimeout=1\n")
     monkeypatch.setenv("SLURM_CONF", str(dead))
-    assert submit(photos) == cli.BAD_INPUT
+    assert submit(photos) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert "slurmctld does not answer" in line
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launch.conftest import script
-from tests.launch.live import SNAPSHOTS, Live, local_ranks, recolor, result, slurm, until
+from tests.support.live import SNAPSHOTS, Live, local_ranks, recolor, result, slurm, until
 
 
 @pytest.fixture(scope="module")

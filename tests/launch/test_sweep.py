@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_recolor.config import Config
-from hpc_recolor.errors import UserError
 from hpc_recolor.launch import submission
 from hpc_recolor.launch.profile import Options
 from hpc_recolor.launch.submission import Plan
 from hpc_recolor.launch.sweep import of_files, of_grid
+from hpc_recolor.runtime.errors import UserError
 
 
 def test_a_grid_is_every_combination_with_a_name_that_tells_it() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpc_recolor.color_space import target_channels
 from hpc_recolor.config import SIZE_MULTIPLE, ColorName, GeneratorName, ModelConfig, NormName
-from hpc_recolor.errors import UserError
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights
+from hpc_recolor.models.color_space import target_channels
+from hpc_recolor.runtime.errors import UserError
 
 
 def parameters(network: torch.nn.Module) -> int:

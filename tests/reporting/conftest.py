@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hpc_recolor.config import load_config, to_yaml
+from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.reporting.page import Wishes, write_report
 from tests.conftest import paint_photo
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.errors import UserError
 from hpc_recolor.reporting.page import Wishes, write_report
 from hpc_recolor.reporting.runs import read_runs
+from hpc_recolor.runtime.errors import UserError
 from tests.conftest import Command, error_line
 from tests.reporting.conftest import LAB, MadeRun
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hpc_recolor.distributed import World, start
+from hpc_recolor.runtime.distributed import World, start
 from tests.conftest import ROOT
-from tests.training.runs import without_plots
+from tests.support.training_runs import without_plots
 
 Worker = Callable[..., list[Any]]
 
@@ -25,7 +25,7 @@ def world() -> World:
 
 @pytest.fixture(scope="session")
 def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Worker:
-    """`on_ranks(2, worker, ...)` calls worker(...), from tests.training.workers, on two real ranks over gloo.
+    """`on_ranks(2, worker, ...)` calls worker(...), from tests.support.workers, on two real ranks over gloo.
 
     Returns what each rank returned, in order of rank.
     """
@@ -35,7 +35,7 @@ def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Worker:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
         call = [worker.__name__, json.dumps(arguments), str(out)]
         done = subprocess.run(
-            [sys.executable, *launcher, "-m", "tests.training.workers", *call],
+            [sys.executable, *launcher, "-m", "tests.support.workers", *call],
             cwd=ROOT,
             env={key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "DS_ACCELERATOR")},
             capture_output=True,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hpc_recolor.config import AdversarialName
-from hpc_recolor.training.collapse import MEASUREMENTS, READINGS, find_collapse
+from hpc_recolor.training.tracking.collapse import MEASUREMENTS, READINGS, find_collapse
 
 EPOCHS = 10
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from hpc_recolor.config import Config, load_config
-from hpc_recolor.distributed import World
-from hpc_recolor.errors import UserError
-from hpc_recolor.training.deepspeed_config import deepspeed_config
-from hpc_recolor.training.engine import build_engines
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
+from hpc_recolor.training.engine.deepspeed_engine import build_engines
 
 
 def config_with(tmp_path: Path, content: Any, **train: Any) -> Config:

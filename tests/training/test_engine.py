@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_recolor.distributed import World
+from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.averaging import MovingAverage
-from hpc_recolor.training.engine import FIRST_LOSS_SCALE, Engines, build_engines
-from hpc_recolor.training.engine_state import MOMENTS, WEIGHT, Fragment, fragments, load, owned, steps
+from hpc_recolor.training.engine.deepspeed_engine import FIRST_LOSS_SCALE, Engines, build_engines
+from hpc_recolor.training.engine.engine_state import MOMENTS, WEIGHT, Fragment, fragments, load, owned, steps
 from hpc_recolor.training.step import StepLosses, gan_step
-from tests import tolerances
-from tests.training.runs import differences, networks
-from tests.training.workers import random_batch, small_config
+from tests.support import tolerances
+from tests.support.training_runs import differences, networks
+from tests.support.workers import random_batch, small_config
 
 STAGES = (0, 1, 2, 3)
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import Config
 from hpc_recolor.models.build import build_discriminator, build_generator
-from hpc_recolor.training.flops import flop_per_image
+from hpc_recolor.training.tracking.flops import flop_per_image
 
 SIZE = 64
 

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpc_recolor.distributed import World
-from tests import tolerances
-from tests.training import workers
+from hpc_recolor.runtime.distributed import World
+from tests.support import tolerances, workers
 from tests.training.conftest import Worker
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_recolor.distributed import World
-from hpc_recolor.run_folder import RunFolder
-from tests import tolerances
-from tests.training import workers
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.distributed import World
+from tests.support import tolerances, workers
+from tests.support.training_runs import differences, run_config, state, train
 from tests.training.conftest import Worker
-from tests.training.runs import differences, run_config, state, train
 
 Found = dict[int, list[dict[str, Any]]]
 

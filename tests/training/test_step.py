@@ -11,12 +11,13 @@ from torch import Tensor
 import recolor_kernels
 from benchmarks.plain_step import PlainStep
 from hpc_recolor.config import GeneratorName, LossConfig
-from hpc_recolor.distributed import World
+from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training import step as step_module
-from hpc_recolor.training.engine import Engines, build_engines
-from hpc_recolor.training.step import gan_step, learning_rate
-from tests import tolerances
-from tests.training.workers import random_batch, small_config
+from hpc_recolor.training.engine.deepspeed_engine import Engines, build_engines
+from hpc_recolor.training.schedule import learning_rate
+from hpc_recolor.training.step import gan_step
+from tests.support import tolerances
+from tests.support.workers import random_batch, small_config
 
 STEPS = 5
 

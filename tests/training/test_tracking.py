@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hpc_recolor.distributed import World
-from hpc_recolor.evaluation.figures import read_metrics
-from hpc_recolor.run_folder import RunFolder
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.metrics_log import read_metrics
+from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.step import StepLosses
-from hpc_recolor.training.tracking import Tracker
+from hpc_recolor.training.tracking.tracker import Tracker
 from tests.conftest import TINY, Command, error_line
-from tests.training.runs import run_config, train
+from tests.support.training_runs import run_config, train
 
 LOSSES = ("discriminator", "generator", "l1", "adversarial")
 SPEEDS = ("images_per_s", "rank_tflop_per_s")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.distributed import World
-from hpc_recolor.training.beats import Beat, Seen, State, accuse, furthest_behind
-from hpc_recolor.training.preemption import FAILED, STOPPED
-from hpc_recolor.training.watchdog import Watchdog
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
+from hpc_recolor.training.watchdog.heartbeat import Beat, Seen, State, accuse, furthest_behind
+from hpc_recolor.training.watchdog.watchdog import Watchdog
 from tests.conftest import ROOT
-from tests.training.watched import FAULTY_STEP
+from tests.support.watched import FAULTY_STEP
 
 HOST = socket.gethostname()
 HANG_S, SILENCE_S = 4.0, 6.0
@@ -62,7 +62,7 @@ class Ranks:
 def runs(pid: int) -> bool:
     """Whether the process is a rank of ours, and not ended (a zombie has no command line)."""
     try:
-        return b"tests.training.watched" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"tests.support.watched" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 
@@ -79,11 +79,11 @@ Launch = Callable[..., Ranks]
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """`launch("killed", rank=1)` starts ranks of tests.training.watched; launcher: through torchrun."""
+    """`launch("killed", rank=1)` starts ranks of tests.support.watched; launcher: through torchrun."""
     started: list[Ranks] = []
 
     def run(fault: str, rank: int, ranks: int = 2, launcher: bool = False, endless: bool = False) -> Ranks:
-        call = ["-m", "tests.training.watched", "--fault", fault, "--rank", str(rank), "--pids", str(tmp_path)]
+        call = ["-m", "tests.support.watched", "--fault", fault, "--rank", str(rank), "--pids", str(tmp_path)]
         call += ["--hang_s", str(HANG_S), "--silence_s", str(SILENCE_S), f"--endless={str(endless).lower()}"]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]

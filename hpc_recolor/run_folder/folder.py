@@ -1,0 +1,91 @@
+"""The run folder: what lies where, and who may go on in it. Files that are whole or not there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import changed_keys, load_config, to_yaml
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.runtime.errors import UserError
+
+GENERATOR_WEIGHTS = "generator.safetensors"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places inside a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        return self.path / "losses.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+
+def find(config: Config) -> RunFolder:
+    """The run folder of a config, not yet there or holding the same run. Writes nothing.
+
+    Raises UserError if the folder holds another run, or files that are no run.
+    """
+    run = RunFolder(config.run.folder / config.run.name)
+    if run.config.is_file():
+        changes = changed_keys(load_config(run.config, {}), config)
+        if changes:
+            raise UserError(
+                f"run.name={config.run.name}: {run.path} holds another run ({'; '.join(changes)}); "
+                "give the same values to go on with it, or another run.name, or remove the folder"
+            )
+    elif run.path.exists() and (
+        not run.path.is_dir() or any(not path.name.startswith(".") for path in run.path.iterdir())
+    ):
+        raise UserError(f"run.name={config.run.name}: {run.path} exists and is no run folder; give another run.name")
+    return run
+
+
+def make_folder(run: RunFolder) -> None:
+    """Create the run folder if need be. Raises UserError if that cannot be done."""
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(run, error) from None
+
+
+def claim(run: RunFolder, config: Config) -> None:
+    """Make the run folder this config's. Raises UserError if it cannot be written."""
+    make_folder(run)
+    try:
+        write_atomically(run.config, to_yaml(config).encode())
+    except OSError as error:
+        raise _unwritable(run, error) from None
+
+
+def _unwritable(run: RunFolder, error: OSError) -> UserError:
+    return UserError(f"run.folder={run.path.parent}: cannot write {run.path} ({error.strerror})")
+
+
+def open_run(folder: Path) -> tuple[RunFolder, Config]:
+    """An existing run folder and its config. Raises UserError if it is none."""
+    run = RunFolder(folder)
+    if not run.config.is_file():
+        raise UserError(f"{folder} is no run folder: it has no config.yaml; name a folder that training wrote")
+    return run, load_config(run.config, {})

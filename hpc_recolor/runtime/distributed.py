@@ -1,0 +1,159 @@
+"""Ranks: start-up, who am I, and what all ranks do together. The only reader of RANK and the like."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hpc_recolor.runtime.errors import RankError, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among the ranks, and what it computes on."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: "torch.device"
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def is_main_process() -> bool:
+    """True on rank 0, and where no launcher set a rank. Needs no process group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def world_size() -> int:
+    """How many ranks the launcher started; 1 where none did. Needs no process group."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def ranks_here() -> int:
+    """How many ranks the launcher started on this machine; 1 where none did."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, port: int) -> None:
+    """Take a rank that another launcher than torchrun has given, here and for all that this process starts.
+
+    address, port: where rank 0 is to be met. Which GPUs are visible stays as it is.
+    """
+    numbers = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": local_size}
+    os.environ |= {name: str(value) for name, value in numbers.items()}
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+
+
+def start(device: str, threads: int | None) -> World:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) that torchrun's environment describes, or one of one rank.
+
+    device: "auto", "cpu" or "cuda". threads: CPU threads of this rank; None shares the machine's cores evenly.
+    Raises RankError if CUDA is asked for and not there.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RankError("train.device=cuda, but torch finds no GPU here: use train.device=cpu, or check nvidia-smi")
+    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    rank, size = int(os.environ.get("RANK", "0")), world_size()
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
+    local_size = ranks_here()
+    # Said here, because OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it to the bit.
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    if kind == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise RankError(
+                f"rank {rank} has no GPU of its own: {local_size} ranks here, {torch.cuda.device_count()} GPUs; "
+                "start one rank a GPU, or use train.device=cpu"
+            )
+        torch.cuda.set_device(local_rank)
+        # float32 is to mean float32: torch would let convolutions round to TF32.
+        torch.backends.cudnn.allow_tf32 = False
+    if not dist.is_initialized():
+        backend = "nccl" if kind == "cuda" else "gloo"
+        if "RANK" in os.environ:
+            missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+            if missing:
+                raise UserError(f"RANK is set, but not {', '.join(missing)}: start ranks with torchrun, or unset RANK")
+            dist.init_process_group(backend, rank=rank, world_size=size)
+        else:  # one rank needs no address and no port
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    return World(rank, size, local_rank, torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu"))
+
+
+def stop() -> None:
+    """Leave the process group."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def on_main(world: World, action: Callable[[], Result]) -> Result:
+    """Run `action` on rank 0 and hand its result to all ranks.
+
+    If it fails there it fails everywhere: UserError on all ranks, or the error itself on rank 0 and RuntimeError on the
+    others, so that none waits for a rank that is gone.
+    """
+    import torch.distributed as dist
+
+    outcome: list[Any] = [None, None]
+    failure: Exception | None = None
+    if world.is_main:
+        try:
+            outcome[0] = action()
+        except Exception as error:
+            failure = error
+            outcome[1] = error if isinstance(error, UserError) else RuntimeError(f"rank 0 failed: {error!r}")
+    if world.size > 1:
+        dist.broadcast_object_list(outcome, src=0)
+    if failure or outcome[1]:
+        raise failure or outcome[1]
+    result: Result = outcome[0]
+    return result
+
+
+def gather(world: World, mine: Result) -> list[Result]:
+    """Every rank's `mine`, in order of rank, on every rank."""
+    import torch.distributed as dist
+
+    if world.size == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world.size
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def highest(world: World, here: Sequence[float], on_device: Sequence["torch.Tensor"] = ()) -> list[float]:
+    """The maximum over all ranks of each number, on every rank: one small all-reduce, and one wait for the device.
+
+    on_device: 0-dimensional tensors, whose values come after those of `here`.
+    """
+    import torch
+    import torch.distributed as dist
+
+    numbers = torch.tensor([float(number) for number in here], device=world.device)
+    both = torch.cat([numbers, *(tensor.float().view(1) for tensor in on_device)])
+    if world.size > 1:
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+    return [float(value) for value in both.tolist()]
+
+
+def average_(world: World, tensors: Iterable["torch.Tensor"]) -> None:
+    """Replace each floating-point tensor by its mean over all ranks."""
+    import torch.distributed as dist
+
+    for tensor in tensors:
+        if world.size > 1 and tensor.is_floating_point():
+            dist.all_reduce(tensor)
+            tensor.div_(world.size)

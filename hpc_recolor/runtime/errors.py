@@ -1,0 +1,34 @@
+"""Exceptions that end a command."""
+
+
+class UserError(Exception):
+    """Bad input. Commands print it as one line on stderr and exit with code 2 (`exit_codes.BAD_INPUT`).
+
+    subject: what is wrong, with its value, such as `train.batch_size=60`. problem: why it is refused. fix: what to do
+    instead; empty only where the problem names it already. Picklable, since rank 0 sends it to all ranks.
+    """
+
+    def __init__(self, subject: str, problem: str = "", fix: str = "") -> None:
+        super().__init__(subject, problem, fix)
+        self.subject, self.problem, self.fix = subject, problem, fix
+
+    def __str__(self) -> str:
+        line = f"{self.subject}: {self.problem}" if self.problem else self.subject
+        return f"{line}; {self.fix}" if self.fix else line
+
+
+class RankError(UserError):
+    """A UserError that may occur on one rank alone, which prints it. Rank 0 prints all others."""
+
+
+class EarlyEndError(Exception):
+    """A run that ends before its last step, with its last checkpoint kept.
+
+    message: already printed by rank 0. requeue: whether the scheduler only preempted it, so that the job should be
+    queued again. All ranks raise it together.
+    """
+
+    def __init__(self, message: str, exit_code: int, requeue: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.requeue = requeue

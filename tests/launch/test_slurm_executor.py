@@ -1,0 +1,237 @@
+"""The scripts that sbatch gets: each profile's beside a stored one, and what their last lines do after srun."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_recolor.launch import slurm_executor
+from hpc_recolor.launch.job_folder import JobFolder
+from hpc_recolor.launch.profile import Options, Profile, load_profile
+from hpc_recolor.launch.slurm_query import parse_time
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.exit_codes import STOPPED
+from tests.conftest import ROOT
+
+SCRIPTS = Path(__file__).parent / "scripts"
+JOB = JobFolder(Path("/runs/cars/job"))
+CODE = JOB.code / "0123456789abcdef"
+PROFILES = ("dev_cluster", "gpu_cluster", "container_cluster")
+APPTAINER = {"container": {"runtime": "apptainer", "image": "/images/recolor.sif", "mounts": ["/data:/mnt"]}}
+OTHERS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "no_profile": ({}, None),
+    "apptainer_after_limited": (APPTAINER | {"gpus_per_node": 2, "after": "42", "max_requeues": 3}, None),
+    "sweep": ({"at_once": 2}, 6),
+}
+
+
+def text(options: Options, tasks: int | None = None) -> str:
+    made = slurm_executor.executor(JOB, CODE, "cars", options, tasks).text()
+    return made.replace(sys.executable, "/opt/python3") + "\n"
+
+
+def options(profile: Profile, **more: object) -> Options:
+    """As `resolve` makes them, without asking a cluster."""
+    time_min = parse_time(profile.time) if profile.time else None
+    ranks = max(1, profile.gpus_per_node or 0)
+    said = {"nodes": 4, "time_min": time_min, "ranks_per_node": ranks}
+    return Options.model_validate(profile.model_dump() | said | more)
+
+
+def made_scripts() -> dict[str, str]:
+    os.chdir("/")
+    found = {name: text(options(load_profile(ROOT / f"slurm/profiles/{name}.yaml"))) for name in PROFILES}
+    for name, (more, tasks) in OTHERS.items():
+        found[name] = text(options(Profile(), ranks_per_node=more.get("gpus_per_node", 1), **more), tasks)
+    return found
+
+
+@pytest.mark.parametrize("name", [*PROFILES, *OTHERS])
+def test_a_script_is_the_stored_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To change one on purpose, run `python -m tests.launch.test_slurm_executor`, and read the difference."""
+    monkeypatch.chdir("/")
+    assert made_scripts()[name] == (SCRIPTS / f"{name}.sh").read_text()
+    subprocess.run(["bash", "-n", SCRIPTS / f"{name}.sh"], check=True)
+
+
+def test_little_memory_is_not_written_as_0_which_slurm_takes_for_all_of_a_node() -> None:
+    assert "--mem=0M" not in text(options(Profile(memory_gb=0.0004)))
+
+
+def test_a_working_directory_with_a_line_break_adds_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a\ntouch HACKED\nb"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    try:
+        made = slurm_executor.executor(JOB, CODE, "cars", options(Profile())).text()
+    except UserError:
+        return
+    assert "touch HACKED" not in made.split("\n")
+
+
+def test_showing_a_script_writes_nothing(tmp_path: Path) -> None:
+    slurm_executor.executor(JobFolder(tmp_path / "runs" / "job"), tmp_path / "code", "cars", Options()).text()
+    assert not list(tmp_path.iterdir())
+
+
+ARRAY = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+def after_srun(
+    folder: Path, code: int, marks: tuple[str, ...] = (), scontrol: str | None = "true", **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the real script under bash, with an `srun` that ends with `code` and an `scontrol` that tells its words, or
+    none. Only links to what the script needs are on its PATH, so that no real SLURM is."""
+    job = JobFolder(folder / "job")
+    job.make()
+    for mark in marks:
+        (job.path / mark).write_text(str(folder))
+    return run_script(job, folder, code, scontrol, **variables)
+
+
+def run_script(
+    job: JobFolder, folder: Path, code: int = 0, scontrol: str | None = "true", **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """The script of a job folder, with our own `srun` and `scontrol`; `srun` leaves a file `srun_ran` in `folder`."""
+    programs = folder / "programs"
+    programs.mkdir()
+    for name in ("stat", "cat", "rm", "dirname"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    bodies = {"srun": f"echo > srun_ran; exit {code}"}
+    if scontrol is not None:
+        bodies["scontrol"] = f'echo "scontrol $*"; {scontrol}'
+    for name, body in bodies.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o700)
+    script = slurm_executor.executor(job, job.code / "0", "cars", Options(max_requeues=2)).text()
+    environment = {"PATH": str(programs), "SLURM_JOB_ID": "7"} | variables
+    return subprocess.run(
+        ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=folder, timeout=30
+    )
+
+
+def test_ranks_that_ask_are_queued_again_and_ask_only_once(tmp_path: Path) -> None:
+    done = after_srun(tmp_path, 0, ("requeue-7-0",))
+    assert (done.returncode, done.stdout) == (0, "scontrol requeue 7\n")
+    assert not (tmp_path / "job" / "requeue-7-0").exists()
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, STOPPED, 137])
+def test_ranks_that_do_not_ask_end_the_job_with_their_code(code: int, tmp_path: Path) -> None:
+    done = after_srun(tmp_path, code, ("requeue-7-1", "requeue-6-0"))  # of other starts
+    assert (done.returncode, done.stdout) == (code, "")
+
+
+def test_a_signal_before_python_could_listen_queues_the_job_again(tmp_path: Path) -> None:
+    assert after_srun(tmp_path, 140).stdout == "scontrol requeue 7\n"
+
+
+def test_a_task_of_an_array_is_queued_again_alone(tmp_path: Path) -> None:
+    done = after_srun(tmp_path, 0, ("requeue-5_3-0",), **ARRAY)
+    assert done.stdout == "scontrol requeue 5_3\n"
+
+
+def test_a_job_that_the_user_cancelled_is_not_queued_again(tmp_path: Path) -> None:
+    done = after_srun(tmp_path, 0, ("requeue-7-0", "cancelled-7"))
+    assert (done.returncode, done.stdout) == (STOPPED, "")
+
+
+@pytest.mark.parametrize("code", [0, 140])
+def test_a_cancelled_job_stays_so_whatever_its_ranks_ended_with(code: int, tmp_path: Path) -> None:
+    done = after_srun(tmp_path, code, ("cancelled-5_3", "requeue-5_3-0"), **ARRAY)
+    assert (done.returncode, done.stdout) == (STOPPED, "")
+
+
+def command_to_go_on(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """The words of the command that the script has printed, as a shell reads them."""
+    (line,) = (line for line in done.stderr.splitlines() if "jobs restart" in line)
+    return shlex.split(line.partition("go on with: ")[2])
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "restart"), [("false", "0"), (None, "0"), ("true", "2")], ids=["fails", "is missing", "often enough"]
+)
+@pytest.mark.parametrize(("code", "asked"), [(0, True), (140, False)], ids=["asked", "signalled"])
+def test_a_job_that_cannot_be_queued_again_says_how_to_go_on(
+    code: int, asked: bool, scontrol: str | None, restart: str, tmp_path: Path
+) -> None:
+    marks = (f"requeue-7-{restart}",) if asked else ()
+    done = after_srun(tmp_path, code, marks, scontrol, SLURM_RESTART_COUNT=restart)
+    assert done.returncode == STOPPED
+    assert "scontrol" not in done.stdout or restart == "0"
+    assert command_to_go_on(done) == ["python", "-m", "hpc_recolor.jobs", "restart", str(tmp_path)]
+
+
+def test_a_task_that_was_signalled_too_early_does_not_call_its_sweep_a_run(tmp_path: Path) -> None:
+    """`jobs restart` would refuse that folder."""
+    sweep = tmp_path / "sweep"
+    (sweep / "job").mkdir(parents=True, mode=0o700)
+    runs = [str(tmp_path / f"run{number}") for number in range(6)]
+    JobFolder(sweep / "job").tasks.write_text(json.dumps(runs))
+    done = after_srun(sweep, 140, (), "false", **ARRAY)
+    assert done.returncode == STOPPED
+    assert f"restart {sweep}" not in done.stderr
+
+
+ODD_NAMES = ("two words", "it's", 'a "b"', "$(touch HACKED)", "a; touch HACKED", "`touch HACKED`")
+
+
+@pytest.mark.parametrize("scontrol", ["true", "false"])
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_run_folder_with_an_odd_name_is_not_run(name: str, scontrol: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    done = after_srun(folder, 0, ("requeue-7-0",), scontrol)
+    assert done.stdout == "scontrol requeue 7\n"
+    assert done.returncode == (0 if scontrol == "true" else STOPPED), done.stderr
+    assert not list(tmp_path.rglob("HACKED"))
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_the_printed_command_can_be_typed_as_it_is(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    done = after_srun(folder, 0, ("requeue-7-0",), "false")
+    assert command_to_go_on(done) == ["python", "-m", "hpc_recolor.jobs", "restart", str(folder)]
+
+
+def no_folder(job: Path) -> None:
+    """Of this kind nothing is there."""
+
+
+def open_to_all(job: Path) -> None:
+    job.mkdir()
+    job.chmod(0o755)
+
+
+def given_away(job: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    job.mkdir(mode=0o700)
+    os.chown(job, 65534, 65534)
+
+
+def linked(job: Path) -> None:
+    job.with_name("other").mkdir(mode=0o700)
+    job.symlink_to(job.with_name("other"))
+
+
+@pytest.mark.parametrize("prepare", [no_folder, open_to_all, given_away, linked], ids=lambda one: str(one.__name__))
+def test_a_job_folder_that_is_not_this_users_alone_is_not_run(prepare: Callable[[Path], None], tmp_path: Path) -> None:
+    prepare(tmp_path / "job")
+    done = run_script(JobFolder(tmp_path / "job"), tmp_path)
+    assert done.returncode == 2
+    assert "is not yours alone" in done.stderr
+    assert not (tmp_path / "srun_ran").exists()
+
+
+if __name__ == "__main__":
+    for name, script in made_scripts().items():
+        (SCRIPTS / f"{name}.sh").write_text(script)

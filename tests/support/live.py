@@ -1,0 +1,135 @@
+"""Runs that are submitted to the real cluster, as users do, and what can be seen of them from outside."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hpc_recolor.launch.job_folder import Event, JobFolder, read_history, read_submission
+from hpc_recolor.run_folder.folder import RunFolder
+from tests.conftest import TINY, changed
+
+DEADLINE_S = 240
+EPOCHS = 40  # of 12 photographs: long enough that a test can disturb it
+SNAPSHOTS = (15, 30)
+FLAGS = {
+    "train.epochs": EPOCHS,
+    "checkpoint.every_images": 60,
+    "tracking.log_every_steps": 5,
+    "tracking.samples_every_images": 10**9,
+    "tracking.tensorboard": "false",
+}
+
+
+def slurm(*command: str) -> str:
+    """What one of SLURM's commands prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for something, for as long as a starved machine may need."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"did not happen: {what or condition}"
+        time.sleep(0.1)
+
+
+def recolor(folder: Path, name: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """`python -m hpc_recolor.NAME ...`, as typed in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", f"hpc_recolor.{name}", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+
+
+def flags(photos: Path, **values: object) -> list[str]:
+    """Of a small run, as --key=value."""
+    words = changed(TINY, **{"data.photos": photos} | FLAGS | values)
+    snapshots = [f"--train.snapshots={epoch}" for epoch in SNAPSHOTS]
+    return [f"{key}={value}" for key, value in zip(words[::2], words[1::2], strict=True)] + snapshots
+
+
+class Live:
+    """A run in a folder of its own, and its job."""
+
+    def __init__(self, folder: Path, name: str = "train") -> None:
+        self.folder = folder
+        self.run = RunFolder(folder / "runs" / name)
+        self.home = JobFolder.of(self.run)
+
+    def submit(self, photos: Path, *arguments: object, nodes: int = 2, **values: object) -> None:
+        """Submit it, a rank a node, and expect that to work."""
+        done = recolor(self.folder, "submit", "--nodes", nodes, *arguments, *flags(photos, **values))
+        assert done.returncode == 0, done.stderr
+
+    @property
+    def job(self) -> str:
+        return read_submission(self.home).job
+
+    @property
+    def history(self) -> list[Event]:
+        return read_history(self.home)
+
+    def log(self, rank: int = 0) -> str:
+        file = JobFolder(read_submission(self.home).logs).log(self.job, rank)
+        return file.read_text() if file.exists() else ""
+
+    def squeue(self, field: str) -> str:
+        """A field of squeue(1) for the job; empty once it is over."""
+        done = subprocess.run(["squeue", "-h", "-j", self.job, "-o", field], capture_output=True, text=True, timeout=60)
+        return done.stdout.strip()
+
+    @property
+    def images_seen(self) -> int:
+        if not self.run.metrics.exists():
+            return 0
+        rows = self.run.metrics.read_text().splitlines()
+        return max((json.loads(row)["images_seen"] for row in rows if row.endswith("}")), default=0)
+
+    @property
+    def saved(self) -> list[int]:
+        """The images after which there are checkpoints."""
+        return sorted(int(path.name[7:]) for path in self.run.checkpoints.glob("images-*"))
+
+    def until_training(self, start: int = 1) -> None:
+        """Wait until the ranks of that start have trained, and a checkpoint is there."""
+        until(lambda: self.log().count("training runs/") >= start and self.saved, f"training:\n{self.log()}")
+        seen = self.images_seen
+        until(lambda: self.images_seen > seen, "a step")
+
+    def until_waiting(self) -> None:
+        """Wait until it is queued again, and let it start at once instead of in two minutes."""
+        until(lambda: self.squeue("%r") == "BeginTime" or not self.squeue("%T"), "requeue")
+        assert self.squeue("%T"), f"not queued again:\n{self.log()}"
+        slurm("scontrol", "update", f"JobId={self.job}", "StartTime=now+3")
+
+    def until_over(self) -> None:
+        """Wait until the job is over for good."""
+        until(lambda: not self.squeue("%T"), f"end:\n{self.log()}")
+
+    def finish(self) -> None:
+        """Wait for the end of the run, and expect that it has trained to its end."""
+        self.until_over()
+        assert self.history[-1].reason == "finished", self.log()
+
+
+def result(run: RunFolder) -> dict[str, bytes]:
+    """Everything that the last checkpoint holds: weights, moments, averages, random states."""
+    newest = max(run.checkpoints.glob("images-*"))
+    return {file.name: file.read_bytes() for file in newest.glob("*.safetensors")}
+
+
+def local_ranks(count: int, folder: Path, photos: Path) -> RunFolder:
+    """The same run, undisturbed, on ranks of this machine under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    command = [sys.executable, *launcher, "-m", "hpc_recolor.train", *flags(photos)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(folder / "runs" / "train")

@@ -1,0 +1,125 @@
+"""Run folders as training leaves them, with networks that a test may choose, and nothing trained."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config, to_yaml
+from hpc_recolor.data.sets import fingerprint
+from hpc_recolor.data.sources import find_photos
+from hpc_recolor.evaluation.checkpoint_choice import choose
+from hpc_recolor.evaluation.evaluation import Evaluation, Wishes
+from hpc_recolor.evaluation.perceptual import Perceptual
+from hpc_recolor.evaluation.photographs import find_photographs
+from hpc_recolor.models.build import build_discriminator, build_generator
+from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder.checkpoints import Manifest
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.tensor_files import write
+from hpc_recolor.runtime.distributed import World
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+PER_EPOCH = 10
+
+Change = Callable[[nn.Module], None]
+
+
+def networks(config: Config) -> dict[str, nn.Module]:
+    """Both, with statistics of BatchNorm that training might have left; the same each time."""
+    torch.manual_seed(0)
+    both: dict[str, nn.Module] = {
+        "generator": build_generator(config.model, config.data.size),
+        "discriminator": build_discriminator(config.model),
+    }
+    for network in both.values():
+        for name, buffer in network.named_buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.rand_like(buffer) + ("var" in name))
+    return both
+
+
+def without_color(generator: nn.Module) -> None:
+    """All weights 0: what it makes is 0 everywhere."""
+    for parameter in generator.parameters():
+        nn.init.zeros_(parameter)
+
+
+def make_run(folder: Path, photos: Path, color: str = "lab") -> Path:
+    """A run that is measured on all of `photos`, without checkpoints; `add_checkpoint` makes them."""
+    config = load_config(
+        None,
+        {
+            "run": {"folder": str(folder.parent), "name": folder.name},
+            "data": {"photos": str(photos), "held_out": str(photos), "size": 32},
+            "model": {"width": 2, "color": color},
+        },
+    )
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    row = {"kind": "train", "images_seen": 5 * PER_EPOCH, "epoch": 5.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n" + '{"kind": "tr')
+    return folder
+
+
+def add_checkpoint(
+    run: Path, images_seen: int, snapshot_epoch: int | None = None, change: Change | None = None, ema: bool = True
+) -> Path:
+    """A committed checkpoint of the networks, whose raw generator weights are half of the averaged ones.
+
+    change: what happens to the generator first; ema: whether an average is kept.
+    """
+    config = load_config(run / "config.yaml", {})
+    tensors: dict[str, torch.Tensor] = {}
+    parameters = {}
+    both = networks(config)
+    if change:
+        change(both["generator"])
+    for network, module in both.items():
+        for name, parameter in module.named_parameters():
+            flat = parameter.detach().reshape(-1)
+            halved = ema and network == "generator"
+            tensors[f"{network}/weight/{name}@0"] = flat / 2 if halved else flat
+            if halved:
+                tensors[f"{network}/ema/{name}@0"] = flat
+            parameters[f"{network}/{name}"] = list(parameter.shape)
+        tensors |= {f"{network}/averaged/{name}": buffer for name, buffer in module.named_buffers()}
+    folder = RunFolder(run)
+    beside = checkpoints.begin(folder)
+    contents = {checkpoints.shard_file(0, 1): tensors, checkpoints.rank_file(0, 1): {"random": torch.zeros(1)}}
+    photos = config.data.photos
+    manifest = Manifest.model_validate(
+        {
+            "images_seen": images_seen,
+            "snapshot_epoch": snapshot_epoch,
+            "world_size": 1,
+            "zero_stage": 0,
+            "photos": fingerprint(photos, find_photos(photos, "photos")) if photos else "",
+            "progress": {},
+            "versions": {},
+            "config": {},
+            "parameters": parameters,
+            "files": {name: write(beside / name, content) for name, content in contents.items()},
+        }
+    )
+    return checkpoints.commit(folder, beside, manifest)
+
+
+def evaluate(run: Path, perceptual: Perceptual | None = None, **wishes: Any) -> list[tuple[bool, dict[str, Any]]]:
+    """Measure checkpoints in this process: for each, whether it was measured already, and what came out."""
+    wished, folder = Wishes(**wishes), RunFolder(run)
+    config = load_config(folder.config, {})
+    chosen = choose(folder, wished.epochs, wished.raw)
+    photographs = find_photographs(config, wished.data, chosen[-1].manifest.photos, ALONE)
+    evaluation = Evaluation(folder, config, wished, ALONE, perceptual or Perceptual(), photographs)
+    evaluation.check()
+    return [evaluation.run_one(choice) for choice in chosen]
+
+
+def read_json(run: Path, data: str, stem: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "evaluations" / data / f"{stem}.json").read_text())
+    return content

@@ -1,0 +1,96 @@
+"""Whole runs on painted photographs, stopped where a test wants it, and all that training changes in them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
+from hpc_recolor.data.sets import collect
+from hpc_recolor.run_folder.folder import find
+from hpc_recolor.runtime.distributed import World, on_main
+from hpc_recolor.runtime.errors import EarlyEndError
+from hpc_recolor.runtime.signals import StopRequest
+from hpc_recolor.training.engine.deepspeed_engine import Engines
+from hpc_recolor.training.engine.engine_state import MOMENTS, WEIGHT, averaged_buffers, owned, shapes, steps, whole
+from hpc_recolor.training.tracking import tracker
+from hpc_recolor.training.trainer import Trainer
+
+
+def run_config(photos: Path | str, folder: Path | str, **sections: dict[str, Any]) -> Config:
+    """Steps of 4 on 12 photographs of 32 px, 3 an epoch, with dropout; a checkpoint only where a test asks for one."""
+    base: dict[str, dict[str, Any]] = {
+        "run": {"folder": str(folder)},
+        "data": {"photos": str(photos), "held_out_count": 3, "size": 32},
+        "model": {"width": 4},
+        "train": {"epochs": 3, "batch_size": 4, "lr_constant": 0.5, "device": "cpu", "threads": 1},
+        "checkpoint": {"every_s": 3600, "every_images": 1_000_000, "keep": 10},
+        "tracking": {"log_every_steps": 3, "samples_every_images": 1_000_000, "tensorboard": False},
+    }
+    return load_config(None, {name: base.get(name, {}) | sections.get(name, {}) for name in base | sections})
+
+
+def without_plots() -> None:
+    """A plot takes longer than all else in a small run; other tests draw them."""
+    setattr(tracker, "plot_losses", lambda *_: None)  # noqa: B010
+
+
+def make(config: Config, world: World, stop_at_step: int | None = None) -> Trainer:
+    """A trainer; its last rank alone gets a signal while it trains the step of that number."""
+    request = StopRequest()
+
+    def enter(phase: str, step: int) -> None:
+        if phase == "training" and step == stop_at_step and world.rank == world.size - 1:
+            request.signal = "SIGTERM"
+
+    run = on_main(world, lambda: find(config))
+    return Trainer(config, world, collect(config, world), run, request, enter)
+
+
+def train(config: Config, world: World, stop_at_step: int | None = None) -> Trainer:
+    """Train to the end, or to the stop."""
+    trainer = make(config, world, stop_at_step)
+    try:
+        trainer.run_loop()
+    except EarlyEndError:
+        assert stop_at_step is not None
+    else:
+        assert stop_at_step is None
+    return trainer
+
+
+def state(trainer: Trainer) -> dict[str, Tensor]:
+    """Everything that training changes, by name, put together from all ranks; all ranks together."""
+    world = trainer.world
+    everything = {"random": torch.get_rng_state(), "losses": trainer.position.losses_sum.clone()}
+    everything |= networks(trainer.engines, world)
+    for network, engine in trainer.engines.items():
+        everything |= {f"{network}.own.{name}": buffer.clone() for name, buffer in engine.module.named_buffers()}
+        everything[f"{network}.lr"] = torch.tensor([group["lr"] for group in engine.adam.param_groups])
+    if trainer.average:
+        parts = list(zip(trainer.average.fragments, trainer.average.averages, strict=True))
+        averages = whole(trainer.engines.generator, parts, world)
+        everything |= {f"average.{name}": tensor.clone() for name, tensor in averages.items()}
+    return everything
+
+
+def networks(engines: Engines, world: World) -> dict[str, Tensor]:
+    """Both networks' weights, moments and counts of steps, and statistics averaged over ranks, by name."""
+    everything: dict[str, Tensor] = {}
+    for network, engine in engines.items():
+        fragments = owned(engine, world)
+        for kind in (WEIGHT, *MOMENTS):
+            values = [(part, part.tensors[kind]) for part in fragments]
+            tensors = whole(engine, values, world)
+            everything |= {f"{network}.{kind}.{name}": tensors[name].clone() for name in shapes(engine)}
+        everything |= {f"{network}.{name}": value for name, value in averaged_buffers(engine, world).items()}
+        everything[f"{network}.steps"] = torch.tensor(steps(engine))
+    return everything
+
+
+def differences(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
+    """The names of what is not equal to the bit."""
+    assert one.keys() == two.keys()
+    return [name for name in one if not torch.equal(one[name], two[name])]

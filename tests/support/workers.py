@@ -1,0 +1,250 @@
+"""What tests run on several ranks: `python -m tests.support.workers NAME JSON_ARGUMENTS OUT`."""
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpc_recolor.config import Config, GeneratorName
+from hpc_recolor.config_file import load_config
+from hpc_recolor.data.batch import Batch
+from hpc_recolor.evaluation.validation_scores import score
+from hpc_recolor.models.build import build_discriminator, build_generator
+from hpc_recolor.models.norm import CrossRankBatchNorm2d
+from hpc_recolor.runtime.distributed import World, gather, start, stop
+from hpc_recolor.training.engine.deepspeed_engine import Engines, build_engines
+from hpc_recolor.training.step import gan_step
+from hpc_recolor.training.trainer import Trainer
+from tests.support.training_runs import differences, make, networks, run_config, state, without_plots
+from tests.support.training_runs import train as train_run
+
+GENERATORS: tuple[GeneratorName, ...] = ("unet", "autoencoder", "resnet")
+
+
+def small_config(**sections: dict[str, Any]) -> Config:
+    """Networks of width 8 on 32 px, everything else as the defaults or as said."""
+    base: dict[str, dict[str, Any]] = {
+        "data": {"size": 32},
+        "model": {"width": 8, "dropout": 0.0},
+        "train": {"batch_size": 8, "device": "cpu", "threads": 1},
+    }
+    return load_config(None, {name: base.get(name, {}) | sections.get(name, {}) for name in base | sections})
+
+
+def random_batch(step: int, config: Config, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """The global batch of a step: condition and target, in [-1, 1], the same on every rank."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    shape = (config.train.batch_size, 3, config.data.size, config.data.size)
+    both = torch.rand(shape, generator=generator, dtype=torch.float64).mul(2).sub(1).to(dtype)
+    return both[:, :1], both[:, 1:]
+
+
+def losses_of_steps(world: World, steps: int, generator: str, dtype: str, stage: int = 0) -> list[list[float]]:
+    """Both networks' losses of each step, as means over ranks, with BatchNorm over all ranks."""
+    model = {"width": 8, "dropout": 0.0, "norm": "sync_batch", "generator": generator}
+    config = small_config(model=model, deepspeed={"zero_stage": stage})
+    engines = build_engines(config, world)
+    if dtype == "float64":
+        to_float64(engines)
+    share = config.train.batch_size // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    losses = []
+    for step in range(steps):
+        condition, target = random_batch(step, config, getattr(torch, dtype))
+        mean = torch.stack(gan_step(engines, condition[mine], target[mine], config.loss)).double()
+        torch.distributed.all_reduce(mean)
+        losses.append((mean / world.size).tolist())
+    return losses
+
+
+def to_float64(engines: Engines) -> None:
+    """DeepSpeed starts in float32 or less; before the first step the engines can still be widened."""
+    for engine in engines:
+        engine.module.double()
+        for parameter in engine.flat_shares():
+            moments = engine.adam.state[parameter]
+            moments |= {key: moments[key].double() for key in ("exp_avg", "exp_avg_sq")}
+
+
+def cross_rank_norm(world: World) -> list[Any]:
+    """Output, input gradient, parameter gradients and statistics of this rank's half of a batch."""
+    batch = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 7
+    weights = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    norm = CrossRankBatchNorm2d(3).double()
+    share = 4 // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    features = batch[mine].clone().requires_grad_()
+    output = norm(features)
+    (output * weights[mine]).sum().backward()
+    assert features.grad is not None
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
+    torch.distributed.all_reduce(norm.weight.grad)
+    torch.distributed.all_reduce(norm.bias.grad)
+    parts = (output, features.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var)
+    return [part.detach().tolist() for part in parts if part is not None]
+
+
+def scores(world: World) -> list[dict[str, Any]]:
+    """Scores of a generator on three photographs, and on one, which leaves other ranks none."""
+    config = small_config(model={"width": 4, "norm": "instance"})
+    torch.manual_seed(0)
+    generator = build_generator(config.model, config.data.size).eval()
+    pictures = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    shares = [pictures[:count][world.rank :: world.size] for count in (3, 1)]
+    judge = build_discriminator(config.model).eval()
+    found = [score(generator, judge, share, "lab", config.loss, world) for share in shares]
+    return [asdict(scores) for scores in found if scores]
+
+
+# Stage, color, sections of the config, and the step of 6 that the run is stopped in; the end of step 2 is an epoch's.
+STOPPED_RUNS: dict[str, tuple[int, str, dict[str, dict[str, Any]], int]] = {
+    f"stage {stage}, {color}, step {step}": (stage, color, {}, step)
+    for stage in (0, 1, 2, 3)
+    for color, step in (("lab", 4), ("rgb", 2))
+} | {
+    "after the first step": (0, "lab", {}, 0),
+    "half the batch at a time": (2, "lab", {"train": {"accumulate": 2, "batch_size": 8}}, 3),
+    "fp16": (0, "lab", {"train": {"precision": "fp16", "batch_size": 8}}, 3),
+}
+
+
+def stopped_runs(world: World, photos: str, folder: str) -> dict[str, list[str]]:
+    """For every run of STOPPED_RUNS: what differs in the end from the same run that was not stopped."""
+    different = {}
+    for name, (stage, color, sections, step) in STOPPED_RUNS.items():
+        train = {"batch_size": 8, "epochs": 4} | sections.get("train", {})
+        sections = {"model": {"width": 4, "color": color}, "deepspeed": {"zero_stage": stage}, "train": train}
+        configs = [
+            run_config(photos, f"{folder}/{world.size}/{name}/{kind}", **sections) for kind in ("whole", "parts")
+        ]
+        expected = state(train_run(configs[0], world))
+        train_run(configs[1], world, stop_at_step=step)
+        torch.manual_seed(123)  # what another process would start with
+        different[name] = differences(expected, state(train_run(configs[1], world)))
+    return different
+
+
+# The ZeRO stage before and after a stop, with another number of ranks after it.
+OTHER_STAGES = {"0 to 2": (0, 2), "2 to 0": (2, 0), "3 to 1": (3, 1), "1 to 3": (1, 3)}
+
+
+def begin_runs(world: World, photos: str, folder: str) -> dict[str, dict[str, Any]]:
+    """Each of OTHER_STAGES up to its 2nd step: what was saved, by name, which samples were drawn, and the last loss."""
+    begun = {}
+    for name, (stage, _) in OTHER_STAGES.items():
+        trainer, drawn, losses = _recorded(_stage_config(photos, f"{folder}/{name}", stage), world, stop_at_step=1)
+        begun[name] = {"saved": _digests(trainer), "drawn": drawn, "last loss": losses[-1]}
+    return begun
+
+
+def go_on(world: World, photos: str, folder: str) -> dict[str, dict[str, Any]]:
+    """Each of OTHER_STAGES from there to its end, on this number of ranks: what was restored, drawn, the first loss."""
+    gone_on = {}
+    for name, (_, stage) in OTHER_STAGES.items():
+        config = _stage_config(photos, f"{folder}/{name}", stage)
+        restored = _digests(make(config, world))
+        _, drawn, losses = _recorded(config, world)
+        gone_on[name] = {"restored": restored, "drawn": drawn, "first loss": losses[0]}
+    return gone_on
+
+
+def _stage_config(photos: str, folder: str, stage: int) -> Config:
+    train = {"batch_size": 12, "epochs": 4, "ema_half_life": 20}
+    return run_config(photos, folder, deepspeed={"zero_stage": stage}, train=train)
+
+
+def _digests(trainer: Trainer) -> dict[str, str]:
+    """A hash of everything that does not belong to one rank."""
+    own = (".own.", "random", "losses", ".lr", "running_")  # means over 3 ranks of the same number are rounded
+    shared = {name: tensor for name, tensor in state(trainer).items() if not any(part in name for part in own)}
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in shared.items()}
+
+
+def _recorded(config: Config, world: World, stop_at_step: int | None = None) -> tuple[Trainer, list[int], list[float]]:
+    """A run's trainer, the samples of all ranks in order of steps, and the generator's mean loss of each step."""
+    drawn: list[int] = []
+    losses: list[float] = []
+    run_step, take_in = Trainer.run_step, Trainer._take_in
+
+    def noted_step(self: Trainer, batch: Batch) -> Any:
+        drawn.extend(number for share in gather(world, batch.numbers.tolist()) for number in share)
+        return run_step(self, batch)
+
+    def noted_losses(self: Trainer, values: torch.Tensor) -> None:
+        losses.append(sum(gather(world, float(values[1]))) / world.size)
+        take_in(self, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "run_step", noted_step)
+        patch.setattr(Trainer, "_take_in", noted_losses)
+        return train_run(config, world, stop_at_step), drawn, losses
+
+
+def losses_of_stages(world: World) -> dict[str, list[list[float]]]:
+    """20 steps at every ZeRO stage, by stage."""
+    return {str(stage): losses_of_steps(world, 20, "unet", "float32", stage) for stage in (0, 1, 2, 3)}
+
+
+def resumptions(world: World, photos: str, folder: str, begun_on: int | None) -> dict[str, Any]:
+    """All that test_resume asks of this number of ranks, in one launch. begun_on: ranks that runs to go on with had."""
+    return {
+        "stopped": stopped_runs(world, photos, folder),
+        "losses": losses_of_stages(world),
+        "begun": begin_runs(world, photos, f"{folder}/begun on {world.size}"),
+        "gone on": go_on(world, photos, f"{folder}/begun on {begun_on}") if begun_on else None,
+    }
+
+
+def bad_steps(world: World) -> dict[str, dict[str, Any]]:
+    """By ZeRO stage: what a step changes in which the last rank alone has a target that is no number."""
+    found = {}
+    for stage in (0, 1, 2, 3):
+        config = small_config(deepspeed={"zero_stage": stage})
+        engines = build_engines(config, world)
+        share = config.train.batch_size // world.size
+        mine = slice(world.rank * share, (world.rank + 1) * share)
+        conditions, targets = zip(*(random_batch(step, config) for step in range(3)), strict=True)
+        gan_step(engines, conditions[0][mine], targets[0][mine], config.loss)
+        before = networks(engines, world)
+        bad = targets[1][mine].clone()
+        bad[0, 0, 0, 0] = torch.nan if world.rank == world.size - 1 else 0
+        gan_step(engines, conditions[1][mine], bad, config.loss)
+        skipped = [float(engine.skipped) for engine in engines]
+        for engine in engines:
+            engine.roll_back_buffers()
+        after = networks(engines, world)
+        gan_step(engines, conditions[2][mine], targets[2][mine], config.loss)
+        goes_on = bool(differences(after, networks(engines, world)))
+        found[str(stage)] = {"changed": differences(before, after), "skipped": skipped, "goes on": goes_on}
+    return found
+
+
+def rank_agreement(world: World) -> dict[str, Any]:
+    """All that test_ranks compares between one rank and two, in one launch."""
+    losses = {f"float64 {name}": losses_of_steps(world, 20, name, "float64") for name in GENERATORS}
+    return losses | {
+        "float32": losses_of_steps(world, 20, "unet", "float32"),
+        "norm": cross_rank_norm(world),
+        "scores": scores(world),
+        "bad step": bad_steps(world),
+    }
+
+
+def main() -> None:
+    """Run the worker that is named on this rank and write what it returns."""
+    name, arguments, out = sys.argv[1:]
+    without_plots()
+    world = start("cpu", threads=1)
+    result = globals()[name](world, *json.loads(arguments))
+    (Path(out) / f"{world.rank}.json").write_text(json.dumps(result))
+    stop()
+
+
+if __name__ == "__main__":
+    main()
