@@ -1,15 +1,21 @@
 """Photographs that tests make for themselves, commands as users run them, and one table of tolerances."""
 
+import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from hpc_recolor import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +24,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# What `show_progress` prints every few seconds where there is no terminal.
+PROGRESS_LINE = re.compile(r".+: \d+ of \d+, \d+ \S+/s(, \d+ s left)?")
 
 # The smallest run that goes through everything.
 TINY = (
@@ -65,6 +74,27 @@ def command(tmp_path: Path) -> Command:
     return run
 
 
+@pytest.fixture
+def invoke(tmp_path: Path) -> Command:
+    """`invoke("train", "--flag", ...)` runs the command in this process, in an empty folder.
+
+    Returns the exit code and what Python code printed. For commands that create no process group; those need `command`.
+    """
+
+    def run(name: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        out, err = io.StringIO(), io.StringIO()
+        app = import_module(f"hpc_recolor.{name}").app
+        argv = [str(argument) for argument in arguments]
+        with pytest.MonkeyPatch.context() as patch, chdir(tmp_path), redirect_stdout(out), redirect_stderr(err):
+            patch.setenv("COLUMNS", "200")
+            for key in ("RANK", "WORLD_SIZE"):
+                patch.delenv(key, raising=False)
+            code = cli.run(app, argv)
+        return subprocess.CompletedProcess([name, *argv], code, out.getvalue(), err.getvalue())
+
+    return run
+
+
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Everything below a folder: files with their bytes, folders with None."""
     return {
@@ -81,9 +111,10 @@ def changed(flags: tuple[str, ...], **values: object) -> list[str]:
 
 
 def error_line(result: "subprocess.CompletedProcess[str]") -> str:
-    """The one line on stderr that a refused command ends with."""
+    """The error that a refused command prints: one whole line, the last, with nothing before it but progress."""
     assert result.returncode == 2, result.stderr
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
+    assert result.stderr.endswith("\n"), result.stderr
+    *others, last = result.stderr.splitlines()
+    assert last.startswith("error: "), result.stderr
+    assert all(PROGRESS_LINE.fullmatch(line) for line in others), result.stderr
+    return last
