@@ -63,24 +63,24 @@ def changed_keys(old: Config, new: Config) -> list[str]:
     ]
 
 
-def explain(error: ValidationError, source: str, keys: Sequence[str] | None = None) -> str:
+def explain(error: ValidationError, source: str, keys: Sequence[str] | None = None, reference: str = "--help") -> str:
     """One line for all that pydantic found: key, value, reason and fix. source: where the values came from; keys: the
-    legal ones, a run config's without them."""
+    legal ones, a run config's by default; reference: where these are documented."""
     legal = keys or [name for name, _ in _leaves(Config().model_dump())] + list(Config.model_fields)
-    return f"{source}: " + "; ".join(_explain_one(detail, legal) for detail in error.errors())
+    return f"{source}: " + "; ".join(_explain_one(detail, legal, reference) for detail in error.errors())
 
 
-def _explain_one(detail: ErrorDetails, legal: Sequence[str]) -> str:
+def _explain_one(detail: ErrorDetails, legal: Sequence[str], reference: str) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         if len(detail["loc"]) == 1 and "." in key:
             return f"unknown key '{key}'; in a file write it nested, as {key.replace('.', ': {')}: ...}}"
         near = difflib.get_close_matches(key, legal, n=1, cutoff=0.5)
-        return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "; --help lists the legal keys")
+        return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else f"; {reference} lists the legal keys")
     if detail["type"] == "invalid_key":
-        return f"key {detail['input']} is no text; --help lists the legal keys"
+        return f"key {detail['input']} is no text; {reference} lists the legal keys"
     reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{key}={detail['input']}: {reason}; see --help"
+    return f"{key}={detail['input']}: {reason}; see {reference}"
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

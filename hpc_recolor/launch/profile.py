@@ -100,10 +100,7 @@ def load_profile(file: Path) -> Profile:
         said = {key: value for key, value in read_yaml(file).items() if value != {}}  # a key without a value
         return Profile.model_validate(said)
     except ValidationError as error:
-        line = explain(error, str(file), list(Profile.model_fields))
-        for ours in ("see --help", "--help lists the legal keys"):
-            line = line.replace(ours, "slurm/README.md lists the keys")
-        raise UserError(line) from None
+        raise UserError(explain(error, str(file), list(Profile.model_fields), reference="slurm/README.md")) from None
 
 
 def plain_path(path: Path, key: str) -> Path:

@@ -108,7 +108,7 @@ def test_an_unknown_key_is_not_answered_with_keys_of_a_run(tmp_path: Path) -> No
     line = refused(tmp_path, "batch_size: 16")
     assert "unknown key batch_size" in line
     assert "did you mean" not in line
-    assert "slurm/README.md lists the keys" in line
+    assert "slurm/README.md lists the legal keys" in line
 
 
 @pytest.mark.parametrize("value", ["", "a", "1;reboot", "1\n2", "1_", "_1", "-1", "1_2_3"])
