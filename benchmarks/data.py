@@ -101,7 +101,7 @@ def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
     from hpc_recolor.data.batches import training_batches
     from hpc_recolor.data.order import SampleOrder
     from hpc_recolor.data.sets import collect
-    from hpc_recolor.data.shards import Format, Options, ShardSamples
+    from hpc_recolor.data.shards import PrepareOptions, ShardFormat, ShardSamples
     from hpc_recolor.runtime.progress import silent
 
     photos = collect(config, world).train
@@ -111,8 +111,8 @@ def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
         order = SampleOrder(len(samples), config.run.seed)
         return training_batches(samples, order, 0, config.train.batch_size, data, world)
 
-    def shards(shard_format: Format) -> Any:
-        options = Options(
+    def shards(shard_format: ShardFormat) -> Any:
+        options = PrepareOptions(
             size=config.data.size, fit=config.data.fit, format=shard_format, min_side=1, min_colorfulness=0
         )
         folder = work / shard_format

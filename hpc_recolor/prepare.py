@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from hpc_recolor import cli
 from hpc_recolor.config import FitName
 from hpc_recolor.config_file import explain
-from hpc_recolor.data.shards import MANIFEST, Format, Options, SetManifest
+from hpc_recolor.data.shards import MANIFEST, PrepareOptions, SetManifest, ShardFormat
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
 
 app = cli.command("hpc_recolor.prepare")
 
-DEFAULTS = Options()
+DEFAULTS = PrepareOptions()
 
 
 @app.default
@@ -32,7 +32,7 @@ def prepare(
         Parameter(help="How a photograph becomes a square: stretched, cut at the center, or padded with black."),
     ] = DEFAULTS.fit,
     format: Annotated[
-        Format, Parameter(help="raw: fastest, size * size * 3 bytes a sample; jpeg: about a fifth of that.")
+        ShardFormat, Parameter(help="raw: fastest, size * size * 3 bytes a sample; jpeg: about a fifth of that.")
     ] = DEFAULTS.format,
     limit: Annotated[int | None, Parameter(help="Samples to learn from; all without it [samples, 1 or more].")] = None,
     val: Annotated[int, Parameter(help="Samples set aside to measure on [samples].")] = DEFAULTS.val,
@@ -60,7 +60,7 @@ def prepare(
     Given again, the same command goes on where it was stopped, or says that all is done.
     """
     try:
-        options = Options(
+        options = PrepareOptions(
             size=size,
             fit=fit,
             format=format,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.batch import Batch, flipped
-from hpc_recolor.data.order import Draw, SampleOrder, rank_slices
+from hpc_recolor.data.order import DrawBatch, SampleOrder, rank_slices
 from hpc_recolor.data.pipeline import chosen_loader, dali_batches
-from hpc_recolor.data.samples import Samples, Unreadable
+from hpc_recolor.data.samples import SampleReader, Samples
 from hpc_recolor.data.torch_loader import torch_batches
 from hpc_recolor.runtime.distributed import World, ranks_here
 from hpc_recolor.runtime.errors import RankError
@@ -42,7 +42,7 @@ def training_batches(
     return _from_memory(_load_all(samples, data, world), draw, world)
 
 
-def load_pictures(samples: Samples, data: DataConfig, world: World, device: torch.device | None = None) -> Tensor:
+def load_images(samples: Samples, data: DataConfig, world: World, device: torch.device | None = None) -> Tensor:
     """All samples as one batch of pictures, unflipped: uint8 (len(samples), size, size, 3), on the training device or
     the one named."""
     pictures = torch.empty(
@@ -63,8 +63,8 @@ def load_pictures(samples: Samples, data: DataConfig, world: World, device: torc
     return pictures
 
 
-def _batches(samples: Samples, draw: Draw, batch_size: int, data: DataConfig, world: World) -> Generator[Batch]:
-    unreadable = Unreadable(samples, data.max_unreadable)
+def _batches(samples: Samples, draw: DrawBatch, batch_size: int, data: DataConfig, world: World) -> Generator[Batch]:
+    unreadable = SampleReader(samples, data.max_unreadable)
     if chosen_loader(data) == "dali":
         return dali_batches(unreadable, draw, batch_size, data, world)
     return torch_batches(unreadable, draw, data, world)
@@ -80,10 +80,10 @@ def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
             f"data.cache={data.cache}: {len(samples)} pictures of {data.size} px on each of {ranks} ranks take "
             f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; use data.cache=none"
         )
-    return load_pictures(samples, data, world, world.device if on_gpu else torch.device("cpu"))
+    return load_images(samples, data, world, world.device if on_gpu else torch.device("cpu"))
 
 
-def _from_memory(pictures: Tensor, draw: Draw, world: World) -> Generator[Batch]:
+def _from_memory(pictures: Tensor, draw: DrawBatch, world: World) -> Generator[Batch]:
     on_gpu = world.device.type == "cuda"
 
     def to_gpu(host: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ TRIES = 5  # in a row without a byte more
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFile:
     """A file as its publisher offers it: address, size, and MD5 in hexadecimal digits."""
 
     url: str
@@ -31,7 +31,9 @@ class Published:
 
 # MD5 as in ppdet/utils/download.py of PaddlePaddle/PaddleDetection; size as tech-greedy/singularity's tests of its
 # scanner list it in the bucket s3://fast-ai-coco.
-COCO = Published("http://images.cocodataset.org/zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2")
+COCO = PublishedFile(
+    "http://images.cocodataset.org/zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"
+)
 
 
 class _BrokenOffError(Exception):
@@ -39,7 +41,7 @@ class _BrokenOffError(Exception):
 
 
 def fetch(
-    published: Published,
+    published: PublishedFile,
     folder: Path,
     progress: Tell = silent,
     mirror: str | None = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from hpc_recolor.data.shards import MANIFEST, LeftOut, Options, SetManifest, Split
+from hpc_recolor.data.shards import MANIFEST, LeftOut, PrepareOptions, SetManifest, Split
 from hpc_recolor.run_folder.files import FileRecord
 from hpc_recolor.runtime.errors import UserError
 
@@ -21,7 +21,7 @@ _OURS = re.compile(rf"\.?((train|val|test)-(\d+\.(raw|jpeg)|index\.npy|names\.js
 class Header(BaseModel):
     """First line: what is being prepared."""
 
-    options: Options
+    options: PrepareOptions
     source: str
     versions: dict[str, str]
 

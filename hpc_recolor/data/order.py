@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Batch number -> sample numbers (n,), and flips (n, 2), each a pair (horizontal, vertical).
-Draw = Callable[[int], tuple[NDArray[np.int64], NDArray[np.bool_]]]
+DrawBatch = Callable[[int], tuple[NDArray[np.int64], NDArray[np.bool_]]]
 
 
 class SampleOrder:
@@ -46,7 +46,7 @@ class SampleOrder:
         return np.argsort(keys, kind="stable"), np.stack((bits >> 63, bits >> 62 & 1), axis=1).astype(np.bool_)
 
 
-def rank_slices(order: SampleOrder, images_seen: int, batch_size: int, rank: int, ranks: int) -> Draw:
+def rank_slices(order: SampleOrder, images_seen: int, batch_size: int, rank: int, ranks: int) -> DrawBatch:
     """A rank's slices of the global batches that follow `images_seen`; batch_size is global and divisible by ranks."""
     local_size = batch_size // ranks
     assert local_size * ranks == batch_size

@@ -24,8 +24,8 @@ from hpc_recolor.data import shards
 from hpc_recolor.data.entries import Entry, Listing, list_entries
 from hpc_recolor.data.journal import JOURNAL, Finished, Header, Journal, check_same, is_unfinished
 from hpc_recolor.data.parallel import decoding_threads, map_in_order
-from hpc_recolor.data.photo import Fit, UnfitPhotoError, colorfulness, to_square
-from hpc_recolor.data.shards import SPLITS, LeftOut, Options, SetManifest, Split
+from hpc_recolor.data.photo import SquareFit, UnfitPhotoError, colorfulness, to_square
+from hpc_recolor.data.shards import SPLITS, LeftOut, PrepareOptions, SetManifest, Split
 from hpc_recolor.run_folder.files import FileRecord, fsync, without_empty_folders, write_atomically
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import Tell
@@ -54,7 +54,9 @@ class OpenShard:
     digests: list[str] = field(default_factory=list)
 
 
-def prepare(sources: Sequence[Path], out: Path, options: Options, threads: int, progress: Tell) -> SetManifest | None:
+def prepare(
+    sources: Sequence[Path], out: Path, options: PrepareOptions, threads: int, progress: Tell
+) -> SetManifest | None:
     """Prepare a data set in `out`, or finish one. Returns its manifest, or None if it was there already, untouched.
 
     progress: told (done, total), in photographs. Raises UserError if `out` holds something else, a source
@@ -76,7 +78,7 @@ def prepare(sources: Sequence[Path], out: Path, options: Options, threads: int, 
             return Packing(out, listing, journal).run(threads, progress)
 
 
-def is_prepared(out: Path, options: Options) -> bool:
+def is_prepared(out: Path, options: PrepareOptions) -> bool:
     """Whether `out` holds a whole data set with these options, whatever its source."""
     return (out / shards.MANIFEST).exists() and shards.read_set(out, "--out").options == options
 
@@ -134,7 +136,7 @@ class Packing:
         if entry.problem:
             return entry.problem
         try:
-            pixels = to_square(entry.read(), Fit(self.options.size, self.options.fit), self.options.min_side)
+            pixels = to_square(entry.read(), SquareFit(self.options.size, self.options.fit), self.options.min_side)
         except UnfitPhotoError as error:
             return str(error)
         except OSError as error:
@@ -229,7 +231,7 @@ class Packing:
         return manifest
 
 
-def _header(listing: Listing, options: Options) -> Header:
+def _header(listing: Listing, options: PrepareOptions) -> Header:
     digest = hashlib.sha256()
     for entry in listing.entries:
         digest.update(os.fsencode(entry.name) + b"\0%d\n" % entry.size_bytes)

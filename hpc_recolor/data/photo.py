@@ -40,7 +40,7 @@ class UnfitPhotoError(Exception):
 
 
 @dataclass(frozen=True)
-class Fit:
+class SquareFit:
     """The square that photographs become: its side [pixels] and how they are fitted into it."""
 
     size: int
@@ -82,7 +82,7 @@ def to_rgb(photo: Image.Image) -> Image.Image:
     return upright
 
 
-def to_square(content: bytes, square: Fit, min_side: int = 1) -> NDArray[np.uint8]:
+def to_square(content: bytes, square: SquareFit, min_side: int = 1) -> NDArray[np.uint8]:
     """The photograph as `decode` has it, resized by a triangle filter: uint8 (size, size, 3). Raises as that does."""
     photo = decode(content, min_side, at_least=DECODE_AT_LEAST * square.size)
     size = (square.size, square.size)

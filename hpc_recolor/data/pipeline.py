@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hpc_recolor.config import DataConfig, FitName
 from hpc_recolor.data.batch import Batch
-from hpc_recolor.data.order import Draw
-from hpc_recolor.data.samples import Unreadable
+from hpc_recolor.data.order import DrawBatch
+from hpc_recolor.data.samples import SampleReader
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import RankError
 
@@ -33,7 +33,7 @@ def chosen_loader(data: DataConfig) -> Literal["dali", "torch"]:
 
 
 def dali_batches(
-    unreadable: Unreadable, draw: Draw, batch_size: int, data: DataConfig, world: World
+    unreadable: SampleReader, draw: DrawBatch, batch_size: int, data: DataConfig, world: World
 ) -> Generator[Batch]:
     """Batches of pictures for ever: batch k has the samples, and the flips, of draw(k).
 
@@ -62,7 +62,7 @@ def undecodable(contents: Sequence[NDArray[np.uint8]]) -> list[int]:
     return [number for number, content in enumerate(contents) if not _decodes([content])]
 
 
-def _report_undecodable(unreadable: Unreadable, draw: Draw, iteration: int) -> bool:
+def _report_undecodable(unreadable: SampleReader, draw: DrawBatch, iteration: int) -> bool:
     """Look in the batch that failed, and in those that were decoded ahead of it."""
     known = len(unreadable.reasons)
     for ahead in range(DECODE_AHEAD + 1):
@@ -91,7 +91,7 @@ def _decodes(contents: Sequence[NDArray[np.uint8]]) -> bool:
 
 
 def _run(
-    unreadable: Unreadable, draw: Draw, iteration: int, batch_size: int, data: DataConfig, world: World
+    unreadable: SampleReader, draw: DrawBatch, iteration: int, batch_size: int, data: DataConfig, world: World
 ) -> Generator[Batch]:
     """The batches from `iteration` on, until DALI raises RuntimeError."""
     dali = _import_dali()
@@ -139,7 +139,7 @@ def _run(
 class _ReadAhead:
     """Reads the samples of the next batches while DALI decodes this one: DALI asks for them on the training thread."""
 
-    def __init__(self, unreadable: Unreadable, draw: Draw, iteration: int, threads: int) -> None:
+    def __init__(self, unreadable: SampleReader, draw: DrawBatch, iteration: int, threads: int) -> None:
         self.unreadable, self.draw, self.iteration = unreadable, draw, iteration
         self.threads = threads
         self.readers = ThreadPoolExecutor(threads)

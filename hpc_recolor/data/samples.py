@@ -13,14 +13,14 @@ from hpc_recolor.data.photo import UnfitPhotoError
 from hpc_recolor.runtime.errors import RankError
 
 # photo: a file of any size; jpeg: already of the run's size; raw: pixels of that size.
-Kind = Literal["photo", "jpeg", "raw"]
+SampleKind = Literal["photo", "jpeg", "raw"]
 
 
 class Samples(Protocol):
     """A numbered, unchanging list of samples."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SampleKind:
         """What `read` returns."""
 
     def __len__(self) -> int: ...
@@ -35,7 +35,7 @@ class Samples(Protocol):
 class PhotoFiles:
     """Photographs as they are."""
 
-    kind: Kind = "photo"
+    kind: SampleKind = "photo"
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -57,7 +57,7 @@ class Subset:
         self.samples, self.numbers = samples, numbers
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SampleKind:
         return self.samples.kind
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class Subset:
 Content = TypeVar("Content")
 
 
-class Unreadable:
+class SampleReader:
     """Samples that turned out unreadable while a run used them. Each is named when it is first met, and counted."""
 
     def __init__(self, samples: Samples, max_share: float) -> None:

@@ -10,7 +10,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.data import shards
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
-from hpc_recolor.data.sources import BadPhoto, find_bad_photos, find_photos
+from hpc_recolor.data.sources import UnreadablePhoto, find_photos, find_unreadable_photos
 from hpc_recolor.runtime.distributed import World, gather, on_main
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import Tell, silent
@@ -25,7 +25,7 @@ class SampleSets:
 
     train: Samples
     held_out: Samples
-    bad: list[BadPhoto]
+    unreadable: list[UnreadablePhoto]
     fingerprint: str
 
 
@@ -58,7 +58,7 @@ def _from_photos(config: Config, world: World, progress: Tell) -> SampleSets:
     assert data.photos
     photos, aside = data.photos, data.held_out
     train, held_out = on_main(world, lambda: _list_both(photos, aside))
-    shares = gather(world, find_bad_photos((train + held_out)[world.rank :: world.size], data, progress))
+    shares = gather(world, find_unreadable_photos((train + held_out)[world.rank :: world.size], data, progress))
     bad = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
     unreadable = {photo.path for photo in bad}
     train = [path for path in train if path not in unreadable]
@@ -139,5 +139,5 @@ def _list_both(photos: Path, aside: Path | None) -> tuple[list[Path], list[Path]
     return [path for path in train if path.resolve() not in measured], held_out
 
 
-def _first_of(bad: list[BadPhoto]) -> str:
+def _first_of(bad: list[UnreadablePhoto]) -> str:
     return f" ({len(bad)} cannot be read, the first is {bad[0].path}: {bad[0].reason})" if bad else ""

@@ -21,24 +21,24 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from hpc_recolor.config import FitName, Section
-from hpc_recolor.data.samples import Kind
+from hpc_recolor.data.samples import SampleKind
 from hpc_recolor.run_folder.files import FileRecord, file_damage
 from hpc_recolor.runtime.errors import UserError
 
 MANIFEST = "manifest.json"
 Split = Literal["val", "test", "train"]
 SPLITS: tuple[Split, ...] = ("val", "test", "train")  # in the order in which they are filled
-Format = Literal["raw", "jpeg"]
+ShardFormat = Literal["raw", "jpeg"]
 
 COPY_AGAIN = "copy that file again, or remove the folder and prepare it again"
 
 
-class Options(Section):
+class PrepareOptions(Section):
     """What decides a data set's bytes, beside the photographs."""
 
     size: int = Field(128, ge=32, le=4096)
     fit: FitName = "stretch"
-    format: Format = "raw"
+    format: ShardFormat = "raw"
     limit: int | None = Field(None, ge=1)
     val: int = Field(0, ge=0)
     test: int = Field(0, ge=0)
@@ -62,7 +62,7 @@ class SetManifest(BaseModel):
     """
 
     format: Literal[1] = 1
-    options: Options
+    options: PrepareOptions
     source: str
     found: int
     kept: int
@@ -75,7 +75,7 @@ class SetManifest(BaseModel):
     left_out: list[LeftOut]
 
 
-def shard_name(split: str, number: int, shard_format: Format) -> str:
+def shard_name(split: str, number: int, shard_format: ShardFormat) -> str:
     """The file that holds a split's shard."""
     return f"{split}-{number:05d}.{shard_format}"
 
@@ -174,7 +174,7 @@ def _check_bounds(folder: Path, split: Split, manifest: SetManifest, where: str)
 class ShardSamples:
     """The samples of one split, mapped into memory. A copy in another process maps them again."""
 
-    def __init__(self, folder: Path, split: Split, options: Options) -> None:
+    def __init__(self, folder: Path, split: Split, options: PrepareOptions) -> None:
         self.folder, self.split, self.options = folder, split, options
         self._index = np.load(folder / f"{split}-index.npy")
         self._maps: dict[int, NDArray[np.uint8]] = {}
@@ -183,7 +183,7 @@ class ShardSamples:
         return ShardSamples, (self.folder, self.split, self.options)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SampleKind:
         return self.options.format
 
     def __len__(self) -> int:

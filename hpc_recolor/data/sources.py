@@ -19,7 +19,7 @@ CHECKED_TOGETHER = 32
 
 
 @dataclass(frozen=True)
-class BadPhoto:
+class UnreadablePhoto:
     """A photograph that was left out, and why."""
 
     path: Path
@@ -42,7 +42,7 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
     return sorted(photos)
 
 
-def find_bad_photos(paths: Sequence[Path], data: DataConfig, progress: Tell = silent) -> list[BadPhoto]:
+def find_unreadable_photos(paths: Sequence[Path], data: DataConfig, progress: Tell = silent) -> list[UnreadablePhoto]:
     """Decode every photograph with Pillow, which is strict, and with DALI if it trains: those that either cannot read.
 
     progress: told (done, total).
@@ -52,13 +52,15 @@ def find_bad_photos(paths: Sequence[Path], data: DataConfig, progress: Tell = si
         for start in range(0, len(paths), CHECKED_TOGETHER):
             group = paths[start : start + CHECKED_TOGETHER]
             read = dict(zip(group, pool.map(_read, group), strict=True))
-            bad += [BadPhoto(path, reason) for path, (_, reason) in read.items() if reason]
+            bad += [UnreadablePhoto(path, reason) for path, (_, reason) in read.items() if reason]
             readable = {
                 path: np.frombuffer(content, np.uint8) for path, (content, reason) in read.items() if not reason
             }
             if chosen_loader(data) == "dali":
                 failed = undecodable(list(readable.values()))
-                bad += [BadPhoto(list(readable)[number], "unreadable: DALI cannot decode it") for number in failed]
+                bad += [
+                    UnreadablePhoto(list(readable)[number], "unreadable: DALI cannot decode it") for number in failed
+                ]
             progress(start + len(group), len(paths))
     return sorted(bad, key=lambda photo: photo.path)
 

@@ -14,16 +14,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.batch import Batch, flipped
-from hpc_recolor.data.order import Draw
-from hpc_recolor.data.photo import Fit, to_square
-from hpc_recolor.data.samples import Samples, Unreadable, first_readable
+from hpc_recolor.data.order import DrawBatch
+from hpc_recolor.data.photo import SquareFit, to_square
+from hpc_recolor.data.samples import SampleReader, Samples, first_readable
 from hpc_recolor.runtime.distributed import World
 
 Place = tuple[int, bool, bool]
 Loaded = tuple[torch.Tensor, torch.Tensor, dict[int, str]]
 
 
-def torch_batches(unreadable: Unreadable, draw: Draw, data: DataConfig, world: World) -> Generator[Batch]:
+def torch_batches(unreadable: SampleReader, draw: DrawBatch, data: DataConfig, world: World) -> Generator[Batch]:
     """Batches of pictures for ever: batch k has the samples, and the flips, of draw(k).
 
     From raw shards they are DALI's to the bit. Photographs are resized by Pillow, as `prepare` does, and not by DALI:
@@ -62,7 +62,7 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _places(draw: Draw) -> Iterator[list[Place]]:
+def _places(draw: DrawBatch) -> Iterator[list[Place]]:
     for iteration in count():
         numbers, flips = draw(iteration)
         yield [(number, *flip) for number, flip in zip(numbers.tolist(), flips.tolist(), strict=True)]
@@ -74,7 +74,7 @@ def _as_it_is(loaded: Any) -> Any:  # __getitems__ has made the batch
 
 class _Pictures(Dataset[Loaded]):
     def __init__(self, samples: Samples, data: DataConfig) -> None:
-        self.samples, self.square = samples, Fit(data.size, data.fit)
+        self.samples, self.square = samples, SquareFit(data.size, data.fit)
 
     def __getitems__(self, places: list[Place]) -> Loaded:
         failures: dict[int, str] = {}

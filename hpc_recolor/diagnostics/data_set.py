@@ -17,15 +17,15 @@ from hpc_recolor.data import shards
 from hpc_recolor.data.entries import Entry, list_entries
 from hpc_recolor.data.journal import JOURNAL
 from hpc_recolor.data.parallel import Item, Result, decoding_threads, map_in_order
-from hpc_recolor.data.photo import Fit, UnfitPhotoError, colorfulness, to_square
-from hpc_recolor.data.shards import MANIFEST, Options, SetManifest, ShardSamples
+from hpc_recolor.data.photo import SquareFit, UnfitPhotoError, colorfulness, to_square
+from hpc_recolor.data.shards import MANIFEST, PrepareOptions, SetManifest, ShardSamples
 from hpc_recolor.diagnostics.findings import Finding, first_line
 from hpc_recolor.run_folder.files import FileRecord, file_damage
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
 
 KEY = "DIR"
-LIMITS = Options()  # what `prepare` leaves out unless told otherwise
+LIMITS = PrepareOptions()  # what `prepare` leaves out unless told otherwise
 BAD_SHARE = 0.2  # with more of them the copy is bad, not a photograph here and there
 NAMED = 3  # of those that share a problem; the others are counted
 AT_ONCE = 256  # looks that wait to be taken
@@ -121,7 +121,7 @@ def _look_at_photo(entry: Entry) -> Look:
     if entry.problem:
         return Look(entry.name, problem=entry.problem)
     try:
-        return _look(entry.name, "", entry.read(), Fit(LIMITS.size, LIMITS.fit))
+        return _look(entry.name, "", entry.read(), SquareFit(LIMITS.size, LIMITS.fit))
     except (OSError, MemoryError) as error:
         return Look(entry.name, problem=f"unreadable: {getattr(error, 'strerror', None) or first_line(error)}")
 
@@ -130,12 +130,12 @@ def _look_at_sample(numbered: tuple[ShardSamples, int]) -> Look:
     samples, number = numbered
     name, content, options = samples.name(number), samples.read(number), samples.options
     if samples.kind != "raw":
-        return _look(name, samples.split, content.tobytes(), Fit(options.size, options.fit))
+        return _look(name, samples.split, content.tobytes(), SquareFit(options.size, options.fit))
     sides = (options.size, options.size)
     return Look(name, samples.split, "", sides, colorfulness(content), hashlib.sha256(content.tobytes()).digest())
 
 
-def _look(name: str, split: str, content: bytes, square: Fit) -> Look:
+def _look(name: str, split: str, content: bytes, square: SquareFit) -> Look:
     try:
         pixels = to_square(content, square)
     except UnfitPhotoError as error:

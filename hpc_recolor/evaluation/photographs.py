@@ -12,11 +12,11 @@ import torch
 from hpc_recolor.config import Config, DataConfig
 from hpc_recolor.data import shards
 from hpc_recolor.data.batch import Batch
-from hpc_recolor.data.batches import load_pictures
+from hpc_recolor.data.batches import load_images
 from hpc_recolor.data.entries import is_data_set
 from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
 from hpc_recolor.data.sets import collect
-from hpc_recolor.data.sources import find_bad_photos, find_photos
+from hpc_recolor.data.sources import find_photos, find_unreadable_photos
 from hpc_recolor.runtime.distributed import World, gather, on_main
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
@@ -75,7 +75,7 @@ class Photographs:
     def _load(self, starts: list[int]) -> Iterator[Batch]:
         batches = [range(start, min(start + BATCH_SIZE, len(self))) for start in starts]
         numbers = [number for batch in batches for number in batch]
-        pictures = load_pictures(Subset(self.samples, numbers), self.data, self.world)
+        pictures = load_images(Subset(self.samples, numbers), self.data, self.world)
         for place, batch in enumerate(batches):
             start = place * BATCH_SIZE
             yield Batch(pictures[start : start + len(batch)], torch.tensor(batch))
@@ -129,7 +129,7 @@ def _in_folder(folder: Path, config: Config, world: World) -> Photographs:
     return Photographs(name, shards.ShardSamples(folder, split, options), config.data, world)
 
 
-def _check_split(folder: Path, data: DataConfig) -> tuple[shards.Split, shards.Options]:
+def _check_split(folder: Path, data: DataConfig) -> tuple[shards.Split, shards.PrepareOptions]:
     """The split of a data set to measure on, whole."""
     manifest = shards.read_set(folder, "data")
     options = manifest.options
@@ -149,7 +149,7 @@ def _check_split(folder: Path, data: DataConfig) -> tuple[shards.Split, shards.O
 def _photos(folder: Path, name: str, key: str, data: DataConfig, world: World) -> Photographs:
     paths = on_main(world, lambda: find_photos(folder, key))
     with show_progress("checking photographs", shown=world.is_main) as progress:
-        shares = gather(world, find_bad_photos(paths[world.rank :: world.size], data, progress))
+        shares = gather(world, find_unreadable_photos(paths[world.rank :: world.size], data, progress))
     bad = {photo.path: photo.reason for share in shares for photo in share}
     if bad and world.is_main:
         print(f"left out {len(bad)} photographs that cannot be read:", file=sys.stderr)

@@ -356,9 +356,9 @@ def _collect_photos(config: Config, world: World, enter: Enter) -> SampleSets:
             progress(done, total)
 
         photos = collect(config, world, proceed)
-    if photos.bad and world.is_main:
-        print(f"left out {len(photos.bad)} photographs that cannot be read:", file=sys.stderr)
-        for bad in photos.bad:
+    if photos.unreadable and world.is_main:
+        print(f"left out {len(photos.unreadable)} photographs that cannot be read:", file=sys.stderr)
+        for bad in photos.unreadable:
             print(f"  {bad.path}: {bad.reason}", file=sys.stderr)
     if config.train.batch_size > len(photos.train):
         raise UserError(

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from hpc_recolor.config import Config
-from hpc_recolor.data.batches import load_pictures
+from hpc_recolor.data.batches import load_images
 from hpc_recolor.data.samples import Samples, Subset
 from hpc_recolor.evaluation.figures import sample_grid
 from hpc_recolor.evaluation.validation_scores import Scores, score
@@ -30,9 +30,9 @@ class Evaluator:
         self.generator.eval()
         self.discriminator.eval()
         mine = range(world.rank, len(held_out), world.size)
-        self.pictures = load_pictures(Subset(held_out, mine), config.data, world)
+        self.pictures = load_images(Subset(held_out, mine), config.data, world)
         shown = range(min(config.tracking.samples, len(held_out)) if world.is_main else 0)
-        self.shown = load_pictures(Subset(held_out, shown), config.data, world)
+        self.shown = load_images(Subset(held_out, shown), config.data, world)
 
     def measure(self, engines: Engines, average: MovingAverage | None, shall_stop: Callable[[], bool]) -> Scores | None:
         """Scores of the averaged generator, or of the trained one if there is no average. All ranks together.

@@ -9,7 +9,7 @@ import torch
 
 from hpc_recolor import doctor
 from hpc_recolor.data import pack
-from hpc_recolor.data.shards import Options
+from hpc_recolor.data.shards import PrepareOptions
 from hpc_recolor.diagnostics import machine
 from hpc_recolor.diagnostics.findings import Finding
 from hpc_recolor.runtime.progress import silent
@@ -25,7 +25,7 @@ NEWER_SMI = "| NVIDIA-SMI 595.45.04      KMD Version: 595.45.04     CUDA UMD Ver
 
 @pytest.fixture
 def data_set(photos: Path, tmp_path: Path) -> Path:
-    pack.prepare([photos], tmp_path / "set", Options(size=32, val=3), threads=2, progress=silent)
+    pack.prepare([photos], tmp_path / "set", PrepareOptions(size=32, val=3), threads=2, progress=silent)
     return tmp_path / "set"
 
 

@@ -31,7 +31,7 @@ from tests.support.bad_photos import (
     UNSAFE_KIND,
     UNSAFE_PATH,
     VANISHED,
-    BadPhoto,
+    BadPhotoCase,
     save_turned,
     write_bad_photos,
     write_duplicates,
@@ -336,19 +336,19 @@ def test_another_seed_draws_other_splits_in_another_order(small: Path, photos: P
 
 
 @pytest.fixture(scope="module")
-def bad(place: Path) -> list[BadPhoto]:
+def bad(place: Path) -> list[BadPhotoCase]:
     return write_bad_photos(place / "bad photos")
 
 
 @pytest.fixture(scope="module")
-def without_limits(place: Path, bad: list[BadPhoto]) -> Path:
+def without_limits(place: Path, bad: list[BadPhotoCase]) -> Path:
     """The bad photographs, with all kept that can be."""
     flags = ("--size", 32, "--min-side", 1, "--min-colorfulness", 0)
     prepared(place / "bad photos", "--out", place / "without limits", *flags)
     return place / "without limits"
 
 
-def test_bad_photographs_are_handled_or_left_out_with_a_reason(place: Path, bad: list[BadPhoto]) -> None:
+def test_bad_photographs_are_handled_or_left_out_with_a_reason(place: Path, bad: list[BadPhotoCase]) -> None:
     prepared(place / "bad photos", "--out", place / "with limits", "--size", 32)
     assert_counts_add_up(place / "with limits")
     assert all_names(place / "with limits") == {f"bad photos/{one.name}" for one in bad if one.kept}
@@ -362,14 +362,16 @@ def test_bad_photographs_are_handled_or_left_out_with_a_reason(place: Path, bad:
     assert unfitting == {}
 
 
-def test_small_and_gray_photographs_are_kept_where_limits_allow_them(without_limits: Path, bad: list[BadPhoto]) -> None:
+def test_small_and_gray_photographs_are_kept_where_limits_allow_them(
+    without_limits: Path, bad: list[BadPhotoCase]
+) -> None:
     animated = {"gif.jpg", "animated.webp", "animated.png"}
     expected = {f"bad photos/{one.name}" for one in bad if one.decodes and one.name not in animated}
     assert all_names(without_limits) == expected
     assert_counts_add_up(without_limits)
 
 
-def test_odd_photographs_become_what_one_sees(without_limits: Path, place: Path, bad: list[BadPhoto]) -> None:
+def test_odd_photographs_become_what_one_sees(without_limits: Path, place: Path, bad: list[BadPhotoCase]) -> None:
     samples = pixels_of(without_limits)
     for one in bad:
         if one.kept:
@@ -384,7 +386,7 @@ def test_sixteen_bit_gray_keeps_its_shades(without_limits: Path) -> None:
     assert worst_difference(found, expected) <= tolerances.PREPARED_LEVELS
 
 
-def test_bomb_is_refused_before_it_takes_memory(place: Path, bad: list[BadPhoto]) -> None:
+def test_bomb_is_refused_before_it_takes_memory(place: Path, bad: list[BadPhotoCase]) -> None:
     folder = place / "bomb"
     folder.mkdir()
     paint_photo(1).save(folder / "good.png")

@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageOps
 
 from hpc_recolor.config import DataConfig, FitName
-from hpc_recolor.data.batches import load_pictures, training_batches
+from hpc_recolor.data.batches import load_images, training_batches
 from hpc_recolor.data.order import SampleOrder
-from hpc_recolor.data.photo import Fit, to_square
+from hpc_recolor.data.photo import SquareFit, to_square
 from hpc_recolor.data.samples import PhotoFiles, Subset
 from hpc_recolor.data.shards import ShardSamples, read_set
 from hpc_recolor.data.sources import find_photos
@@ -55,7 +55,7 @@ def test_samples_are_flipped_as_the_order_says(square_photos: PhotoFiles) -> Non
 def test_flips_that_are_off_do_not_happen(square_photos: PhotoFiles) -> None:
     data = DataConfig(size=SIZE, flip_horizontal=False, flip_vertical=False)
     batch = next(training_batches(square_photos, SampleOrder(10, 3), 0, 10, data, rank(0, 1)))
-    pictures = load_pictures(Subset(square_photos, batch.numbers.tolist()), data, rank(0, 1))
+    pictures = load_images(Subset(square_photos, batch.numbers.tolist()), data, rank(0, 1))
     assert torch.equal(batch.rgb_u8_NHWC, pictures)
 
 
@@ -104,14 +104,14 @@ def test_odd_kinds_of_photographs_are_read_as_pillow_reads_them(tmp_path: Path, 
             photo.save(path := tmp_path / "photo.jpg", exif=exif)
     with Image.open(path) as opened:
         expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"), np.int16)
-    found = load_pictures(PhotoFiles([path]), DataConfig(size=SIZE), rank(0, 1))[0].numpy()
+    found = load_images(PhotoFiles([path]), DataConfig(size=SIZE), rank(0, 1))[0].numpy()
     assert np.abs(found - expected).max() <= tolerances.DECODE_LEVELS
 
 
 @pytest.mark.parametrize(("fit", "corners_black"), [("stretch", False), ("crop", False), ("pad", True)])
 def test_every_fit_makes_a_square(tmp_path: Path, fit: FitName, corners_black: bool) -> None:
     Image.new("RGB", (60, 20), "white").save(tmp_path / "wide.png")
-    picture = load_pictures(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit=fit), rank(0, 1))[0]
+    picture = load_images(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit=fit), rank(0, 1))[0]
     assert picture.shape == (SIZE, SIZE, 3)
     assert bool((picture[0, 0] == 0).all()) == corners_black
     assert bool((picture[SIZE // 2, SIZE // 2] == 255).all())
@@ -121,12 +121,12 @@ def test_crop_keeps_the_center_undistorted(tmp_path: Path) -> None:
     wide = Image.new("RGB", (96, 32), "black")
     wide.paste(paint_photo(0, SIZE, SIZE), (32, 0))
     wide.save(tmp_path / "wide.png")
-    picture = load_pictures(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit="crop"), rank(0, 1))[0]
+    picture = load_images(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit="crop"), rank(0, 1))[0]
     np.testing.assert_array_equal(picture.numpy(), np.asarray(paint_photo(0, SIZE, SIZE)))
 
 
 def test_no_photographs_make_an_empty_batch() -> None:
-    assert load_pictures(PhotoFiles([]), DataConfig(size=SIZE), rank(0, 1)).shape == (0, SIZE, SIZE, 3)
+    assert load_images(PhotoFiles([]), DataConfig(size=SIZE), rank(0, 1)).shape == (0, SIZE, SIZE, 3)
 
 
 @pytest.mark.parametrize("cache", ["none", "host", "device"])
@@ -157,9 +157,9 @@ def test_every_way_to_the_same_shards_gives_the_same_batches(
 
 def test_torch_loader_resizes_photographs_as_prepare_does(photos: Path) -> None:
     files = PhotoFiles(find_photos(photos, "data.photos"))
-    pictures = load_pictures(files, DataConfig(size=SIZE, loader="torch", threads=1), rank(0, 1))
+    pictures = load_images(files, DataConfig(size=SIZE, loader="torch", threads=1), rank(0, 1))
     for picture, path in zip(pictures, files.paths, strict=True):
-        np.testing.assert_array_equal(picture.numpy(), to_square(path.read_bytes(), Fit(SIZE, "stretch")))
+        np.testing.assert_array_equal(picture.numpy(), to_square(path.read_bytes(), SquareFit(SIZE, "stretch")))
 
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor.data import download
-from hpc_recolor.data.download import COCO, TRIES, Published, fetch
+from hpc_recolor.data.download import COCO, TRIES, PublishedFile, fetch
 from hpc_recolor.runtime.errors import UserError
 
 CONTENT = random.Random(0).randbytes(5 * 2**20 + 123)
@@ -95,8 +95,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     server.server_close()
 
 
-def published(site: Site, content: bytes = CONTENT) -> Published:
-    return Published(site.url, len(content), hashlib.md5(content).hexdigest())
+def published(site: Site, content: bytes = CONTENT) -> PublishedFile:
+    return PublishedFile(site.url, len(content), hashlib.md5(content).hexdigest())
 
 
 def names(folder: Path) -> list[str]:
@@ -253,7 +253,7 @@ def test_a_server_that_stalls_times_out(site: Site, tmp_path: Path, monkeypatch:
 
 
 def test_a_mirror_is_asked_in_place_of_the_publisher(site: Site, tmp_path: Path) -> None:
-    original = Published("http://nowhere.invalid/zips/train.zip", len(CONTENT), hashlib.md5(CONTENT).hexdigest())
+    original = PublishedFile("http://nowhere.invalid/zips/train.zip", len(CONTENT), hashlib.md5(CONTENT).hexdigest())
     assert fetch(original, tmp_path, mirror=site.url, pause_s=0) == tmp_path / "train.zip"
 
 
@@ -269,12 +269,12 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(UserError, match=r"photos.zip: .+; 0 of 9 bytes are there and stay: .*--mirror"):
-        fetch(Published(url.format(port=port), 9, ""), tmp_path, pause_s=0)
+        fetch(PublishedFile(url.format(port=port), 9, ""), tmp_path, pause_s=0)
 
 
 def test_too_little_space_is_told_before_the_download(site: Site, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}: {2**60} bytes are to come, \d+ are free"):
-        fetch(Published(site.url, 2**60, ""), tmp_path, pause_s=0)
+        fetch(PublishedFile(site.url, 2**60, ""), tmp_path, pause_s=0)
     assert site.asked == []
 
 

@@ -7,13 +7,13 @@ import pytest
 
 from hpc_recolor.data import pack
 from hpc_recolor.data.journal import JOURNAL, Header, Journal
-from hpc_recolor.data.shards import Options
+from hpc_recolor.data.shards import PrepareOptions
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import silent
 from tests.conftest import contents
 from tests.support.prepared_sets import SIZE, Prepare
 
-HEADER = Header(options=Options(size=SIZE), source="0", versions={"pillow": "1"})
+HEADER = Header(options=PrepareOptions(size=SIZE), source="0", versions={"pillow": "1"})
 
 
 def test_data_set_that_another_process_has_just_finished_is_left_alone(prepared: Prepare) -> None:
@@ -41,12 +41,12 @@ def test_data_set_that_was_begun_with_other_versions_is_refused(tmp_path: Path) 
 
 def test_name_that_no_file_system_takes_is_refused(painted: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="File name too long"):
-        pack.prepare([painted], tmp_path / ("x" * 300), Options(size=SIZE), threads=1, progress=silent)
+        pack.prepare([painted], tmp_path / ("x" * 300), PrepareOptions(size=SIZE), threads=1, progress=silent)
 
 
 def test_progress_with_a_limit_counts_samples(painted: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    options = Options(size=SIZE, val=2, limit=5)
+    options = PrepareOptions(size=SIZE, val=2, limit=5)
     pack.prepare([painted], tmp_path / "set", options, threads=1, progress=lambda *done: told.append(done))
     assert told[0] == (0, 7)
     assert told[-1] == (7, 7)

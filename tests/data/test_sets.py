@@ -85,4 +85,4 @@ def test_pipe_that_is_named_like_a_photograph_is_left_out(tmp_path: Path) -> Non
     for number in range(2):
         paint_photo(number).save(tmp_path / f"{number}.png")
     os.mkfifo(tmp_path / "pipe.png")
-    assert [bad.path.name for bad in collect(config(tmp_path, 1), ALONE).bad] == ["pipe.png"]
+    assert [bad.path.name for bad in collect(config(tmp_path, 1), ALONE).unreadable] == ["pipe.png"]

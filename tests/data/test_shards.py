@@ -114,10 +114,10 @@ def test_photographs_and_shards_together_are_refused(prepared: Prepare, painted:
 
 def test_without_a_val_split_some_samples_are_set_aside(painted: Path, tmp_path: Path) -> None:
     from hpc_recolor.data import pack
-    from hpc_recolor.data.shards import Options
+    from hpc_recolor.data.shards import PrepareOptions
     from hpc_recolor.runtime.progress import silent
 
-    pack.prepare([painted], tmp_path / "set", Options(size=SIZE), threads=1, progress=silent)
+    pack.prepare([painted], tmp_path / "set", PrepareOptions(size=SIZE), threads=1, progress=silent)
     sets = collect(load_config(None, {"data": {"shards": tmp_path / "set", "size": SIZE, "held_out_count": 4}}), ALONE)
     names = [[some.name(number) for number in range(len(some))] for some in (sets.train, sets.held_out)]
     assert (len(names[0]), len(names[1])) == (11, 4)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor.config import DataConfig
-from hpc_recolor.data.sources import find_bad_photos, find_photos
+from hpc_recolor.data.sources import find_photos, find_unreadable_photos
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
 from tests.support.prepared_sets import Prepare
@@ -38,7 +38,7 @@ def test_truncated_and_foreign_files_are_found(tmp_path: Path) -> None:
     paint_photo(0).save(tmp_path / "moving.jpg", format="GIF")
     paint_photo(0).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-10])  # Pillow alone would take it
-    bad = find_bad_photos(find_photos(tmp_path, "data.photos"), DataConfig())
+    bad = find_unreadable_photos(find_photos(tmp_path, "data.photos"), DataConfig())
     assert [photo.path.name for photo in bad] == ["cut.png", "empty.jpg", "moving.jpg", "text.png", "truncated.jpg"]
     assert "DALI" in bad[0].reason
     assert "holds GIF" in bad[2].reason
@@ -56,7 +56,7 @@ def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
 
 def test_checking_photographs_leaves_warnings_as_they_were(photos: Path) -> None:
     before = list(warnings.filters)
-    find_bad_photos(find_photos(photos, "data.photos"), DataConfig())
+    find_unreadable_photos(find_photos(photos, "data.photos"), DataConfig())
     assert warnings.filters == before
 
 

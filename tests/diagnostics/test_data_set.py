@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_recolor.data.shards import Format, Options, SetManifest, Split, index_bytes, names_bytes, shard_name
+from hpc_recolor.data.shards import (
+    PrepareOptions,
+    SetManifest,
+    ShardFormat,
+    Split,
+    index_bytes,
+    names_bytes,
+    shard_name,
+)
 from hpc_recolor.diagnostics.data_set import examine
 from hpc_recolor.diagnostics.findings import Finding
 from hpc_recolor.run_folder.files import describe
@@ -27,7 +35,7 @@ def bad(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity in ("warning", "error")]
 
 
-def build_set(folder: Path, shard_format: Format, splits: dict[Split, list[bytes]]) -> Path:
+def build_set(folder: Path, shard_format: ShardFormat, splits: dict[Split, list[bytes]]) -> Path:
     """A data set with these samples in it, which `prepare` would not have written."""
     folder.mkdir()
     for split, samples in splits.items():
@@ -38,7 +46,7 @@ def build_set(folder: Path, shard_format: Format, splits: dict[Split, list[bytes
         (folder / f"{split}-names.jsonl").write_bytes(names_bytes(f"{split}{number}" for number in range(len(samples))))
     count = sum(map(len, splits.values()))
     manifest = SetManifest(
-        options=Options(size=SIZE, format=shard_format),
+        options=PrepareOptions(size=SIZE, format=shard_format),
         source="",
         found=count,
         kept=count,
@@ -59,7 +67,7 @@ def raw(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("shard_format", ["raw", "jpeg"])
-def test_nothing_is_wrong_with_a_whole_set(prepared: Prepare, shard_format: Format) -> None:
+def test_nothing_is_wrong_with_a_whole_set(prepared: Prepare, shard_format: ShardFormat) -> None:
     findings = examine(prepared(shard_format))
     assert {finding.severity for finding in findings} == {"ok"}
     assert "val 3, train 12" in find(findings, "data set").what

@@ -12,7 +12,7 @@ import pytest
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data import pack
-from hpc_recolor.data.shards import MANIFEST, Options, read_set, verify
+from hpc_recolor.data.shards import MANIFEST, PrepareOptions, read_set, verify
 from hpc_recolor.launch.staging import CACHES, keep_caches, stage
 from hpc_recolor.runtime.errors import RankError, UserError
 from hpc_recolor.runtime.progress import silent
@@ -21,7 +21,7 @@ from hpc_recolor.runtime.progress import silent
 @pytest.fixture
 def config(photos: Path, tmp_path: Path) -> Config:
     """Of a prepared data set."""
-    assert pack.prepare([photos], tmp_path / "set", Options(size=32, val=3, min_colorfulness=0), 2, silent)
+    assert pack.prepare([photos], tmp_path / "set", PrepareOptions(size=32, val=3, min_colorfulness=0), 2, silent)
     return load_config(None, {"data": {"shards": str(tmp_path / "set"), "size": 32}})
 
 

@@ -33,7 +33,7 @@ UNSAFE_KIND = r"link|device|fifo|pipe|regular|no file|not a file|unsafe"
 
 
 @dataclass(frozen=True)
-class BadPhoto:
+class BadPhotoCase:
     """A file that was written, and what `prepare` makes of it with its default limits (32 px, near-gray left out).
 
     name: path inside the folder, with "/"; bytes that are no UTF-8 as `os.fsdecode` gives them.
@@ -50,7 +50,7 @@ class BadPhoto:
         return self.reason is None
 
 
-def write_bad_photos(folder: Path) -> list[BadPhoto]:
+def write_bad_photos(folder: Path) -> list[BadPhotoCase]:
     """Every kind that a folder can hold by itself, no two alike but the duplicates; the folder is made.
 
     Of each pair of duplicates either may be left out, so `write_duplicates` is apart; so is what needs another user.
@@ -59,7 +59,7 @@ def write_bad_photos(folder: Path) -> list[BadPhoto]:
     return [*write_unreadable(folder), *write_odd(folder), *write_beyond_limits(folder), *write_links(folder)]
 
 
-def write_unreadable(folder: Path) -> list[BadPhoto]:
+def write_unreadable(folder: Path) -> list[BadPhotoCase]:
     """Files that hold no photograph, or only a part of one."""
     (folder / "truncated.jpg").write_bytes(encoded(paint_photo(100, 320, 240), "JPEG", share=0.6))
     (folder / "truncated.png").write_bytes(encoded(paint_photo(101, 320, 240), "PNG", share=0.6))
@@ -68,15 +68,15 @@ def write_unreadable(folder: Path) -> list[BadPhoto]:
     (folder / "nested").mkdir(exist_ok=True)
     (folder / "nested" / "zeros.jpg").write_bytes(bytes(5000))
     return [
-        BadPhoto("truncated.jpg", TRUNCATED, decodes=False),
-        BadPhoto("truncated.png", TRUNCATED, decodes=False),
-        BadPhoto("empty.jpg", EMPTY, decodes=False),
-        BadPhoto("text.png", FOREIGN, decodes=False),
-        BadPhoto("nested/zeros.jpg", FOREIGN, decodes=False),
+        BadPhotoCase("truncated.jpg", TRUNCATED, decodes=False),
+        BadPhotoCase("truncated.png", TRUNCATED, decodes=False),
+        BadPhotoCase("empty.jpg", EMPTY, decodes=False),
+        BadPhotoCase("text.png", FOREIGN, decodes=False),
+        BadPhotoCase("nested/zeros.jpg", FOREIGN, decodes=False),
     ]
 
 
-def write_odd(folder: Path) -> list[BadPhoto]:
+def write_odd(folder: Path) -> list[BadPhotoCase]:
     """Photographs that are whole, in forms and under names that trip readers up. All are kept."""
     paint_photo(110, 64, 48).save(folder / "png.jpg", "PNG")
     paint_photo(111, 64, 48).save(folder / "jpeg.dat", "JPEG")
@@ -101,7 +101,7 @@ def write_odd(folder: Path) -> list[BadPhoto]:
     paint_photo(125, 64, 48).save(folder / "plain.webp", lossless=True)
     paint_photo(126, 64, 48).save(folder / "plain.tif")
     return [
-        BadPhoto(name)
+        BadPhotoCase(name)
         for name in (
             *("png.jpg", "jpeg.dat", "cmyk.jpg", "sixteen-bit-rgb.png", "palette.png", "palette.bmp", "alpha.png"),
             *("turned.jpg", "progressive.jpg", "multi-picture.jpg", "name with spaces.jpg", "name\nin two lines.jpg"),
@@ -110,7 +110,7 @@ def write_odd(folder: Path) -> list[BadPhoto]:
     ]
 
 
-def write_beyond_limits(folder: Path) -> list[BadPhoto]:
+def write_beyond_limits(folder: Path) -> list[BadPhotoCase]:
     """Photographs that are whole, but animated, too small, too large or gray."""
     frames = [paint_photo(number, 64, 48) for number in (130, 131, 132)]
     frames[0].save(folder / "gif.jpg", "GIF", save_all=True, append_images=frames[1:])
@@ -126,26 +126,26 @@ def write_beyond_limits(folder: Path) -> list[BadPhoto]:
     tinted = np.asarray(paint_photo(136, 64, 48).convert("L"))[..., None] // 2 + np.array([2, 1, 0], np.uint8)
     Image.fromarray(tinted).save(folder / "near-gray.png")
     return [
-        BadPhoto("gif.jpg", f"{ANIMATED}|GIF"),
-        BadPhoto("animated.webp", ANIMATED),
-        BadPhoto("animated.png", ANIMATED),
-        BadPhoto("one-pixel.png", SMALL),
-        BadPhoto("wide.jpg", SMALL),
-        BadPhoto("bomb.png", MANY_PIXELS, decodes=False),
-        BadPhoto("gray.jpg", GRAY),
-        BadPhoto("sixteen-bit-gray.png", GRAY),
-        BadPhoto("near-gray.png", GRAY),
+        BadPhotoCase("gif.jpg", f"{ANIMATED}|GIF"),
+        BadPhotoCase("animated.webp", ANIMATED),
+        BadPhotoCase("animated.png", ANIMATED),
+        BadPhotoCase("one-pixel.png", SMALL),
+        BadPhotoCase("wide.jpg", SMALL),
+        BadPhotoCase("bomb.png", MANY_PIXELS, decodes=False),
+        BadPhotoCase("gray.jpg", GRAY),
+        BadPhotoCase("sixteen-bit-gray.png", GRAY),
+        BadPhotoCase("near-gray.png", GRAY),
     ]
 
 
-def write_links(folder: Path) -> list[BadPhoto]:
+def write_links(folder: Path) -> list[BadPhotoCase]:
     """Links in a circle: folders, which hold nothing new, and a file; and a link to a file that has vanished."""
     (folder / "nested").mkdir(exist_ok=True)
     (folder / "nested" / "up").symlink_to(folder, target_is_directory=True)
     (folder / "myself").symlink_to("myself")
     (folder / "ring.jpg").symlink_to("ring.jpg")
     (folder / "vanished.jpg").symlink_to("was-never-here.jpg")
-    return [BadPhoto("ring.jpg", LOOP, decodes=False), BadPhoto("vanished.jpg", VANISHED, decodes=False)]
+    return [BadPhotoCase("ring.jpg", LOOP, decodes=False), BadPhotoCase("vanished.jpg", VANISHED, decodes=False)]
 
 
 def write_duplicates(folder: Path) -> list[tuple[str, str]]:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor.data import pack
-from hpc_recolor.data.shards import Format, Options
+from hpc_recolor.data.shards import PrepareOptions, ShardFormat
 from hpc_recolor.runtime.progress import silent
 from tests.conftest import paint_photo
 
 SIZE = 32
 PHOTOS = 15
 
-Prepare = Callable[[Format], Path]
+Prepare = Callable[[ShardFormat], Path]
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +29,8 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(painted: Path, tmp_path: Path) -> Prepare:
     """`prepared("raw")`: a data set of those photographs, 3 of them in val, as its own copy for each test."""
 
-    def prepare(shard_format: Format) -> Path:
-        options = Options(size=SIZE, val=3, format=shard_format, min_colorfulness=0)
+    def prepare(shard_format: ShardFormat) -> Path:
+        options = PrepareOptions(size=SIZE, val=3, format=shard_format, min_colorfulness=0)
         assert pack.prepare([painted], tmp_path / "set", options, threads=2, progress=silent)
         return tmp_path / "set"
 
