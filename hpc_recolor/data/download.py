@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.progress import Tell, silent
+from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 MIB = 2**20
 TIMEOUT_S = 60.0
@@ -43,10 +43,10 @@ class _BrokenOffError(Exception):
 def fetch(
     published: PublishedFile,
     folder: Path,
-    progress: Tell = silent,
+    progress: ProgressCallback = silent,
     mirror: str | None = None,
     pause_s: float = 5.0,
-    verifying: Tell = silent,
+    verifying: ProgressCallback = silent,
 ) -> Path:
     """Download a file into a folder, or finish a download, and verify it. A file that is there already is kept.
 
@@ -83,7 +83,7 @@ def fetch(
     return file
 
 
-def _download(url: str, part: Path, tag: Path, size_bytes: int, progress: Tell, pause_s: float) -> None:
+def _download(url: str, part: Path, tag: Path, size_bytes: int, progress: ProgressCallback, pause_s: float) -> None:
     """Bring `part` to its size, in as many tries as it takes while each brings more."""
     if _size(part) > size_bytes:
         part.unlink()
@@ -107,7 +107,7 @@ def _download(url: str, part: Path, tag: Path, size_bytes: int, progress: Tell, 
             time.sleep(pause_s)
 
 
-def _go_on(url: str, part: Path, tag: Path, size_bytes: int, progress: Tell) -> None:
+def _go_on(url: str, part: Path, tag: Path, size_bytes: int, progress: ProgressCallback) -> None:
     """One request for what is missing of `part`. `tag` holds what told the server's version of the file apart."""
     done = _size(part)
     headers = {"Range": f"bytes={done}-"} if done else {}
@@ -161,7 +161,7 @@ def _receive(response: Any, limit: int) -> bytes:
     return chunk
 
 
-def _md5(file: Path, progress: Tell) -> str:
+def _md5(file: Path, progress: ProgressCallback) -> str:
     digest, done = hashlib.md5(usedforsecurity=False), 0
     with file.open("rb") as stream:
         total = os.fstat(stream.fileno()).st_size

@@ -28,7 +28,7 @@ from hpc_recolor.data.photo import SquareFit, UnfitPhotoError, colorfulness, to_
 from hpc_recolor.data.shards import SPLITS, LeftOut, PrepareOptions, SetManifest, Split
 from hpc_recolor.run_folder.files import FileRecord, fsync, without_empty_folders, write_atomically
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.progress import Tell
+from hpc_recolor.runtime.progress import ProgressCallback
 
 # A shard holds as many samples as fit into these bytes of raw pixels, in both formats.
 SHARD_BYTES = 64 * 2**20
@@ -55,7 +55,7 @@ class OpenShard:
 
 
 def prepare(
-    sources: Sequence[Path], out: Path, options: PrepareOptions, threads: int, progress: Tell
+    sources: Sequence[Path], out: Path, options: PrepareOptions, threads: int, progress: ProgressCallback
 ) -> SetManifest | None:
     """Prepare a data set in `out`, or finish one. Returns its manifest, or None if it was there already, untouched.
 
@@ -106,7 +106,7 @@ class Packing:
         self.next = journal.lines[-1].next if journal.lines else 0
         self.shard = self._new_shard()
 
-    def run(self, threads: int, progress: Tell) -> SetManifest:
+    def run(self, threads: int, progress: ProgressCallback) -> SetManifest:
         """Look at all photographs, or at as many as it takes; then write index, names and manifest."""
         with decoding_threads(threads) as pool:
             ready = map_in_order(pool, self._make, self.entries[self.next :], ahead=4 * threads)

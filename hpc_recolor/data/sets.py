@@ -13,7 +13,7 @@ from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
 from hpc_recolor.data.sources import UnreadablePhoto, find_photos, find_unreadable_photos
 from hpc_recolor.runtime.distributed import World, gather, on_main
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.progress import Tell, silent
+from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SampleSets:
     fingerprint: str
 
 
-def collect(config: Config, world: World, progress: Tell = silent) -> SampleSets:
+def collect(config: Config, world: World, progress: ProgressCallback = silent) -> SampleSets:
     """Find and check the samples of a config; ranks share the work. All ranks get the same sets.
 
     progress: told (photographs checked, in all). Raises UserError if a folder is missing, a data set is damaged, or
@@ -53,7 +53,7 @@ def fingerprint(folder: Path, paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _from_photos(config: Config, world: World, progress: Tell) -> SampleSets:
+def _from_photos(config: Config, world: World, progress: ProgressCallback) -> SampleSets:
     data = config.data
     assert data.photos
     photos, aside = data.photos, data.held_out

@@ -13,7 +13,7 @@ from hpc_recolor.data.parallel import decoding_threads
 from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.pipeline import chosen_loader, undecodable
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.progress import Tell, silent
+from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 CHECKED_TOGETHER = 32
 
@@ -42,7 +42,9 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
     return sorted(photos)
 
 
-def find_unreadable_photos(paths: Sequence[Path], data: DataConfig, progress: Tell = silent) -> list[UnreadablePhoto]:
+def find_unreadable_photos(
+    paths: Sequence[Path], data: DataConfig, progress: ProgressCallback = silent
+) -> list[UnreadablePhoto]:
     """Decode every photograph with Pillow, which is strict, and with DALI if it trains: those that either cannot read.
 
     progress: told (done, total).

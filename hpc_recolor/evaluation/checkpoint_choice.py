@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest
-from hpc_recolor.run_folder.files import describe
+from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.errors import UserError
@@ -71,7 +71,7 @@ def epoch_of(manifest: Manifest, per_epoch: float | None) -> float | None:
 def _choice(path: Path, per_epoch: float | None, raw: bool) -> Choice:
     manifest = checkpoints.read_manifest(path)
     kind = checkpoints.weights_kind(checkpoints.fragments(path, manifest))
-    sha256 = describe(path / MANIFEST).sha256
+    sha256 = record_of(path / MANIFEST).sha256
     return Choice(path, manifest, sha256, epoch_of(manifest, per_epoch), raw or kind == "weight")
 
 

@@ -23,7 +23,7 @@ from hpc_recolor.evaluation.validation_scores import network_losses
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights, place
 from hpc_recolor.models.color_space import gray_copy, make_pair, to_pictures
 from hpc_recolor.run_folder import checkpoints
-from hpc_recolor.run_folder.files import describe
+from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder, open_run
 from hpc_recolor.runtime.code_version import code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
@@ -249,4 +249,4 @@ def survey(photographs: Photographs) -> Survey:
 
 
 def _stamp(weights: Path | None) -> dict[str, str] | None:
-    return {"file": weights.name, "sha256": describe(weights).sha256} if weights else None
+    return {"file": weights.name, "sha256": record_of(weights).sha256} if weights else None

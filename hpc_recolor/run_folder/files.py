@@ -16,7 +16,7 @@ class FileRecord(BaseModel):
     sha256: str
 
 
-def describe(file: Path) -> FileRecord:
+def record_of(file: Path) -> FileRecord:
     """Size and SHA-256 of a file, as manifests hold them."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -29,7 +29,7 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
         size_bytes = file.stat().st_size
         if size_bytes != expected.size_bytes:
             return f"{file.name} has {size_bytes} bytes, expected {expected.size_bytes}"
-        found = describe(file)
+        found = record_of(file)
     except FileNotFoundError:
         return f"{file.name} is missing"
     except OSError as error:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.process import machine_id, start_time
 
 # A holder refreshes every few seconds; one that has not for so long is gone.
 STALE_S = 60.0
@@ -41,12 +42,11 @@ class Holder(BaseModel):
 
     @classmethod
     def here(cls) -> "Holder":
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return cls(
             host=socket.gethostname(),
-            machine=f"{boot} {os.readlink('/proc/self/ns/pid')}",
+            machine=machine_id(),
             pid=os.getpid(),
-            started=_start_time("self"),
+            started=start_time("self"),
             job=os.environ.get("SLURM_JOB_ID"),
             restart=os.environ.get("SLURM_RESTART_COUNT", "0"),
         )
@@ -124,7 +124,7 @@ class RunLock:
     def _is_alive(self, holder: Holder | None, flocked: bool) -> bool:
         me = Holder.here()
         if holder and holder.machine == me.machine:
-            return holder.started is not None and _start_time(holder.pid) == holder.started
+            return holder.started is not None and start_time(holder.pid) == holder.started
         if holder and me.job and holder.job == me.job and holder.restart != me.restart:
             return False  # a job runs once at a time: it was requeued; file servers keep locks of hosts that died
         if flocked:
@@ -200,13 +200,3 @@ def _try_flock(file: int) -> bool:
     except OSError:
         pass
     return True
-
-
-def _start_time(pid: int | str) -> int | None:
-    """When a process started [clock ticks after boot]; None if there is none, or only its corpse (proc_pid_stat(5))."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (OSError, ValueError):
-        return None
-    state, *rest = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else int(rest[18])

@@ -1,18 +1,56 @@
-"""This process and its machine, as /proc tells of them."""
+"""Processes and their machine, read from /proc. The only reader of process identities."""
 
+import os
 import platform
 from pathlib import Path
+from typing import Literal
+
+# State letters of proc_pid_stat(5) of processes that have ended: dead, and not yet reaped by their parent.
+ENDED = ("X", "Z")
+
+
+def machine_id() -> str:
+    """Names the boot and the PID namespace of this process, in which process IDs are unique.
+
+    Host names may be shared, and containers on one host number their processes separately.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def state_letter(pid: int) -> str:
+    """The state of a process on this machine (proc_pid_stat(5)); X if there is none with this ID."""
+    fields = _stat_fields(pid)
+    return fields[0] if fields else "X"
+
+
+def start_time(pid: int | Literal["self"]) -> int | None:
+    """When a process on this machine started [clock ticks since boot]; None if it has ended.
+
+    Tells a process from a later one with the same ID.
+    """
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields and fields[0] not in ENDED else None
+
+
+def _stat_fields(pid: int | str) -> list[str]:
+    """The fields of /proc/PID/stat from the state letter on; empty if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (OSError, ValueError):
+        return []
+    return text.rpartition(")")[2].split()  # the name, in parentheses, may contain anything
 
 
 def memory_bytes() -> tuple[int, int]:
-    """What this machine can give without swapping, page cache included, and what it has (proc_meminfo(5))."""
+    """Memory available without swapping, page cache included, and installed memory [bytes] (proc_meminfo(5))."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available, total = (int(lines[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
     return available, total
 
 
 def processor_name() -> str:
-    """The processor, as Linux calls it (proc_cpuinfo(5))."""
+    """The processor model name (proc_cpuinfo(5)), or the architecture where the kernel names none."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,24 +10,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # Where no terminal redraws the line, a new one is printed at most this often.
 SECONDS_BETWEEN_LINES = 5.0
 
-Tell = Callable[[int, int], None]
+# Called with (items done, total).
+ProgressCallback = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """Tells nobody."""
+    """A ProgressCallback that shows nothing."""
 
 
 @contextmanager
-def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Iterator[Tell]:
-    """Yields a function to be told (done, total). Shows both, the rate, and the time left, on stderr."""
+def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Iterator[ProgressCallback]:
+    """Yields a callback for (done, total). Shows both on stderr, with the rate and the time left."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task(doing, total=None)
         line_s = time.monotonic()
-        began: tuple[float, int] | None = None  # when, and at how many
+        began: tuple[float, int] | None = None  # time and items done at the first call
 
-        def tell(done: int, total: int) -> None:
+        def update(done: int, total: int) -> None:
             nonlocal began, line_s
             now_s = time.monotonic()
             began_s, began_at = began = began or (now_s, done)
@@ -39,4 +40,4 @@ def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Itera
                 line = f"{doing}: {done} of {total}, {rate:.0f} {unit}/s{left}"
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-        yield tell
+        yield update

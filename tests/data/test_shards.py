@@ -89,13 +89,13 @@ def test_damaged_set_is_refused_by_the_name_of_the_file(
 
 
 def test_index_of_other_shards_is_refused_even_if_the_manifest_agrees(prepared: Prepare, tmp_path: Path) -> None:
-    from hpc_recolor.run_folder.files import describe
+    from hpc_recolor.run_folder.files import record_of
 
     folder = prepared("raw")
     rows = np.load(folder / "train-index.npy")
     rows[:, 1] += 1
     np.save(folder / "train-index.npy", rows)
-    record = describe(folder / "train-index.npy").model_dump()
+    record = record_of(folder / "train-index.npy").model_dump()
     edit_manifest(folder, lambda content: content["files"].update({"train-index.npy": record}))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"train-index.npy does not fit the shards"):
         load(folder)

@@ -19,7 +19,7 @@ from hpc_recolor.data.shards import (
 )
 from hpc_recolor.diagnostics.data_set import examine
 from hpc_recolor.diagnostics.findings import Finding
-from hpc_recolor.run_folder.files import describe
+from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
 from tests.data.test_shards import edit_manifest, flip_a_bit
@@ -54,7 +54,7 @@ def build_set(folder: Path, shard_format: ShardFormat, splits: dict[Split, list[
         other_files=0,
         splits={split: len(samples) for split, samples in splits.items()},
         left_out_by_reason={},
-        files={file.name: describe(file) for file in folder.iterdir()},
+        files={file.name: record_of(file) for file in folder.iterdir()},
         versions={},
         left_out=[],
     )
@@ -111,7 +111,7 @@ def test_every_damaged_file_is_named(prepared: Prepare) -> None:
 def test_index_of_other_shards_is_found_even_if_the_manifest_agrees(tmp_path: Path) -> None:
     folder = build_set(tmp_path / "set", "raw", {"train": [raw(0)]})
     (folder / "train-index.npy").write_bytes(index_bytes([(0, 1, SIZE * SIZE * 3)]))
-    record = describe(folder / "train-index.npy").model_dump()
+    record = record_of(folder / "train-index.npy").model_dump()
     edit_manifest(folder, lambda content: content["files"].update({"train-index.npy": record}))  # type: ignore[attr-defined]
     (found,) = bad(examine(folder))
     assert found.what == "train-index.npy does not fit the shards"

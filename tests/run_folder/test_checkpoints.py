@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import Manifest, committed, find_damage, newest_whole, prune, read_manifest
-from hpc_recolor.run_folder.files import describe
+from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import Fragments, write
 from hpc_recolor.runtime.errors import UserError
@@ -50,7 +50,7 @@ def test_a_save_is_one_folder_with_all_that_its_manifest_names(run: RunFolder) -
     manifest = read_manifest(path)
     assert manifest == make_manifest(8, snapshot_epoch=15, files=manifest.files)
     assert {file.name for file in path.iterdir()} == {"manifest.json", *manifest.files}
-    assert all(describe(path / name) == record for name, record in manifest.files.items())
+    assert all(record_of(path / name) == record for name, record in manifest.files.items())
     assert find_damage(path) is None
     assert newest_whole(run) == (path, [])
     assert saved_value(path) == 8
@@ -312,7 +312,7 @@ def test_a_shard_that_would_run_code_is_refused_and_does_not(run: RunFolder, tmp
     assert mark.exists()  # it is armed
     mark.unlink()
     files = {name: record.model_dump() for name, record in read_manifest(path).files.items()}
-    write_manifest(path, files=files | {SHARD: describe(path / SHARD).model_dump()})
+    write_manifest(path, files=files | {SHARD: record_of(path / SHARD).model_dump()})
     assert find_damage(path, [SHARD]) is not None
     with pytest.raises(UserError, match=f"{SHARD} is no safetensors file"):
         newest_whole(run)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hpc_recolor.run_folder import tensor_files
-from hpc_recolor.run_folder.files import describe, file_damage
+from hpc_recolor.run_folder.files import file_damage, record_of
 from hpc_recolor.run_folder.tensor_files import Fragments, format_damage, write
 from hpc_recolor.runtime.errors import UserError
 
@@ -57,7 +57,7 @@ def test_what_is_written_is_read_back_to_the_bit(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "some.safetensors"
         record = write(file, turned)
-        assert record == describe(file)
+        assert record == record_of(file)
         assert file_damage(file, record) is None and format_damage(file) is None
         found = load_file(file)
     assert found.keys() == turned.keys()

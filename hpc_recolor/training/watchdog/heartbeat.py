@@ -1,12 +1,13 @@
 """What every rank tells the others once a second, and who is to blame when a run cannot go on."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from hpc_recolor.runtime.process import state_letter
 
 # Why a rank is silent, by the state letter of its process.
 SILENT_SINCE = {
@@ -94,20 +95,9 @@ class Seen:
         return self.state in (State.LEFT, State.ENDED)
 
 
-def machine_name(host: str) -> str:
-    """Names the place in which process ids mean the same."""
-    return f"{host} {os.readlink('/proc/self/ns/pid')}"
-
-
 def process_letter(beat: Beat, machine: str) -> str | None:
     """The state letter of proc_pid_stat(5) of a rank on `machine`, X if it is gone; None if it runs elsewhere."""
-    if beat.machine != machine:
-        return None
-    try:
-        # The second field is the name in parentheses, which may hold anything.
-        return Path(f"/proc/{beat.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
+    return state_letter(beat.pid) if beat.machine == machine else None
 
 
 def whereabouts(thread: int) -> tuple[bool, str]:

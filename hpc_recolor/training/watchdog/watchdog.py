@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.exit_codes import FAILED
+from hpc_recolor.runtime.process import machine_id
 from hpc_recolor.training.watchdog.exit_status import Farewell, farewell_of
 from hpc_recolor.training.watchdog.heartbeat import (
     PROMPT_S,
@@ -25,7 +26,6 @@ from hpc_recolor.training.watchdog.heartbeat import (
     Seen,
     State,
     accuse,
-    machine_name,
     process_letter,
     silence_line,
     whereabouts,
@@ -55,7 +55,7 @@ class Watchdog:
         self.world, self.hang_s, self.silence_s = world, hang_s, silence_s
         self._main_thread = threading.get_ident()
         self._host = socket.gethostname()
-        self._machine = machine_name(self._host)
+        self._machine = machine_id()
         self._entry = ("starting", 0, 0)  # phase, step, and how many entries there were
         self._still_s, self._still_in = 0.0, 0
         self._count = 0
