@@ -11,7 +11,7 @@ help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare seven small runs, and write a report (1 hour on two cores)'
 	@echo 'make test       run all tests'
-	@echo 'make lint       check style and types'
+	@echo 'make lint       check style, spelling and types'
 	@echo 'make gpu-suite  all that needs a GPU: tests, speed, one epoch; installs nothing (9 minutes)'
 	@echo 'make clean      remove .venv and caches; runs/ stays'
 
@@ -27,6 +27,7 @@ test: $(READY)
 lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 
 # Installs nothing: with .venv where it is ready, else with $(PYTHON) and the packages that it has.

@@ -19,13 +19,18 @@ setup(
     packages=find_packages(include=["hpc_recolor", "hpc_recolor.*"])
     + find_packages("kernels", include=["recolor_kernels", "recolor_kernels.*"]),
     package_dir={"": ".", "recolor_kernels": "kernels/recolor_kernels"},
-    package_data={"hpc_recolor.reporting": ["style.css", "templates/*", "scripts/*", "vendor/*"]},
+    package_data={
+        "hpc_recolor": ["py.typed"],
+        "hpc_recolor.reporting": ["style.css", "templates/*", "scripts/*", "vendor/*"],
+        "recolor_kernels": ["py.typed"],
+    },
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
         "triton>=3.6; platform_system == 'Linux'",
-        "deepspeed>=0.19.8",
-        "submitit>=1.5.4",
+        # Upper bounds: private members of these two are used.
+        "deepspeed>=0.19.8,<0.20",
+        "submitit>=1.5.4,<1.6",
         "numpy>=2.0",
         "pillow>=11.0",
         "pydantic>=2.11",
@@ -47,6 +52,8 @@ setup(
         "wandb": ["wandb>=0.23"],
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'
         "dev": [
+            "codespell>=2.4",
+            "coverage>=7.13",
             "hypothesis>=6.130",
             "kornia>=0.8",
             "mypy>=1.18",

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import patch  # noqa: TID251, of the compiler that runs, not of ours
 
 from benchmarks.compile_report.ptx import Access, read_accesses
 

@@ -1,0 +1,1 @@
+"""A finished run measured, and photographs colored with it."""

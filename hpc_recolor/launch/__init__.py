@@ -1,0 +1,1 @@
+"""Runs as jobs, on SLURM or locally."""

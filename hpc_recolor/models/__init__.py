@@ -1,0 +1,1 @@
+"""Generators, the discriminator, and the color space they work in."""

@@ -1,0 +1,1 @@
+"""What a process is: its errors, exit codes, ranks, signals and progress."""

@@ -1,7 +1,7 @@
 """A data set that is not what was written is refused, by the name of the file."""
 
 import json
-import pickle
+import pickle  # noqa: TID251, as torch's loader does between processes
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,0 +1,1 @@
+"""Ranks that fail or hang, found and reported."""
