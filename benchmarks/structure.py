@@ -69,6 +69,7 @@ def measure(root: Path) -> dict[str, Any]:
     compiled = [function for function in functions if _is_triton(function)]
     public = [function for module in modules for function in _public_functions(module.tree.body)]
     return {
+        "commit": _commit(root),
         "files": len(modules),
         "lines": sum(module.lines for module in modules),
         "functions": len(lengths),
@@ -168,7 +169,13 @@ def measure_revision(revision: str) -> dict[str, Any]:
     archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
-        return {"commit": revision, **measure(Path(folder))}
+        return measure(Path(folder)) | {"commit": revision}
+
+
+def _commit(root: Path) -> str | None:
+    """None outside a git repository."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def main() -> int:
