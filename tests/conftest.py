@@ -4,8 +4,7 @@ import io
 import os
 import re
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from PIL import Image
 
 from hpc_recolor import cli
+from tests.support.commands import Done, run_forked, run_fresh
+from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Command = Callable[..., Done]
 
 # What `show_progress` prints every few seconds where there is no terminal.
 PROGRESS_LINE = re.compile(r".+: \d+ of \d+, \d+ \S+/s(, \d+ s left)?")
@@ -54,24 +55,37 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Starts processes that need not import torch and the like again."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def command_in(fork_server: ForkServer) -> Callable[[Path], Command]:
+    """`command_in(folder)("train", ...)`: `command` in a folder that more than one test uses."""
+
+    def in_folder(folder: Path) -> Command:
+        def run(name: str, *arguments: object, ranks: int = 1, fresh: bool = False) -> Done:
+            if fresh:
+                return run_fresh(folder, f"hpc_recolor.{name}", arguments, ranks)
+            return run_forked(fork_server, folder, f"hpc_recolor.{name}", arguments, ranks)
+
+        return run
+
+    return in_folder
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """`command("train", "--flag", ..., ranks=2)` runs `python -m hpc_recolor.train --flag ...` in an empty folder."""
+def command(tmp_path: Path, command_in: Callable[[Path], Command]) -> Command:
+    """`command("train", "--flag", ..., ranks=2)` runs `python -m hpc_recolor.train --flag ...` in an empty folder.
 
-    def run(name: str, *arguments: object, ranks: int = 1) -> "subprocess.CompletedProcess[str]":
-        module = f"hpc_recolor.{name}"
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-        environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
-        return subprocess.run(
-            [sys.executable, *launcher, "-m", module, *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment | {"COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return run
+    In a process of its own, forked from one that has imported everything. fresh: in a new interpreter, as users do, on
+    several ranks under torchrun; costs ten seconds, so one test a command does it.
+    """
+    return command_in(tmp_path)
 
 
 @pytest.fixture
@@ -81,7 +95,7 @@ def invoke(tmp_path: Path) -> Command:
     Returns the exit code and what Python code printed. For commands that create no process group; those need `command`.
     """
 
-    def run(name: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    def run(name: str, *arguments: object) -> Done:
         out, err = io.StringIO(), io.StringIO()
         app = import_module(f"hpc_recolor.{name}").app
         argv = [str(argument) for argument in arguments]
@@ -110,7 +124,7 @@ def changed(flags: tuple[str, ...], **values: object) -> list[str]:
     return [part for pair in merged.items() for part in pair]
 
 
-def error_line(result: "subprocess.CompletedProcess[str]") -> str:
+def error_line(result: Done) -> str:
     """The error that a refused command prints: one whole line, the last, with nothing before it but progress."""
     assert result.returncode == 2, result.stderr
     assert result.stderr.endswith("\n"), result.stderr

@@ -1,9 +1,6 @@
 """One rank in the test's own process, and workers on several."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +8,8 @@ import pytest
 
 from hpc_recolor.runtime.distributed import World, start
 from tests.conftest import ROOT
+from tests.support.commands import run_forked
+from tests.support.fork_server import ForkServer
 from tests.support.training_runs import without_plots
 
 Worker = Callable[..., list[Any]]
@@ -24,7 +23,7 @@ def world() -> World:
 
 
 @pytest.fixture(scope="session")
-def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+def on_ranks(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Worker:
     """`on_ranks(2, worker, ...)` calls worker(...), from tests.support.workers, on two real ranks over gloo.
 
     Returns what each rank returned, in order of rank.
@@ -32,16 +31,8 @@ def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Worker:
 
     def run(ranks: int, worker: Callable[..., Any], *arguments: Any) -> list[Any]:
         out = tmp_path_factory.mktemp(worker.__name__)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-        call = [worker.__name__, json.dumps(arguments), str(out)]
-        done = subprocess.run(
-            [sys.executable, *launcher, "-m", "tests.support.workers", *call],
-            cwd=ROOT,
-            env={key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "DS_ACCELERATOR")},
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
+        call = [worker.__name__, json.dumps(arguments), out]
+        done = run_forked(fork_server, ROOT, "tests.support.workers", call, ranks)
         assert done.returncode == 0, done.stdout + done.stderr
         return [json.loads((out / f"{rank}.json").read_text()) for rank in range(ranks)]
 
