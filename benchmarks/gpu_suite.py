@@ -1,8 +1,8 @@
 """`python -m benchmarks.gpu_suite` (`make gpu-suite`): everything in the project that needs a GPU, in one command.
 
-Each part is a process of its own with a time limit; all limits together stay under nine minutes. Nothing is
-downloaded: a part whose package is missing is skipped with the package's name, so that this file itself needs no more
-than torch, numpy and Pillow. What it prints last is at most 50 lines.
+Each part runs in its own process with a time limit; all limits together stay under nine minutes. Nothing is
+downloaded: a part whose packages are missing is skipped and names them, so this file itself needs only torch, numpy and
+Pillow. It ends with a summary of at most 50 lines.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from hpc_recolor.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SUMMARY_LINES = 50
-PHOTOS = 2048  # painted, if none are given
+PHOTOS = 2048  # generated, if none are given
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command of the suite: `python -m` arguments, packages it needs, seconds it may take, lines worth showing."""
+    """A command of the suite: arguments of `python -m`, required packages, time limit, output lines for the summary."""
 
     name: str
     arguments: tuple[str, ...]
@@ -41,19 +41,20 @@ class Part:
 
     @property
     def missing(self) -> list[str]:
+        """Required packages that are not installed."""
         return [package for package in self.needs if not _is_installed(package)]
 
 
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package that it would be in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended: ok, FAILED, TIMED OUT or skipped; and the lines worth showing."""
+    """Result of a part. state: ok, FAILED, TIMED OUT or skipped; lines: the last of its output."""
 
     part: Part
     state: str
@@ -62,49 +63,53 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
+        """Whether the suite fails because of it; a skipped part does not count."""
         return self.state in ("FAILED", "TIMED OUT")
 
 
 def parts(photos: Path, results: Path, work: Path, device: str) -> list[Part]:
-    """The suite, most telling first. Later work adds its own here."""
-    # Most of their time goes into compiling some 330 variants of the kernels, one after the other.
-    together = ("-n", "8") if _is_installed("xdist") and device == "cuda" else ()
+    """The suite, most important part first."""
+    # Compiling some 330 kernel variants takes most of the time: in parallel.
+    workers = ("-n", "8") if _is_installed("xdist") and device == "cuda" else ()
     training = ("numpy", "torch", "deepspeed", "cyclopts", "pydantic", "yaml", "rich", "PIL")
     step = ("benchmarks.step", "--train.device", device, "--rounds", "11", "--steps", "5")
     data = ("benchmarks.data", "--data.photos", str(photos), "--train.device", device, "--data.threads", "8")
+    batch = ("--train.batch_size", "64")
     epoch = ("hpc_recolor.train", "--data.photos", str(photos), "--train.device", device, "--run.folder", str(work))
     return [
-        Part("kernel tests", ("pytest", "tests/kernels", "-q", *together), ("pytest", "hypothesis", "skimage"), 200, 5),
-        Part("kernel speed", ("benchmarks.kernels", "--out", str(results)), ("cyclopts", "pydantic", "rich"), 160, 14),
         Part(
-            "step, width 64",
-            (*step, "--train.batch_size", "64", "--out", str(results / f"step-{device}-width64-batch64.json")),
-            training,
-            50,
-            1,
+            name="kernel tests",
+            arguments=("pytest", "tests/kernels", "-q", *workers),
+            needs=("pytest", "hypothesis", "skimage"),
+            limit_s=200,
+            shown=5,
         ),
         Part(
-            "data",
-            (
-                *data,
-                "--train.batch_size",
-                "64",
-                "--rounds",
-                "3",
-                "--turn_s",
-                "1",
-                "--out",
-                str(results / f"data-{device}.json"),
-            ),
-            ("nvidia.dali", "torchvision", *training),
-            55,
-            14,
+            name="kernel speed",
+            arguments=("benchmarks.kernels", "--out", str(results)),
+            needs=("cyclopts", "pydantic", "rich"),
+            limit_s=160,
+            shown=14,
         ),
         Part(
-            "one epoch",
-            (*epoch, "--train.epochs", "1", "--train.batch_size", "64", "--data.threads", "8"),
-            ("nvidia.dali", "tensorboard", "matplotlib", "torchmetrics", *training),
-            70,
+            name="step, width 64",
+            arguments=(*step, *batch, "--out", str(results / f"step-{device}-width64-batch64.json")),
+            needs=training,
+            limit_s=50,
+            shown=1,
+        ),
+        Part(
+            name="data",
+            arguments=(*data, *batch, "--rounds", "3", "--turn_s", "1", "--out", str(results / f"data-{device}.json")),
+            needs=("nvidia.dali", "torchvision", *training),
+            limit_s=55,
+            shown=14,
+        ),
+        Part(
+            name="one epoch",
+            arguments=(*epoch, *batch, "--train.epochs", "1", "--data.threads", "8"),
+            needs=("nvidia.dali", "tensorboard", "matplotlib", "torchmetrics", *training),
+            limit_s=70,
         ),
     ]
 
@@ -112,10 +117,10 @@ def parts(photos: Path, results: Path, work: Path, device: str) -> list[Part]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 if a part failed, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="benchmarks.gpu_suite", allow_abbrev=False, description=__doc__)
-    parser.add_argument("--photos", type=Path, help="photographs to train on; without it, painted ones")
+    parser.add_argument("--photos", type=Path, help="photographs to train on; generated ones by default")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for results")
     parser.add_argument("--only", default="", help="only parts whose name contains this")
-    parser.add_argument("--without_gpu", action="store_true", help="rehearse on a CPU")
+    parser.add_argument("--without_gpu", action="store_true", help="dry run on a CPU")
     given = parser.parse_args(argv)
     try:
         outcomes = run_suite(given.photos, given.out, given.only, given.without_gpu)
@@ -126,13 +131,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_suite(photos: Path | None, out: Path, only: str, without_gpu: bool) -> list[Outcome]:
-    """Run the parts one after the other, print the summary and write it to `out`, where their results are too."""
+    """Run the parts in sequence, print the summary and write it to `out`, next to their results."""
     import torch
 
     if not torch.cuda.is_available() and not without_gpu:
-        raise UserError("torch finds no GPU here: check nvidia-smi, or rehearse with --without_gpu")
+        raise UserError(
+            "gpu", "torch finds none on this machine", "check nvidia-smi, or do a dry run with --without_gpu"
+        )
     if not out.is_dir():
-        raise UserError(f"out={out}: no such folder; make it first")
+        raise UserError(f"out={out}", "no such folder", "create it first")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +155,7 @@ def run_suite(photos: Path | None, out: Path, only: str, without_gpu: bool) -> l
 
 
 def paint(folder: Path, count: int) -> None:
-    """Smooth colored JPEGs of 320 x 240 pixels, the same every time."""
+    """Write `count` smooth colored JPEGs of 320 x 240 pixels, the same in every call."""
     folder.mkdir()
     draw = np.random.default_rng(0)
     for number in range(count):
@@ -157,23 +164,23 @@ def paint(folder: Path, count: int) -> None:
 
 
 def run(part: Part) -> Outcome:
-    """Run a part with its output passed on, and keep its last lines."""
+    """Run a part, forward its output, and keep the last lines."""
     if part.missing:
         print(f"== {part.name}: skipped, no package {', '.join(part.missing)}", flush=True)
-        return Outcome(part, "skipped", 0, (f"no package {', '.join(part.missing)}",))
+        return Outcome(part, "skipped", elapsed_s=0, lines=(f"no package {', '.join(part.missing)}",))
     print(f"== {part.name}: python -m {' '.join(part.arguments)}", flush=True)
     started_s = time.monotonic()
     lines: list[str] = []
     with _start(part) as process:
-        watch = Timer(part.limit_s, os.killpg, (process.pid, signal.SIGKILL))  # with what it started itself
-        watch.start()
+        timer = Timer(part.limit_s, os.killpg, (process.pid, signal.SIGKILL))  # its child processes too
+        timer.start()
         for line in process.stdout or ():
             sys.stdout.write(line)
             lines += [line.rstrip()] if line.strip() else []
-    watch.cancel()
+    timer.cancel()
     elapsed_s = time.monotonic() - started_s
     state = "ok" if process.returncode == 0 else "TIMED OUT" if elapsed_s >= part.limit_s else "FAILED"
-    return Outcome(part, state, elapsed_s, tuple(lines[-part.shown :]))
+    return Outcome(part, state, elapsed_s, lines=tuple(lines[-part.shown :]))
 
 
 def _start(part: Part) -> "subprocess.Popen[str]":
@@ -191,7 +198,7 @@ def _start(part: Part) -> "subprocess.Popen[str]":
 
 
 def summary(title: str, outcomes: list[Outcome]) -> list[str]:
-    """At most SUMMARY_LINES lines: every part's state and seconds, and the last of its output."""
+    """At most SUMMARY_LINES lines: state and elapsed seconds of every part, and the last lines of its output."""
     lines = [f"GPU suite on {title}: {sum(outcome.elapsed_s for outcome in outcomes):.0f} s"]
     for outcome in outcomes:
         lines += [f"{outcome.state:>9}  {outcome.part.name}, {outcome.elapsed_s:.0f} s"]

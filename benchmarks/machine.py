@@ -1,4 +1,4 @@
-"""What every result must say of where it was measured."""
+"""The machine and the versions that every result was measured with."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, GPU, versions of what is installed, commit of the code ("-dirty" if files differ from it)."""
+    """Processor, cores, GPU, versions of installed packages, commit of the code ("-dirty" if files differ from it)."""
     import torch
 
     return {
@@ -29,13 +29,13 @@ def describe_machine() -> dict[str, Any]:
 
 
 def check_out(out: Path | None) -> None:
-    """Raise UserError if a result could not be written to this file."""
+    """Raise UserError if the folder of a result file does not exist."""
     if out and not out.parent.is_dir():
-        raise UserError(f"out={out}: no such folder {out.parent}; make it first")
+        raise UserError(f"out={out}", f"no such folder {out.parent}", "create it first")
 
 
 def synchronize(device: Any) -> None:
-    """Wait until a GPU has done all that it was given."""
+    """Wait until a GPU has finished all queued work; no-op on CPUs."""
     import torch
 
     if device.type == "cuda":
@@ -43,7 +43,7 @@ def synchronize(device: Any) -> None:
 
 
 def _commit() -> str | None:
-    """None where there is no git, or no repository."""
+    """None without git, or outside a repository."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -53,7 +53,7 @@ def _commit() -> str | None:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed, as deepspeed need not be for a benchmark of kernels."""
+    """None if it is not installed: a benchmark of kernels does not need deepspeed, for example."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -93,4 +93,4 @@ def test_a_planted_fault_is_found(planted: dict[str, list[str]], kernel: str, fa
 def test_a_folder_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
     result = run_compiling(tmp_path, "-m", "benchmarks.compile_report", "--out", "missing/report.json")
     assert result.returncode == 2
-    assert result.stderr == "error: out=missing/report.json: no such folder missing; make it first\n"
+    assert result.stderr == "error: out=missing/report.json: no such folder missing; create it first\n"

@@ -55,5 +55,5 @@ def test_all_limits_together_stay_under_nine_minutes() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: torch finds no GPU here")
+    assert capsys.readouterr().err.startswith("error: torch.cuda: no GPU is available; ")
     assert not list(tmp_path.iterdir())
