@@ -1,4 +1,4 @@
-"""`python -m hpc_recolor.evaluate`: measure a run's checkpoints on photographs that it has not learned from."""
+"""`python -m hpc_recolor.evaluate`: measure a run's checkpoints on photographs that it was not trained on."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def evaluate(
     pictures: Annotated[
         int,
         Parameter(
-            help="Keep so many of the first pictures, beside the best and worst twenty [pictures].",
+            help="How many of the first images to keep, beside the best and worst twenty [images].",
             validator=Number(gte=0),
         ),
     ] = 32,
@@ -47,7 +47,7 @@ def evaluate(
     threads: Annotated[
         int,
         Parameter(
-            help="CPU threads of each rank; more ranks are faster than more threads, and leave every digit as it is "
+            help="CPU threads of each rank; more ranks are faster than more threads, and do not change the numbers "
             "[threads, 1 or more].",
             validator=Number(gte=1),
         ),
@@ -56,16 +56,23 @@ def evaluate(
         Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if any.")
     ] = "auto",
 ) -> None:
-    """Measure a run's checkpoints beside the gray copy and the mean color, and keep pictures for `report`.
+    """Measure a run's checkpoints beside the gray copy and the mean color, and keep images for `report`.
 
-    Writes RUN/evaluations/DATA/epoch-EEEE.json with the protocol, the losses, a row of means for each, and every
-    photograph's numbers. What is there already is not measured again. On several ranks, with the same numbers:
+    Writes RUN/evaluations/DATA/epoch-EEEE.json with the protocol, the losses, a row of means for each method, and the
+    values of every photograph. Checkpoints that are measured already are skipped. Several ranks give the same numbers:
     torchrun --nproc_per_node 2 -m hpc_recolor.evaluate RUN
     """
     from hpc_recolor.evaluation import evaluation  # after the parsing: it imports torch
 
-    wishes = evaluation.Wishes(tuple(checkpoint or ()), data, raw, pictures, lpips_weights, fid_weights)
-    evaluation.evaluate(run, wishes, device, threads)
+    options = evaluation.EvaluationOptions(
+        epochs=tuple(checkpoint or ()),
+        data=data,
+        raw=raw,
+        images_kept=pictures,
+        lpips_weights=lpips_weights,
+        fid_weights=fid_weights,
+    )
+    evaluation.evaluate(run, options, device, threads)
 
 
 if __name__ == "__main__":

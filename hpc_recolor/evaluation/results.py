@@ -1,153 +1,234 @@
-"""What an evaluation leaves in a run folder: pictures first, then the JSON that makes them one.
+"""Evaluations on disk: what is in a file, written and read by the same model, and where it and its images lie.
 
 RUN/evaluations/DATA/STEM.json             numbers; without it there is no evaluation
 RUN/evaluations/DATA/STEM/NNNNNN.png       photograph NNNNNN as the model colored it
-RUN/evaluations/DATA/original/NNNNNN.png   the photograph as the network saw it
+RUN/evaluations/DATA/original/NNNNNN.png   the photograph as the network received it
 RUN/evaluations/DATA/gray/NNNNNN.png       its gray copy
 """
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Mapping
-from io import BytesIO
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
-from PIL import Image
-from torch import Tensor
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from hpc_recolor.config import ColorName
-from hpc_recolor.evaluation.rows import Kept, to_show
-from hpc_recolor.models.color_space import gray_copy, make_pair
-from hpc_recolor.run_folder.files import write_atomically
-from hpc_recolor.run_folder.folder import RunFolder
-from hpc_recolor.runtime.distributed import World, gather
+from hpc_recolor.config_file import explain
 from hpc_recolor.runtime.errors import UserError
 
-FORMAT = 1
-# What may differ and still be the same measurement.
-PASSING = ("versions", "device")
+FORMAT: Final = 1
+# What may differ between two evaluations of one measurement.
+NOT_MEASURED = frozenset({"versions", "device"})
+DAMAGED_FIX = "remove it and evaluate again"
 
-ROWS = {"model": "model", "model_own_l": "model, photo's L*", "gray": "gray copy", "mean_color": "mean color"}
-COLUMNS = {
-    "ciede2000": ("CIEDE2000", ".2f"),
-    "ab_error": ("ab error", ".2f"),
-    "psnr": ("PSNR dB", ".2f"),
-    "ssim": ("SSIM", ".4f"),
-    "colorfulness": ("colorfulness", ".1f"),
-}
+ImageKind = Literal["model", "original", "gray"]
+IMAGE_KINDS: tuple[ImageKind, ...] = ("model", "original", "gray")
 
 
-def folder_of(run: RunFolder, data: str) -> Path:
-    """Where the evaluations on data of a name lie."""
-    return run.path / "evaluations" / data
-
-
-def check_same_photographs(folder: Path, fingerprint: str) -> None:
-    """Raise UserError if evaluations lie there that are of other photographs."""
-    for file in sorted(folder.glob("*.json")):
-        content = read_content(file)
-        if content and content["protocol"].get("fingerprint") != fingerprint:
-            raise UserError(
-                f"{file} is of other photographs, or these have changed since; move {folder} away, or name the "
-                "photographs' folder otherwise"
-            )
-
-
-def read_content(file: Path) -> dict[str, Any] | None:
-    """An evaluation, or None if there is none or another version's."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    known = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("protocol"), dict)
-    return content if known else None
-
-
-def find_finished(folder: Path, stem: str, protocol: dict[str, Any], first: int) -> dict[str, Any] | None:
-    """The same measurement with the same pictures, if it is there already."""
-    content = read_content(folder / f"{stem}.json")
-    if content is None or _lasting(content["protocol"]) != _lasting(json.loads(json.dumps(protocol))):
-        return None
-    shown = to_show({image["number"]: image["ciede2000"] for image in content["images"]}, first)
-    files = [place / f"{n:06d}.png" for n in shown for place in _places(folder, stem).values()]
-    same = shown == {image["number"] for image in content["images"] if image["picture"]}
-    return content if same and all(file.is_file() for file in files) else None
-
-
-def write_results(
-    folder: Path, stem: str, content: dict[str, Any], kept: Mapping[int, Kept], color: ColorName, world: World
-) -> None:
-    """Write pictures, each rank those it has, then the numbers; all ranks together. Raises UserError if it cannot."""
-    _all_told(world, lambda: _make_room(folder, stem) if world.is_main else None)
-    shown = {image["number"] for image in content["images"] if image["picture"]}
-    mine = {number: one for number, one in kept.items() if number in shown}
-    _all_told(world, lambda: _write_pictures(_places(folder, stem), mine, color))
-    text = json.dumps(finite(content), indent=1, allow_nan=False)
-    _all_told(world, lambda: write_atomically(folder / f"{stem}.json", text.encode()) if world.is_main else None)
-
-
-def finite(value: Any) -> Any:
-    """A tree with None in place of numbers that are not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [finite(one) for one in value]
+def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
-    """The main numbers of each row, aligned."""
-    lines = [["", *(title for title, _ in COLUMNS.values())]]
-    for row, metrics in rows.items():
-        values = [(metrics[metric], form) for metric, (_, form) in COLUMNS.items()]
-        lines.append([ROWS[row], *("-" if value is None else format(value, form) for value, form in values)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    return value
 
 
-def _lasting(protocol: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in protocol.items() if key not in PASSING}
+# None where it is not finite, which JSON cannot write.
+Number = Annotated[float | None, AfterValidator(_without_nan)]
+# File names, which need not be valid UTF-8; pydantic's own str has to be.
+FileName = Annotated[str, PlainValidator(_text)]
 
 
-def _places(folder: Path, stem: str) -> dict[str, Path]:
-    return {"model": folder / stem, "original": folder / "original", "gray": folder / "gray"}
+class WeightsFile(BaseModel):
+    """Weights of a network that measures. file: its name without folders."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    file: FileName
+    sha256: str
 
 
-def _make_room(folder: Path, stem: str) -> None:
-    """The numbers go before the pictures they are of, so that a kill never leaves numbers beside others' pictures."""
-    (folder / f"{stem}.json").unlink(missing_ok=True)
-    if (folder / stem).is_dir():
-        shutil.rmtree(folder / stem)
-    for place in _places(folder, stem).values():
-        place.mkdir(parents=True, exist_ok=True)
+class Protocol(BaseModel):
+    """What was measured, and how. Unknown keys, of later versions, are kept: they make it another measurement.
+
+    data: name of the folder beside `evaluations`. images: how many. fingerprint: SHA-256 of the originals' pixels.
+    size: side of the images [pixels]. weights: `ema` or `raw`. mean_color_ab: of the mean-color baseline [Lab units].
+    epoch: absent where it is not known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    data: str
+    images: int = Field(ge=0)
+    fingerprint: str
+    size: int
+    fit: str
+    color: str
+    checkpoint: str = ""
+    checkpoint_sha256: str = ""
+    images_seen: int = 0
+    epoch: float | None = Field(None, allow_inf_nan=False)
+    weights: str = "ema"
+    round_trip: str = ""
+    mean_color_ab: tuple[float, ...] = ()
+    formulas: Mapping[str, str] = {}
+    versions: Mapping[str, str | None] = {}
+    device: str = ""
+    lpips_weights: WeightsFile | None = None
+    fid_weights: WeightsFile | None = None
+
+    def measures_the_same_as(self, other: "Protocol") -> bool:
+        """Whether another evaluation would give the same numbers: all but versions and device is equal."""
+        return self.model_dump(exclude=set(NOT_MEASURED)) == other.model_dump(exclude=set(NOT_MEASURED))
 
 
-def _write_pictures(places: Mapping[str, Path], kept: Mapping[int, Kept], color: ColorName) -> None:
-    for number, one in kept.items():
-        condition, _ = make_pair(one.original[None], color)
-        pictures = {"model": one.picture, "original": one.original, "gray": gray_copy(condition, color)[0]}
-        for kind, picture in pictures.items():
-            write_atomically(places[kind] / f"{number:06d}.png", _png(picture))
+class ImageScores(BaseModel):
+    """One measured photograph. Its metrics are further keys, see `metric_registry.image_key`; `value` reads them.
+
+    number: its position in the data. picture: whether its images were kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_without_nan)]]
+
+    number: int = Field(ge=0)
+    name: FileName
+    picture: bool = False
+
+    def value(self, key: str) -> float | None:
+        """A metric of this photograph; None if it is missing or not finite."""
+        return finite(self.__pydantic_extra__.get(key))
 
 
-def _png(rgb_u8_HWC: Tensor) -> bytes:
-    content = BytesIO()
-    Image.fromarray(rgb_u8_HWC.numpy()).save(content, "PNG")
-    return content.getvalue()
+class Evaluation(BaseModel):
+    """The content of an evaluation file. rows: by method and metric, means over the images; losses: by name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal[1]
+    run: str = ""
+    protocol: Protocol
+    losses: Mapping[str, Number] = {}
+    rows: Mapping[str, Mapping[str, Number]] = {}
+    images: tuple[ImageScores, ...] = ()
+
+    def to_json(self) -> bytes:
+        """The file's content, which `parse` reads back to an equal evaluation."""
+        unknown_epoch = {"protocol": {"epoch"}} if self.protocol.epoch is None else None
+        return json.dumps(self.model_dump(exclude=unknown_epoch), indent=1, allow_nan=False).encode()
 
 
-def _all_told(world: World, write: Callable[[], None]) -> None:
-    """Write on every rank. What fails on any is a UserError on all, once all are done."""
-    failure = None
+def parse(content: bytes) -> Evaluation:
+    """An evaluation from the content of its file. Raises ValueError, such as ValidationError, if damaged."""
     try:
-        write()
+        return Evaluation.model_validate(json.loads(content))
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+@dataclass(frozen=True)
+class StoredEvaluation:
+    """An evaluation and where it lies. file: its JSON."""
+
+    file: Path
+    content: Evaluation
+
+    @property
+    def protocol(self) -> Protocol:
+        """What was measured, and how."""
+        return self.content.protocol
+
+    @property
+    def images(self) -> tuple[ImageScores, ...]:
+        """All measured photographs, by number."""
+        return self.content.images
+
+    @property
+    def raw(self) -> bool:
+        """Whether the weights are those of the last step, not their moving average."""
+        return self.file.stem.endswith("-raw")
+
+    @property
+    def comparable_by(self) -> tuple[Any, ...]:
+        """Numbers of two evaluations can be compared if this is equal."""
+        return (self.protocol.size, self.protocol.fit, self.protocol.fingerprint, self.protocol.images)
+
+    @property
+    def epoch_text(self) -> str:
+        """`epoch 15`, or `epoch 15, raw weights`; `9,000 images seen` where the epoch is not known."""
+        epoch, seen = self.protocol.epoch, self.protocol.images_seen
+        when = f"{seen:,} images seen" if epoch is None else f"epoch {epoch:.4g}"
+        return f"{when}, raw weights" if self.raw else when
+
+    def value(self, method: str, metric: str) -> float | None:
+        """A mean over the images; None if it is missing or not finite."""
+        return finite(self.content.rows.get(method, {}).get(metric))
+
+    def image_file(self, image: ImageScores, kind: ImageKind) -> Path | None:
+        """The PNG of a photograph, or None if none was kept."""
+        file = image_file(self.file, kind, image.number)
+        return file if image.picture and file.is_file() else None
+
+
+def evaluation_file(run: Path, data: str, stem: str) -> Path:
+    """Where the numbers of a checkpoint on data of a name lie. run: the run folder."""
+    return run / "evaluations" / data / f"{stem}.json"
+
+
+def image_folder(file: Path, kind: ImageKind) -> Path:
+    """Where the images of an evaluation lie. file: its JSON."""
+    return file.with_suffix("") if kind == "model" else file.parent / kind
+
+
+def image_file(file: Path, kind: ImageKind, number: int) -> Path:
+    """Where the image of photograph `number` lies. file: the evaluation's JSON."""
+    return image_folder(file, kind) / f"{number:06d}.png"
+
+
+def finite(value: object) -> float | None:
+    """A number as it is; anything else, and what is not finite, as None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def read_if_whole(file: Path) -> Evaluation | None:
+    """An evaluation, or None if there is none, or one that is damaged or of another format."""
+    try:
+        return parse(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def read_evaluations(run: Path) -> dict[str, tuple[StoredEvaluation, ...]]:
+    """All finished evaluations of a run by the name of their data, the least trained first; averaged before raw.
+
+    Raises UserError, naming the file, if one cannot be read.
+    """
+    found: dict[str, tuple[StoredEvaluation, ...]] = {}
+    for folder in sorted(path for path in (run / "evaluations").glob("*") if path.is_dir()):
+        files = sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
+        read = [StoredEvaluation(file, _read(file)) for file in files]
+        if read:
+            found[folder.name] = tuple(sorted(read, key=lambda one: (one.protocol.images_seen, one.raw)))
+    return found
+
+
+def _read(file: Path) -> Evaluation:
+    subject = f"evaluation {file}"
+    try:
+        return parse(file.read_bytes())
     except OSError as error:
-        failure = f"cannot write {error.filename} ({error.strerror}); make room there, and the same command goes on"
-    failures = [one for one in gather(world, failure) if one]
-    if failures:
-        raise UserError(failures[0])
+        raise UserError(subject, f"cannot be read ({error.strerror})", DAMAGED_FIX) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["loc"] == ("format",) and first["type"] == "literal_error":
+            problem = f"format={first['input']}, but this version reads format {FORMAT}"
+            raise UserError(subject, problem, "evaluate again with this version") from None
+        raise UserError(subject, f"damaged ({explain(error, 'its content', ['format'])})", DAMAGED_FIX) from None
+    except ValueError as error:
+        raise UserError(subject, f"damaged ({error})", DAMAGED_FIX) from None

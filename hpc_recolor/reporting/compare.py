@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from hpc_recolor.reporting.evaluations import Evaluation
+from hpc_recolor.evaluation.results import StoredEvaluation
 from hpc_recolor.reporting.numbers import plural
 from hpc_recolor.reporting.runs import Run
 
@@ -39,7 +39,7 @@ NOT_LEARNED = (
 class Group:
     """Evaluations whose numbers can be compared, run by run."""
 
-    evaluations: tuple[tuple[Run, Evaluation], ...]
+    evaluations: tuple[tuple[Run, StoredEvaluation], ...]
 
     @property
     def runs(self) -> list[Run]:
@@ -78,7 +78,7 @@ def choose_data(runs: Sequence[Run]) -> str | None:
 
 def group(runs: Sequence[Run], data: str | None) -> list[Group]:
     """Evaluations by what they can be compared by: first the group of most runs, and of equal ones the first."""
-    groups: dict[tuple[Any, ...], list[tuple[Run, Evaluation]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[Run, StoredEvaluation]]] = {}
     for run in runs:
         for evaluation in run.measured(data):
             groups.setdefault(evaluation.comparable_by, []).append((run, evaluation))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from hpc_recolor.reporting.evaluations import finite
-from hpc_recolor.reporting.numbers import DELTA_E, MINUS
+from hpc_recolor.evaluation.metric_registry import BY_KEY
+from hpc_recolor.evaluation.results import finite
+from hpc_recolor.reporting.numbers import MINUS
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
 
 POINTS_AT_MOST = 1000
@@ -29,9 +30,9 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
     """All plots that have something to show. Losses in different spaces or of other criteria get plots of their own."""
     made = [
         *_losses(runs),
-        _held_out(runs, "CIEDE2000, held out", DELTA_E, "ciede2000", "gray_ciede2000", "gray copy"),
-        _held_out(runs, "ab error, held out", "Lab units", "ab_error", "gray_ab_error", "gray copy"),
-        _held_out(runs, "Colorfulness, held out", "levels", "colorfulness", "original_colorfulness", "originals"),
+        _held_out(runs, "ciede2000", "gray_ciede2000", "gray copy"),
+        _held_out(runs, "ab_error", "gray_ab_error", "gray copy"),
+        _held_out(runs, "colorfulness", "original_colorfulness", "originals"),
         _training(runs, "Learning rate", "", "lr", noisy=False),
         _training(runs, "Gradient norm, generator", "", "generator_gradient"),
         _training(runs, "Gradient norm, discriminator", "", "discriminator_gradient"),
@@ -81,12 +82,14 @@ def _training(runs: Sequence[Run], title: str, unit: str, key: str, noisy: bool 
     return Plot(title, unit, [_series(run, "train", key, run.name, "solid") for run in runs], noisy)
 
 
-def _held_out(runs: Sequence[Run], title: str, unit: str, key: str, reference: str, name: str) -> Plot:
+def _held_out(runs: Sequence[Run], key: str, reference: str, name: str) -> Plot:
+    """A metric on held-out photographs. reference: key of what it is compared with, called `name`."""
+    metric = BY_KEY[key]
     series = [_series(run, "held_out", key, run.name, "marked") for run in runs]
     references = [_series(run, "held_out", reference, f"{run.name}, {name}", "reference") for run in runs]
     if any(one["y"] for one in series):
         series += references
-    return Plot(title, f"{unit}; thin dashed: {name}", series)
+    return Plot(f"{metric.name}, held out", f"{metric.unit}; thin dashed: {name}", series)
 
 
 def _series(run: Run, kind: str, key: str, label: str, line: str) -> dict[str, Any]:

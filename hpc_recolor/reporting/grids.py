@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_recolor.reporting.evaluations import Evaluation, Photo
+from hpc_recolor.evaluation.results import ImageScores, StoredEvaluation
 from hpc_recolor.reporting.numbers import number
 from hpc_recolor.reporting.pictures import Thumbnails
 from hpc_recolor.reporting.runs import Run
@@ -30,11 +30,11 @@ class Grid:
 
 def comparison_grids(runs: Sequence[Run], data: str | None, images: int, thumbnails: Thumbnails) -> list[Grid]:
     """Last epochs side by side; runs that were measured on other photographs come into a grid of their own."""
-    groups: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[Run, StoredEvaluation]]] = {}
     for run in runs:
         last = run.last(data)
         if last:
-            groups.setdefault(tuple(photo.name for photo in last.photos), []).append((run, last))
+            groups.setdefault(tuple(photo.name for photo in last.images), []).append((run, last))
     ordered = sorted(groups.values(), key=lambda members: -len(members))
     return [
         _grid(
@@ -49,7 +49,7 @@ def comparison_grids(runs: Sequence[Run], data: str | None, images: int, thumbna
     ]
 
 
-def _members(members: Sequence[tuple[Run, Evaluation]]) -> str:
+def _members(members: Sequence[tuple[Run, StoredEvaluation]]) -> str:
     return members[0][0].name if len(members) == 1 else f"{len(members)} runs on the same photographs"
 
 
@@ -87,29 +87,29 @@ def extreme_grids(runs: Sequence[Run], data: str | None, thumbnails: Thumbnails)
     return found
 
 
-def _ranked(evaluation: Evaluation) -> list[Photo]:
-    valued = [(value, photo) for photo in evaluation.photos if (value := photo.value("ciede2000")) is not None]
+def _ranked(evaluation: StoredEvaluation) -> list[ImageScores]:
+    valued = [(value, photo) for photo in evaluation.images if (value := photo.value("ciede2000")) is not None]
     return [photo for _, photo in sorted(valued, key=lambda one: (one[0], one[1].number))]
 
 
 def _extreme(
-    id: str, title: str, run: Run, evaluation: Evaluation, photos: Sequence[Photo], thumbnails: Thumbnails
+    id: str, title: str, run: Run, evaluation: StoredEvaluation, photos: Sequence[ImageScores], thumbnails: Thumbnails
 ) -> Grid:
     rows = [_row(photo, [(evaluation, photo)], thumbnails) for photo in photos]
     content = {"cards": True, "columns": [{"label": run.name, "run": run.number}], "rows": rows}
-    return Grid(id, title, run, len(rows), len(evaluation.photos), content)
+    return Grid(id, title, run, len(rows), len(evaluation.images), content)
 
 
 def _grid(
     id: str,
     title: str,
     run: Run | None,
-    columns: Sequence[tuple[str, Run, Evaluation]],
+    columns: Sequence[tuple[str, Run, StoredEvaluation]],
     images: int,
     thumbnails: Thumbnails,
 ) -> Grid:
-    by_number = [{photo.number: photo for photo in evaluation.photos} for _, _, evaluation in columns]
-    kept = [photo for photo in columns[0][2].photos if _has_picture(photo, columns, by_number)][:images]
+    by_number = [{photo.number: photo for photo in evaluation.images} for _, _, evaluation in columns]
+    kept = [photo for photo in columns[0][2].images if _has_picture(photo, columns, by_number)][:images]
     rows = []
     for photo in kept:
         cells = [
@@ -118,21 +118,25 @@ def _grid(
         ]
         rows.append(_row(photo, cells, thumbnails))
     labels = [{"label": label, "run": of.number} for label, of, _ in columns]
-    return Grid(id, title, run, len(rows), len(columns[0][2].photos), {"columns": labels, "rows": rows})
+    return Grid(id, title, run, len(rows), len(columns[0][2].images), {"columns": labels, "rows": rows})
 
 
 def _has_picture(
-    photo: Photo, columns: Sequence[tuple[str, Run, Evaluation]], by_number: Sequence[dict[int, Photo]]
+    photo: ImageScores,
+    columns: Sequence[tuple[str, Run, StoredEvaluation]],
+    by_number: Sequence[dict[int, ImageScores]],
 ) -> bool:
     """Whether every column kept a picture of it: best and worst ones, that only one run kept, make no row."""
     found = (photos.get(photo.number) for photos in by_number)
     return all(
-        other is not None and evaluation.picture(other, "model") is not None
+        other is not None and evaluation.image_file(other, "model") is not None
         for other, (_, _, evaluation) in zip(found, columns, strict=True)
     )
 
 
-def _row(photo: Photo, cells: Sequence[tuple[Evaluation, Photo | None]], thumbnails: Thumbnails) -> dict[str, Any]:
+def _row(
+    photo: ImageScores, cells: Sequence[tuple[StoredEvaluation, ImageScores | None]], thumbnails: Thumbnails
+) -> dict[str, Any]:
     made = [_cell(evaluation, one, thumbnails) for evaluation, one in cells]
     first = next((one for one in made if one), None)
     return {
@@ -144,14 +148,14 @@ def _row(photo: Photo, cells: Sequence[tuple[Evaluation, Photo | None]], thumbna
     }
 
 
-def _cell(evaluation: Evaluation, photo: Photo | None, thumbnails: Thumbnails) -> dict[str, Any] | None:
+def _cell(evaluation: StoredEvaluation, photo: ImageScores | None, thumbnails: Thumbnails) -> dict[str, Any] | None:
     """Thumbnails of the gray copy, the model's picture and the original, with the CIEDE2000; None if not kept."""
-    model = thumbnails.add(evaluation.picture(photo, "model")) if photo else None
+    model = thumbnails.add(evaluation.image_file(photo, "model")) if photo else None
     if photo is None or model is None:
         return None
     return {
-        "gray": thumbnails.add(evaluation.picture(photo, "gray")),
+        "gray": thumbnails.add(evaluation.image_file(photo, "gray")),
         "model": model,
-        "original": thumbnails.add(evaluation.picture(photo, "original")),
+        "original": thumbnails.add(evaluation.image_file(photo, "original")),
         "text": number(photo.value("ciede2000"), 1),
     }

@@ -1,4 +1,4 @@
-"""Numbers as text, the metrics by name, and paired differences with their intervals."""
+"""Numbers as text, and paired differences with their intervals."""
 
 import math
 from collections.abc import Iterable
@@ -10,42 +10,9 @@ BLANK = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 OF = "\N{RIGHT SINGLE QUOTATION MARK}"  # the photograph's
-DELTA_E = "\N{GREEK CAPITAL LETTER DELTA}E"
 
 # Half of a 95 % interval of a mean, in standard errors: the normal approximation.
 NORMAL_95 = 1.959964
-
-Better = Literal["lower", "higher", "near zero", "unranked"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column. key: in evaluation files; better: which values are."""
-
-    key: str
-    name: str
-    unit: str
-    digits: int
-    better: Better
-
-    def score(self, value: float) -> float:
-        """The lower, the better."""
-        return {"lower": value, "higher": -value, "near zero": abs(value)}.get(self.better, 0.0)
-
-
-METRICS = (
-    Metric("ciede2000", "CIEDE2000", DELTA_E, 2, "lower"),
-    Metric("ab_error", "ab error", "Lab units", 2, "lower"),
-    Metric("mae", "MAE", "levels", 2, "lower"),
-    Metric("psnr", "PSNR", "dB", 2, "higher"),
-    Metric("ssim", "SSIM", "", 4, "higher"),
-    Metric("lpips", "LPIPS", "", 4, "lower"),
-    Metric("fid", "FID", "", 1, "lower"),
-    Metric("colorfulness", "Colorfulness", "levels", 1, "unranked"),
-    Metric("colorfulness_difference", f"Colorfulness {MINUS} originals{OF}", "levels", 1, "near zero"),
-    Metric("colorfulness_ddcolor", "Colorfulness, DDColor", "levels", 1, "unranked"),
-    Metric("colorfulness_ddcolor_difference", f"DDColor {MINUS} originals{OF}", "levels", 1, "near zero"),
-)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def _chosen(flag: str, name: str | None, runs: Sequence[Run]) -> str | None:
 
 
 def _largest_grid(runs: Sequence[Run], data: str | None, images: int) -> int:
-    kept = (sum(photo.picture for photo in one.photos) for run in runs for one in run.measured(data))
+    kept = (sum(photo.picture for photo in one.images) for run in runs for one in run.measured(data))
     return min(images, max(kept, default=0))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_recolor.config import Config
-from hpc_recolor.reporting.evaluations import Evaluation, read_evaluations
+from hpc_recolor.evaluation.results import StoredEvaluation, read_evaluations
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.folder import RunFolder, open_run
 from hpc_recolor.run_folder.metrics_log import read_metrics
@@ -35,7 +35,7 @@ class Run:
     given: str
     config: Config
     metrics: tuple[dict[str, Any], ...]
-    evaluations: dict[str, tuple[Evaluation, ...]]
+    evaluations: dict[str, tuple[StoredEvaluation, ...]]
     checkpoint: Checkpoint
     checkpoint_count: int
 
@@ -47,11 +47,11 @@ class Run:
         """The rows of metrics.jsonl of one kind, as they were written."""
         return [row for row in self.metrics if row.get("kind") == kind]
 
-    def measured(self, data: str | None) -> tuple[Evaluation, ...]:
+    def measured(self, data: str | None) -> tuple[StoredEvaluation, ...]:
         """The run's evaluations of some data, the least trained first."""
         return self.evaluations.get(data, ()) if data else ()
 
-    def last(self, data: str | None) -> Evaluation | None:
+    def last(self, data: str | None) -> StoredEvaluation | None:
         """The evaluation that stands for the run: of its most trained weights, averaged where they were measured."""
         found = self.measured(data)
         return max(found, key=lambda one: (one.protocol.images_seen, not one.raw)) if found else None

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from hpc_recolor.evaluation.metric_registry import BY_KEY, METHODS, METRICS, Metric
+from hpc_recolor.evaluation.results import StoredEvaluation, finite
 from hpc_recolor.reporting.compare import Group
-from hpc_recolor.reporting.evaluations import Evaluation, finite
-from hpc_recolor.reporting.numbers import BLANK, METRICS, OF, Metric, duration, number, size
+from hpc_recolor.reporting.numbers import BLANK, OF, duration, number, size
 from hpc_recolor.reporting.peaks import peak_tflop_per_s
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
 
 MODEL_ROWS = {"model": "as generated", "model_own_l": f"photograph{OF}s L*"}
-BASELINE_ROWS = {"gray": "Gray copy", "mean_color": "Mean color"}
+BASELINE_ROWS = {method.key: method.name.capitalize() for method in METHODS if method.baseline}
 
 
 @dataclass
@@ -65,17 +66,17 @@ def metrics_table(group: Group, others: Iterable[Run] = ()) -> Table:
 def _columns(group: Group) -> tuple[Metric, ...]:
     there = {key for _, one in group.evaluations for row in one.content.rows.values() for key in row}
     known = tuple(metric for metric in METRICS if metric.key in there)
-    unknown = sorted(there - {metric.key for metric in METRICS})
-    return known + tuple(Metric(key, key, "", 3, "unranked") for key in unknown)
+    unknown = sorted(there - BY_KEY.keys())
+    return known + tuple(Metric(key, key, "", digits=3, better="unranked", formula="") for key in unknown)
 
 
-def _epoch(evaluation: Evaluation) -> Cell:
+def _epoch(evaluation: StoredEvaluation) -> Cell:
     epoch = evaluation.protocol.epoch
     order = None if epoch is None else epoch + 1e-6 * evaluation.raw  # raw weights behind averaged ones
     return Cell(evaluation.epoch_text.removeprefix("epoch "), order)
 
 
-def _cells(evaluation: Evaluation, row: str, metrics: Sequence[Metric]) -> list[Cell]:
+def _cells(evaluation: StoredEvaluation, row: str, metrics: Sequence[Metric]) -> list[Cell]:
     values = ((metric, evaluation.value(row, metric.key)) for metric in metrics)
     return [Cell(number(value, metric.digits), value) for metric, value in values]
 
@@ -84,7 +85,7 @@ def _baselines(group: Group, metrics: Sequence[Metric]) -> list[Row]:
     """One row for each baseline; where runs differ in it (luma or L*, other training photographs), one for each."""
     rows = []
     for key, name in BASELINE_ROWS.items():
-        distinct: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
+        distinct: dict[tuple[str, ...], list[tuple[Run, StoredEvaluation]]] = {}
         for run, evaluation in group.evaluations:
             if key in evaluation.content.rows:
                 cells = _cells(evaluation, key, metrics)
@@ -211,7 +212,7 @@ def _once(texts: Iterable[str]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
 
 
-def losses_rows(group: Group) -> list[tuple[Run, Evaluation, list[str]]]:
+def losses_rows(group: Group) -> list[tuple[Run, StoredEvaluation, list[str]]]:
     """The training losses on the same images: run, evaluation, and discriminator, adversarial, L1 as texts."""
     keys = ("discriminator", "adversarial", "l1")
     return [

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_recolor.evaluation.metric_registry import BY_KEY, METHODS
+from hpc_recolor.evaluation.results import ImageScores, StoredEvaluation
 from hpc_recolor.reporting.compare import Group, one_key_apart, why_apart
-from hpc_recolor.reporting.evaluations import Evaluation, Photo
 from hpc_recolor.reporting.numbers import MINUS, OF, Difference, number, pair, plural
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
 
-NAMES = {"ciede2000": "CIEDE2000", "ab_error": "ab error", "colorfulness": "colorfulness"}
+COMPARED = ("ciede2000", "ab_error", "colorfulness")
+NAMES = {key: BY_KEY[key].short for key in COMPARED}
 BEATS = "Beats the gray copy"
-BASELINES = {"gray": "gray copy", "mean_color": "mean color"}
+BASELINES = {method.key: method.name for method in METHODS if method.baseline}
 VALUE_NAMES = {
     "model.color": COLOR_NAMES,
     "model.generator": {"unet": "U-Net", "autoencoder": "Autoencoder", "resnet": "ResNet"},
@@ -125,11 +127,11 @@ def _best(verdicts: Sequence[Verdict]) -> str | None:
     return f"{number(min(candidates)[0])} by {min(candidates)[1]}" if candidates else None
 
 
-def _against(evaluation: Evaluation, key: str, other_key: str) -> Difference | None:
-    return pair((photo.value(key), photo.value(other_key)) for photo in evaluation.photos)
+def _against(evaluation: StoredEvaluation, key: str, other_key: str) -> Difference | None:
+    return pair((photo.value(key), photo.value(other_key)) for photo in evaluation.images)
 
 
-def _standings(evaluation: Evaluation) -> tuple[Standing, ...]:
+def _standings(evaluation: StoredEvaluation) -> tuple[Standing, ...]:
     ways = (
         ("as generated", "ciede2000"),
         (f"with the photograph{OF}s L*", "own_l_ciede2000"),
@@ -184,7 +186,7 @@ def _signed(difference: Difference) -> str:
     return sign + difference.size_text
 
 
-def _own_lightness(evaluation: Evaluation) -> list[str]:
+def _own_lightness(evaluation: StoredEvaluation) -> list[str]:
     """RGB runs also with the photograph's own L*, as colorize keeps it."""
     sentences = []
     gray = _against(evaluation, "own_l_ciede2000", "gray_ciede2000")
@@ -198,7 +200,7 @@ def _own_lightness(evaluation: Evaluation) -> list[str]:
     return sentences
 
 
-def _colorfulness(evaluation: Evaluation) -> str:
+def _colorfulness(evaluation: StoredEvaluation) -> str:
     both = _against(evaluation, "colorfulness", "original_colorfulness")
     if both is None:
         return ""
@@ -208,9 +210,9 @@ def _colorfulness(evaluation: Evaluation) -> str:
     return f"Colorfulness {number(both.mean, 1)}, the originals{OF} {number(both.other_mean, 1)}{share}{end}."
 
 
-def _compare_two(one: Evaluation, other: Evaluation) -> list[str]:
-    others = {photo.number: photo for photo in other.photos}
-    pairs = [(photo, others[photo.number]) for photo in one.photos if photo.number in others]
+def _compare_two(one: StoredEvaluation, other: StoredEvaluation) -> list[str]:
+    others = {photo.number: photo for photo in other.images}
+    pairs = [(photo, others[photo.number]) for photo in one.images if photo.number in others]
     sentences = []
     for metric, name in NAMES.items():
         difference = pair((mine.value(metric), theirs.value(metric)) for mine, theirs in pairs)
@@ -224,7 +226,7 @@ def _compare_two(one: Evaluation, other: Evaluation) -> list[str]:
     return sentences or ["No values for single images to compare."]
 
 
-def _fair(photo: Photo) -> float | None:
+def _fair(photo: ImageScores) -> float | None:
     own = photo.value("own_l_ciede2000")
     return own if own is not None else photo.value("ciede2000")
 

@@ -1,6 +1,5 @@
 """Checkpoints measured on photographs: the rows, the losses, which checkpoint, which pictures, and what is left."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 
 from hpc_recolor.config_file import load_config
-from hpc_recolor.evaluation import results
 from hpc_recolor.evaluation.checkpoint_choice import choose
-from hpc_recolor.evaluation.evaluation import LOSSES, Wishes
+from hpc_recolor.evaluation.evaluation import EvaluationOptions
 from hpc_recolor.evaluation.evaluation import evaluate as evaluate_run
-from hpc_recolor.evaluation.rows import BEST_AND_WORST
+from hpc_recolor.evaluation.measurements import BEST_AND_WORST
+from hpc_recolor.evaluation.metric_registry import LOSSES
+from hpc_recolor.evaluation.result_writer import summary_table
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import write_atomically
@@ -48,7 +48,7 @@ def measured(request: pytest.FixtureRequest, squares: Path, tmp_path_factory: py
     """A run with one measured checkpoint, after 3 epochs."""
     run = make_run(tmp_path_factory.mktemp("runs") / "mine", squares, request.param)
     add_checkpoint(run, 30, snapshot_epoch=3)
-    evaluate(run, pictures=2)
+    evaluate(run, images_kept=2)
     return run
 
 
@@ -88,11 +88,11 @@ def test_the_mean_color_is_that_of_all_pixels_on_each_photographs_lightness(meas
 def test_losses_are_those_of_training_with_both_networks_in_eval_mode(measured: Path, squares: Path) -> None:
     config = load_config(measured / "config.yaml", {})
     both = networks(config)
-    generator, judge = both["generator"].eval(), both["discriminator"].eval()
+    generator, discriminator = both["generator"].eval(), both["discriminator"].eval()
     condition, target = make_pair(torch.from_numpy(pixels(squares)), config.model.color)
     with torch.no_grad():
         output = generator(condition)
-        fake, real = judge(condition, output), judge(condition, target)
+        fake, real = discriminator(condition, output), discriminator(condition, target)
     of_generator = generator_loss(output, target, fake, 100.0, "bce")
     expected = (of_generator.l1, of_generator.adversarial, discriminator_loss(real, fake, "bce"))
     found = read_json(measured, "held-out", "epoch-0003")["losses"]
@@ -116,8 +116,8 @@ def test_a_model_without_color_scores_exactly_as_the_gray_copy(squares: Path, tm
     run = make_run(tmp_path / "gray", squares)
     add_checkpoint(run, 30, change=without_color)
     (_, content), *_ = evaluate(run)
-    assert content["rows"]["model"] == content["rows"]["gray"]
-    assert content["rows"]["model"]["ciede2000"] > 5
+    assert content.rows["model"] == content.rows["gray"]
+    assert (content.rows["model"]["ciede2000"] or 0) > 5
 
 
 def test_a_model_that_makes_the_originals_has_no_error(tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_the_average_is_measured_unless_raw_weights_are_asked_for_or_all_there_i
     add_checkpoint(run, 10)
     add_checkpoint(run, 20, ema=False)
     found = [evaluate(run, epochs=(1,)), evaluate(run, epochs=(1,), raw=True), evaluate(run, epochs=(2,))]
-    weights = [one[0][1]["protocol"]["weights"] for one in found]
+    weights = [one[0][1].protocol.weights for one in found]
     assert weights == ["ema", "raw", "raw"]
     names = {path.name for path in (run / "evaluations" / "held-out").glob("*.json")}
     assert names == {"epoch-0001.json", "epoch-0001-raw.json", "epoch-0002-raw.json"}
-    average, raw, same_as_average = (one[0][1]["rows"]["model"] for one in found)
+    average, raw, same_as_average = (one[0][1].rows["model"] for one in found)
     assert average == same_as_average != raw
 
 
@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_named_and_never_measured(squares: Path, tmp_pat
     add_checkpoint(run, 10)
     path = add_checkpoint(run, 20)
     (path / checkpoints.shard_file(0, 1)).write_bytes(b"")
-    assert evaluate(run)[0][1]["protocol"]["images_seen"] == 10
+    assert evaluate(run)[0][1].protocol.images_seen == 10
     with pytest.raises(UserError, match="images-000000000020 is damaged"):
         evaluate(run, epochs=(2,))
 
@@ -196,12 +196,12 @@ def test_the_first_pictures_and_the_best_and_worst_are_kept(tmp_path: Path) -> N
         paint_photo(number, 32, 32).save(tmp_path / "photos" / f"{number:02d}.png")
     run = make_run(tmp_path / "run", tmp_path / "photos")
     add_checkpoint(run, 10)
-    ((_, content),) = evaluate(run, pictures=5)
-    errors = [image["ciede2000"] for image in content["images"]]
-    ranked = sorted(range(count), key=lambda number: errors[number])
+    ((_, content),) = evaluate(run, images_kept=5)
+    errors = [image.value("ciede2000") for image in content.images]
+    ranked = sorted(range(count), key=lambda number: errors[number] or 0.0)
     expected = {*range(5), *ranked[:BEST_AND_WORST], *ranked[-BEST_AND_WORST:]}
     assert expected < set(range(count))
-    assert {image["number"] for image in content["images"] if image["picture"]} == expected
+    assert {image.number for image in content.images if image.picture} == expected
     for kind in ("epoch-0001", "original", "gray"):
         files = {int(file.stem) for file in (run / "evaluations" / "held-out" / kind).iterdir()}
         assert files == expected
@@ -216,7 +216,7 @@ def test_what_is_measured_already_is_not_measured_again(squares: Path, tmp_path:
     before = file.stat().st_mtime_ns
     ((was_there, second),) = evaluate(run)
     assert was_there and file.stat().st_mtime_ns == before
-    assert second == json.loads(json.dumps(first))
+    assert second == first
 
 
 @pytest.mark.parametrize("lost", ["numbers", "picture", "checkpoint", "format"])
@@ -256,7 +256,7 @@ def test_a_kill_between_pictures_and_numbers_leaves_no_evaluation(
         written.append(file)
         write_atomically(file, content)
 
-    monkeypatch.setattr("hpc_recolor.evaluation.results.write_atomically", interrupted)
+    monkeypatch.setattr("hpc_recolor.evaluation.result_writer.write_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run)
     assert list((run / "evaluations").rglob("*.json")) == []
@@ -269,7 +269,7 @@ def test_results_of_other_photographs_are_not_mixed_in(squares: Path, tmp_path: 
     evaluate(run, data=others)
     paint_photo(99, 32, 32).save(others / "00.png")
     before = contents(run)
-    with pytest.raises(UserError, match=r"epoch-0001.json is of other photographs"):
+    with pytest.raises(UserError, match=r"epoch-0001.json: measured on other photographs"):
         evaluate(run, data=others)
     assert contents(run) == before
 
@@ -277,12 +277,12 @@ def test_results_of_other_photographs_are_not_mixed_in(squares: Path, tmp_path: 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="device=cuda: torch finds no GPU"):
-        evaluate_run(tmp_path, Wishes(), device="cuda")
+        evaluate_run(tmp_path, EvaluationOptions(), device="cuda")
 
 
 def test_the_table_is_aligned_and_has_a_dash_where_there_is_no_number() -> None:
     numbers: dict[str, Any] = {"ciede2000": 8.123, "ab_error": 7.0, "ssim": 0.91, "colorfulness": 20.0}
-    lines = results.table({"model": numbers | {"psnr": 21.0}, "gray": numbers | {"psnr": None}}).splitlines()
+    lines = summary_table({"model": numbers | {"psnr": 21.0}, "gray": numbers | {"psnr": None}}).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].split() == ["model", "8.12", "7.00", "21.00", "0.9100", "20.0"]
     assert lines[2].split() == ["gray", "copy", "8.12", "7.00", "-", "0.9100", "20.0"]

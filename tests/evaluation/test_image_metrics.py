@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity as structural_similarity_of_sc
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from hpc_recolor.evaluation import image_metrics
+from hpc_recolor.evaluation.metric_registry import METRICS
 from tests.conftest import paint_photo
 from tests.support import tolerances
 
@@ -141,6 +142,10 @@ def test_color_is_kept_under_another_lightness() -> None:
     assert np.abs(moved[..., 1:] - rgb2lab(faint.numpy())[..., 1:]).max() < 2 * tolerances.LUMINANCE
 
 
-def test_every_metric_has_its_formula() -> None:
+def test_every_metric_is_in_the_registry() -> None:
     one, other = pair("random", 16, 16, seed=0)
-    assert set(measured(one, other)) <= set(image_metrics.FORMULAS)
+    differences = {f"{key}_difference" for key in image_metrics.colorfulness(torch.from_numpy(one))}
+    always = {metric.key for metric in METRICS if metric.needs is None}
+    assert set(measured(one, other)) | differences == always
+    assert {metric.key for metric in METRICS} - always == {"lpips", "fid"}
+    assert all(metric.formula for metric in METRICS)

@@ -71,13 +71,14 @@ def test_an_evaluation_tells_lpips_and_which_weights_it_was_measured_with(weight
     run = make_run(tmp_path / "run", tmp_path / "photos")
     add_checkpoint(run, 10)
     plain, measured = evaluate(run), evaluate(run, Perceptual.load(weights, None, CPU), lpips_weights=weights)
-    (was_there, content), rows = measured[0], plain[0][1]["rows"]
+    (was_there, content), rows = measured[0], plain[0][1].rows
     assert not was_there
-    assert content["protocol"]["lpips_weights"]["file"] == "alexnet.pth"
-    assert len(content["protocol"]["lpips_weights"]["sha256"]) == 64
-    for row, metrics in content["rows"].items():
-        assert metrics.pop("lpips") > 0
-        assert metrics == rows[row]
+    weights_file = content.protocol.lpips_weights
+    assert weights_file and weights_file.file == "alexnet.pth"
+    assert len(weights_file.sha256) == 64
+    for method, means in content.rows.items():
+        assert (means["lpips"] or 0) > 0
+        assert {key: mean for key, mean in means.items() if key != "lpips"} == rows[method]
 
 
 class Bomb:

@@ -84,11 +84,11 @@ def test_a_measurement_that_is_to_stop_gives_nothing(pictures: Tensor) -> None:
 def test_network_losses_are_those_of_training(criterion: Literal["bce", "l1", "mse"]) -> None:
     torch.manual_seed(0)
     condition, output, target = (torch.rand(5, channels, 8, 8) * 2 - 1 for channels in (1, 2, 2))
-    judge = nn.Conv2d(3, 1, 4)
-    fake, real = (judge(torch.cat((condition, picture), 1)) for picture in (output, target))
+    discriminator = nn.Conv2d(3, 1, 4)
+    fake, real = (discriminator(torch.cat((condition, picture), 1)) for picture in (output, target))
 
     losses = network_losses(
-        output, condition, target, lambda *pair: judge(torch.cat(pair, 1)), LossConfig(adversarial=criterion)
+        output, condition, target, lambda *pair: discriminator(torch.cat(pair, 1)), LossConfig(adversarial=criterion)
     )
     assert losses.shape == (5, 3)
     of_generator = generator_loss(output, target, fake, 100.0, criterion)

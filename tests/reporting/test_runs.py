@@ -60,9 +60,9 @@ def test_keys_of_the_future_and_values_that_are_not_finite_are_no_error(made: Pa
     (run,) = read_runs([made])
     (evaluation,) = run.measured("test")
     assert evaluation.epoch_text == "2,000 images seen"
-    assert evaluation.photos[0].value("ciede2000") is None
-    assert evaluation.photos[0].value("weather") is None
-    assert evaluation.photos[1].value("ciede2000") is not None
+    assert evaluation.images[0].value("ciede2000") is None
+    assert evaluation.images[0].value("weather") is None
+    assert evaluation.images[1].value("ciede2000") is not None
 
 
 def test_averaged_weights_stand_for_the_run_where_raw_ones_were_measured_too(made: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, with networks that a test may choose, and nothing trained."""
+"""Run folders as training leaves them, with networks that a test may change, and without training."""
 
 import json
 from collections.abc import Callable
@@ -13,9 +13,10 @@ from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.data.sets import fingerprint
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.evaluation.checkpoint_choice import choose
-from hpc_recolor.evaluation.evaluation import Evaluation, Wishes
+from hpc_recolor.evaluation.evaluation import EvaluationOptions, Evaluator
 from hpc_recolor.evaluation.perceptual import Perceptual
 from hpc_recolor.evaluation.photographs import find_photographs
+from hpc_recolor.evaluation.results import Evaluation
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import Manifest
@@ -30,7 +31,7 @@ Change = Callable[[nn.Module], None]
 
 
 def networks(config: Config) -> dict[str, nn.Module]:
-    """Both, with statistics of BatchNorm that training might have left; the same each time."""
+    """Generator and discriminator, with BatchNorm statistics as after training; the same each time."""
     torch.manual_seed(0)
     both: dict[str, nn.Module] = {
         "generator": build_generator(config.model, config.data.size),
@@ -44,13 +45,13 @@ def networks(config: Config) -> dict[str, nn.Module]:
 
 
 def without_color(generator: nn.Module) -> None:
-    """All weights 0: what it makes is 0 everywhere."""
+    """Set all weights to 0: the output is 0 everywhere."""
     for parameter in generator.parameters():
         nn.init.zeros_(parameter)
 
 
 def make_run(folder: Path, photos: Path, color: str = "lab") -> Path:
-    """A run that is measured on all of `photos`, without checkpoints; `add_checkpoint` makes them."""
+    """A run that is evaluated on all of `photos`, without checkpoints; `add_checkpoint` adds them."""
     config = load_config(
         None,
         {
@@ -69,9 +70,9 @@ def make_run(folder: Path, photos: Path, color: str = "lab") -> Path:
 def add_checkpoint(
     run: Path, images_seen: int, snapshot_epoch: int | None = None, change: Change | None = None, ema: bool = True
 ) -> Path:
-    """A committed checkpoint of the networks, whose raw generator weights are half of the averaged ones.
+    """Commit a checkpoint of the networks, whose raw generator weights are half of the averaged ones.
 
-    change: what happens to the generator first; ema: whether an average is kept.
+    change: applied to the generator first; ema: whether an average is kept.
     """
     config = load_config(run / "config.yaml", {})
     tensors: dict[str, torch.Tensor] = {}
@@ -109,17 +110,18 @@ def add_checkpoint(
     return checkpoints.commit(folder, beside, manifest)
 
 
-def evaluate(run: Path, perceptual: Perceptual | None = None, **wishes: Any) -> list[tuple[bool, dict[str, Any]]]:
-    """Measure checkpoints in this process: for each, whether it was measured already, and what came out."""
-    wished, folder = Wishes(**wishes), RunFolder(run)
+def evaluate(run: Path, perceptual: Perceptual | None = None, **given: Any) -> list[tuple[bool, Evaluation]]:
+    """Measure checkpoints in this process: for each, whether it was measured already, and its evaluation."""
+    options, folder = EvaluationOptions(**given), RunFolder(run)
     config = load_config(folder.config, {})
-    chosen = choose(folder, wished.epochs, wished.raw)
-    photographs = find_photographs(config, wished.data, chosen[-1].manifest.photos, ALONE)
-    evaluation = Evaluation(folder, config, wished, ALONE, perceptual or Perceptual(), photographs)
-    evaluation.check()
-    return [evaluation.run_one(choice) for choice in chosen]
+    chosen = choose(folder, options.epochs, options.raw)
+    photographs = find_photographs(config, options.data, chosen[-1].manifest.photos, ALONE)
+    evaluator = Evaluator(folder, config, options, ALONE, perceptual or Perceptual(), photographs)
+    evaluator.check()
+    return [evaluator.run_one(choice) for choice in chosen]
 
 
 def read_json(run: Path, data: str, stem: str) -> dict[str, Any]:
+    """An evaluation file as plain JSON."""
     content: dict[str, Any] = json.loads((run / "evaluations" / data / f"{stem}.json").read_text())
     return content
