@@ -1,9 +1,8 @@
-"""`python -m hpc_recolor.jobs list | status | logs | cancel | restart`: what became of submitted runs."""
+"""`python -m hpc_recolor.jobs list | status | logs | cancel | restart`: watch and control submitted runs."""
 
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_recolor import cli
-from hpc_recolor.launch import slurm_query
-from hpc_recolor.launch.follow import Watch, follow, printable, tail
+from hpc_recolor.launch.cancel import cancel as cancel_run
+from hpc_recolor.launch.follow import JobWatch, follow, printable, tail
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission
-from hpc_recolor.launch.overview import OVER, Overview, look, overview, runs_in
-from hpc_recolor.launch.submission import resubmit
+from hpc_recolor.launch.overview import Overview, inspect, runs_in
+from hpc_recolor.launch.restart import restart as restart_run
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 
@@ -30,7 +29,7 @@ app = cli.command("hpc_recolor.jobs")
 COLUMNS = ("run", "job", "state", "epoch", "images/s", "time left", "restarts", "last stop")
 COLORS = {"running": "green", "finished": "green", "failed": "red", "unreadable": "red"}
 
-Run = Annotated[Path, Parameter(name="RUN", help="Run folder.")]
+RunArgument = Annotated[Path, Parameter(name="RUN", help="Run folder.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, for scripts.")]
 
 
@@ -41,23 +40,23 @@ def list_(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show all submitted runs in a folder, those submitted first on top."""
-    rows, complaint = look(runs_in(folder))
-    _complain(complaint)
+    """Show all submitted runs in a folder, oldest submission first."""
+    rows, failure = inspect(runs_in(folder))
+    _warn(failure)
     if as_json:
         print(json.dumps([_as_dict(row) for row in rows], indent=1))
     elif rows:
         _print_table([_cells(row) for row in rows])
     else:
-        print(f"no run in {folder} has been submitted; submit one with: python -m hpc_recolor.submit")
+        print(f"no submitted run in {folder}; submit one with: python -m hpc_recolor.submit")
 
 
 @app.command
-def status(run: Run, /, *, as_json: AsJson = False) -> None:
-    """Show one run, with all that is known of it."""
-    read_submission(JobFolder.of(RunFolder(run)))  # or says what is wrong with it
-    (row,), complaint = look([RunFolder(run)])
-    _complain(complaint)
+def status(run: RunArgument, /, *, as_json: AsJson = False) -> None:
+    """Show one run in full."""
+    read_submission(JobFolder.of(RunFolder(run)))  # raises UserError if it cannot be read
+    (row,), failure = inspect([RunFolder(run)])
+    _warn(failure)
     if as_json:
         print(json.dumps(_as_dict(row), indent=1))
         return
@@ -66,8 +65,8 @@ def status(run: Run, /, *, as_json: AsJson = False) -> None:
         "nodes": row.nodes,
         "checkpoint": str(row.checkpoint or "none yet"),
         "logs": _logs_pattern(row.logs),
-        "follow": "" if row.state in OVER else _command("logs", run, "--follow"),
-        "restart": _command("restart", run) if row.state in OVER and row.state != "finished" else "",
+        "follow": "" if row.has_ended else _command("logs", run, "--follow"),
+        "restart": _command("restart", run) if row.has_ended and row.state != "finished" else "",
     }
     width = max(map(len, fields))
     for name, value in fields.items():
@@ -77,104 +76,66 @@ def status(run: Run, /, *, as_json: AsJson = False) -> None:
 
 @app.command(name="logs")
 def logs_(
-    run: Run,
+    run: RunArgument,
     /,
     *,
     follow_: Annotated[
-        bool, Parameter(name="--follow", negative=(), help="Go on until the job has ended; Ctrl-C leaves it running.")
+        bool,
+        Parameter(name="--follow", negative=(), help="Continue until the job has ended; Ctrl-C leaves it running."),
     ] = False,
-    rank: Annotated[int | None, Parameter(help="Only this rank's; all ranks' without it.")] = None,
-    lines: Annotated[int | None, Parameter(help="Only so many of each rank's last lines.")] = None,
+    rank: Annotated[int | None, Parameter(help="Only this rank [default: all ranks].")] = None,
+    lines: Annotated[int | None, Parameter(help="Only that many last lines of each rank.")] = None,
 ) -> None:
-    """Print what the ranks of a run's last job have printed, over all its restarts."""
+    """Print the output of the ranks of a run's last job, over all its restarts."""
     submission = read_submission(JobFolder.of(RunFolder(run)))
     paths = _log_paths(submission, rank)
     if lines is not None and lines < 0:
-        raise UserError(f"--lines={lines}: use 0 or more")
-    starts = {} if lines is None else {number: tail(path, lines) for number, path in paths.items()}
+        raise UserError(f"--lines={lines}", "negative", "use 0 or more")
+    offsets = {} if lines is None else {number: tail(path, lines) for number, path in paths.items()}
     if follow_:
-        return _follow(RunFolder(run), submission, paths, starts)
+        return _follow(RunFolder(run), submission, paths, offsets)
     if not any(path.exists() for path in paths.values()):
         print(f"job {submission.job} has no logs yet; see {_command('status', run)}", file=sys.stderr)
     with _until_reader_leaves():
-        follow(paths, lambda: True, print, starts)
+        follow(paths, lambda: True, print, offsets)
 
 
 @app.command
-def cancel(run: Run, /) -> None:
-    """End a run's job, once its state is saved. It is not queued again; `restart` goes on with it."""
-    submission = read_submission(JobFolder.of(RunFolder(run)))
-    row = overview(RunFolder(run))
-    if row.state in OVER:
-        raise UserError(f"job {row.job} of {run} is over already ({row.state}); there is nothing to cancel")
-    _mark_cancelled(submission)
-    has_ranks = row.state in ("running", "ending")
-    print(f"job {row.job} is cancelled" + ("; its ranks save their state and leave now" if has_ranks else ""))
-    print(f"go on with it later: {_command('restart', run)}")
+def cancel(run: RunArgument, /) -> None:
+    """Save the state of a run and end its job. It is not requeued; `restart` resumes it."""
+    before = cancel_run(RunFolder(run))
+    has_ranks = before.state in ("running", "ending")
+    print(f"job {before.job} cancelled" + ("; its ranks save their state and exit" if has_ranks else ""))
+    print(f"resume it later: {_command('restart', run)}")
 
 
 @app.command
-def restart(run: Run, /) -> None:
-    """Go on with a run: submit it again as it was, or start it now if it waits after having been queued again."""
-    submission = read_submission(JobFolder.of(RunFolder(run)))
-    row = overview(RunFolder(run))
-    if row.state in OVER:
-        submission = resubmit(RunFolder(run.absolute()))  # its paths are read from anywhere
-    elif row.reason == "BeginTime":
-        # Not at once: SLURM refuses to start a job in the second in which it has taken its last turn's rights away.
-        slurm_query.run(["scontrol", "update", f"JobId={row.job}", "StartTime=now+3"])
-    else:
-        raise UserError(_not_now(row))
+def restart(run: RunArgument, /) -> None:
+    """Resume a run: submit it again unchanged, or start it now if it waits after a requeue."""
+    submission = restart_run(RunFolder(run))
     print(f"job      {submission.job}")
     print(f"run      {run}")
     print(f"logs     {_logs_pattern([JobFolder(submission.logs).log(submission.job, 0)])}")
     print(f"follow   {_command('logs', run, '--follow')}")
 
 
-def _not_now(row: Overview) -> str:
-    if row.state == "waiting":
-        return f"job {row.job} of {row.run} waits already ({row.why}); cancel it first to submit it anew"
-    if row.state == "ending":
-        return f"job {row.job} of {row.run} is just ending; try again in a moment"
-    return f"job {row.job} of {row.run} is running; cancel it first: {_command('cancel', row.run)}"
-
-
-def _mark_cancelled(submission: Submission) -> None:
-    """Cancel a job, after a note that keeps it from being queued again. No note stays if that cannot be done."""
-    note = JobFolder(submission.logs).cancelled(submission.job)
-    try:
-        note.touch()
-    except OSError as error:
-        raise UserError(f"{note} cannot be written ({error.strerror}); make room there and cancel again") from None
-    try:
-        if submission.cluster == "local":
-            os.kill(int(submission.job), signal.SIGTERM)
-        else:
-            slurm_query.run(["scancel", submission.job])
-    except ProcessLookupError:
-        pass  # it has just ended
-    except BaseException:
-        note.unlink(missing_ok=True)
-        raise
-
-
-def _follow(run: RunFolder, submission: Submission, paths: dict[int, Path], starts: dict[int, int]) -> None:
+def _follow(run: RunFolder, submission: Submission, paths: dict[int, Path], offsets: dict[int, int]) -> None:
     try:
         with _until_reader_leaves():
-            follow(paths, Watch(run, submission.job), lambda line: print(line, flush=True), starts)
+            follow(paths, JobWatch(run, submission.job), lambda line: print(line, flush=True), offsets)
     except KeyboardInterrupt:
         print(
-            f"\njob {submission.job} goes on; follow it again with: {_command('logs', run.path, '--follow')}",
+            f"\njob {submission.job} continues; follow it again with: {_command('logs', run.path, '--follow')}",
             file=sys.stderr,
         )
         return
-    (row,), _ = look([run])
+    (row,), _ = inspect([run])
     print(f"job {submission.job}: {' | '.join(filter(None, (row.state, row.last_stop)))}", file=sys.stderr)
 
 
 @contextmanager
 def _until_reader_leaves() -> Iterator[None]:
-    """As in `logs RUN | head`."""
+    """Ends the body quietly when the reader of stdout exits, as in `logs RUN | head`."""
     try:
         yield
         sys.stdout.flush()
@@ -184,14 +145,16 @@ def _until_reader_leaves() -> Iterator[None]:
 
 def _log_paths(submission: Submission, rank: int | None) -> dict[int, Path]:
     if rank is not None and not 0 <= rank < submission.ranks:
-        raise UserError(f"--rank={rank}: job {submission.job} has ranks 0 to {submission.ranks - 1}")
+        raise UserError(
+            f"--rank={rank}", f"job {submission.job} has ranks 0 to {submission.ranks - 1}", "use one of them"
+        )
     folder = JobFolder(submission.logs)
     return {number: folder.log(submission.job, number) for number in range(submission.ranks) if rank in (None, number)}
 
 
-def _complain(complaint: str | None) -> None:
-    if complaint:
-        print(f"states are what the run folders say; {complaint}", file=sys.stderr)
+def _warn(failure: UserError | None) -> None:
+    if failure:
+        print(f"states are read from the run folders alone; {failure}", file=sys.stderr)
 
 
 def _command(name: str, run: Path, *flags: str) -> str:
@@ -229,7 +192,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """For a terminal as wide as that is; else aligned and whole, for other programs."""
+    """Fits the table to a terminal; prints it aligned and unwrapped for other programs."""
     if not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
         for row in (COLUMNS, *rows):

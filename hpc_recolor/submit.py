@@ -1,4 +1,4 @@
-"""`python -m hpc_recolor.submit`: train as a SLURM job, or several as an array."""
+"""`python -m hpc_recolor.submit`: train as a SLURM job, or several runs as an array."""
 
 import re
 import shlex
@@ -26,29 +26,28 @@ from hpc_recolor.runtime.exit_codes import INTERRUPTED
 app = cli.command("hpc_recolor.submit")
 
 RANKS_SHOWN = 16
-POLL_S = 5.0
 NOT_FINISHED = 1
 
 
 @app.default
 def submit(
     *,
-    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags win over it.")] = None,
-    nodes: Annotated[int | None, Parameter(help="Nodes [nodes, 1 or more; 1 without it].")] = None,
+    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags override it.")] = None,
+    nodes: Annotated[int | None, Parameter(help="Nodes [nodes, 1 or more; default: 1].")] = None,
     gpus_per_node: Annotated[
         int | None,
-        Parameter(name="--gpus-per-node", help="GPUs, and so ranks, of each node [0: CPUs]; all of them without it."),
+        Parameter(name="--gpus-per-node", help="GPUs, and so ranks, of each node [0: CPUs; default: all]."),
     ] = None,
     time: Annotated[
-        str | None, Parameter(help="Longest turn before the job saves and is queued again: MINUTES, H:M:S, D-H:M:S.")
+        str | None, Parameter(help="Time limit, at which the job saves and is requeued: MINUTES, H:M:S, D-H:M:S.")
     ] = None,
-    partition: Annotated[str | None, Parameter(help="Partition; without it SLURM's default one.")] = None,
-    account: Annotated[str | None, Parameter(help="Account that pays.")] = None,
+    partition: Annotated[str | None, Parameter(help="Partition [default: SLURM's default one].")] = None,
+    account: Annotated[str | None, Parameter(help="Account to charge.")] = None,
     qos: Annotated[str | None, Parameter(help="Quality of service.")] = None,
     constraint: Annotated[str | None, Parameter(help="Features that the nodes must have.")] = None,
-    name: Annotated[str | None, Parameter(help="Short for --run.name; of a sweep: the folder of its array.")] = None,
+    name: Annotated[str | None, Parameter(help="Short for --run.name; for a sweep: the folder of its array.")] = None,
     profile: Annotated[
-        Path | None, Parameter(help="YAML file that describes the cluster, as in slurm/profiles/; flags win over it.")
+        Path | None, Parameter(help="YAML file that describes the cluster, as in slurm/profiles/; flags override it.")
     ] = None,
     after: Annotated[str | None, Parameter(help="Start when that job has ended, however it ends [job id].")] = None,
     sweep: Annotated[
@@ -59,7 +58,7 @@ def submit(
         Parameter(help="section.field=value,value: one job array, a run for each combination.", consume_multiple=True),
     ] = (),
     at_once: Annotated[
-        int | None, Parameter(name="--at-once", help="Runs of a sweep that may train at once [runs, 4 without it].")
+        int | None, Parameter(name="--at-once", help="Runs of a sweep that may train at once [runs; default: 4].")
     ] = None,
     cluster: Annotated[
         Literal["slurm", "local"], Parameter(help="local: the same job on this machine, without SLURM.")
@@ -69,22 +68,22 @@ def submit(
     ] = False,
     check: Annotated[bool, Parameter(negative=(), help="With --dry-run: also ask SLURM whether it would run.")] = False,
     follow: Annotated[
-        bool, Parameter(negative=(), help="Show all ranks' logs until the end; Ctrl-C leaves the job running.")
+        bool, Parameter(negative=(), help="Show all ranks' logs until the job ends; Ctrl-C leaves it running.")
     ] = False,
     wait: Annotated[bool, Parameter(negative=(), help="Return when the job has ended, with 0 if it finished.")] = False,
     flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
 ) -> int:
     """Train as a SLURM job. Takes the same config and flags as `train`.
 
-    Jobs that reach their time limit, are preempted or lose a node save and are queued again, until the run is finished.
-    The same command again goes on with a run; `python -m hpc_recolor.jobs` shows, stops and restarts it.
+    Jobs that reach their time limit, are preempted or lose a node are requeued and resume, until the run is finished.
+    The same command resumes a run; `python -m hpc_recolor.jobs` shows, cancels and restarts it.
     """
     if (sweep and grid) or (sweep and config):
-        raise UserError("--sweep names whole configs: leave out --grid and --config")
+        raise UserError("--sweep", "its files are whole configs", "leave out --grid and --config")
     if (sweep or grid) and (cluster == "local" or follow):
-        raise UserError("--sweep and --grid are SLURM arrays: leave out --cluster local and --follow")
+        raise UserError("--sweep, --grid", "only available as SLURM arrays", "leave out --cluster local and --follow")
     if check and not dry_run:
-        raise UserError("--check belongs to --dry-run: give both, or none")
+        raise UserError("--check", "only available with --dry-run", "add --dry-run")
     given = {
         "nodes": nodes, "gpus_per_node": gpus_per_node, "time": time, "partition": partition, "account": account,
         "qos": qos, "constraint": constraint, "after": after, "at_once": at_once,
@@ -95,13 +94,13 @@ def submit(
     configs = _configs(config, sweep, grid, overrides)
     options = resolve(load_profile(profile) if profile else Profile(), given, cluster)
     array = _array_name(name) if sweep or grid else None
-    made = plan(configs, options, shlex.join(["python", "-m", "hpc_recolor.submit", *sys.argv[1:]]), array)
+    planned = plan(configs, options, shlex.join(["python", "-m", "hpc_recolor.submit", *sys.argv[1:]]), array)
     if dry_run:
-        return _show(made, check)
-    submissions = submit_plan(made)
-    _tell(made, submissions)
+        return _print_plan(planned, check)
+    submissions = submit_plan(planned)
+    _print_submissions(planned, submissions)
     if follow or wait:
-        return _accompany(made, follow)
+        return _wait(planned, follow)
     return 0
 
 
@@ -117,58 +116,58 @@ def _configs(
 
 def _array_name(name: str | None) -> str:
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"--name={name}: use letters, digits, '.', '_' and '-'")
+        raise UserError(f"--name={name}", "not a folder name", "use letters, digits, '.', '_' and '-'")
     return name or time.strftime("sweep-%Y%m%d-%H%M%S")
 
 
-def _show(made: Plan, check: bool) -> int:
-    """Print what would be submitted, and what each rank would run."""
+def _print_plan(planned: Plan, check: bool) -> int:
+    """Print the script and the command of each rank, and with `check` SLURM's forecast."""
     from hpc_recolor.launch import slurm_executor
 
-    options = made.options
+    options = planned.options
     if options.cluster == "slurm":
-        print(made.script)
-    print("# what each rank runs")
+        print(planned.script)
+    print("# commands of the ranks")
     per_node = options.ranks_per_node
     for rank in range(min(options.ranks, RANKS_SHOWN)):
         print(
             f"#   rank {rank} of {options.ranks}: node {rank // per_node}, "
             f"{'GPU ' + str(rank % per_node) if options.gpus_per_node else 'CPUs'}, "
-            f"-m hpc_recolor.launch.job {made.folder.path}"
+            f"-m hpc_recolor.launch.job {planned.folder.path}"
         )
     if options.ranks > RANKS_SHOWN:
-        print(f"#   ... and so on, to rank {options.ranks - 1}")
+        print(f"#   ... up to rank {options.ranks - 1}")
     if check and options.cluster == "slurm":
-        made_executor = slurm_executor.executor(made.folder, made.code.path, made.name, options, made.tasks)
+        executor = slurm_executor.executor(planned.folder, planned.code.path, planned.name, options, planned.tasks)
         with tempfile.TemporaryDirectory() as folder:
-            print(slurm_executor.test_only(made_executor, Path(folder) / "script.sh").strip() or "SLURM would run it")
+            print(slurm_executor.test_only(executor, Path(folder) / "script.sh").strip() or "SLURM would run it")
     return 0
 
 
-def _tell(made: Plan, submissions: Sequence[Submission]) -> None:
-    for run, submission in zip(made.runs, submissions, strict=True):
+def _print_submissions(planned: Plan, submissions: Sequence[Submission]) -> None:
+    for run, submission in zip(planned.runs, submissions, strict=True):
         logs = JobFolder(submission.logs).log(submission.job, 0)
-        place = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-        print(f"job {submission.job}: {place}, {submission.ranks} ranks on {submission.nodes} nodes, logs {logs}")
-    print(f"follow it: python -m hpc_recolor.jobs logs {place} --follow")
+        path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
+        print(f"job {submission.job}: {path}, {submission.ranks} ranks on {submission.nodes} nodes, logs {logs}")
+    print(f"follow it: python -m hpc_recolor.jobs logs {path} --follow")
 
 
-def _accompany(made: Plan, follow: bool) -> int:
-    """Stay until all runs are over, or the user leaves with Ctrl-C. Returns 0 unless a run is over and not finished."""
+def _wait(planned: Plan, follow: bool) -> int:
+    """Wait until all runs have ended, or for Ctrl-C. Returns 0 unless a run has ended without finishing."""
     from hpc_recolor import jobs
-    from hpc_recolor.launch.overview import OVER, look
+    from hpc_recolor.launch.follow import wait_until_ended
+    from hpc_recolor.launch.overview import inspect
 
     if follow:
-        jobs.logs_(made.runs[0].path, follow_=True)
-    while True:
-        states = [row.state for row in look(made.runs)[0]]
-        if follow or all(state in OVER for state in states):
-            return NOT_FINISHED if any(state in OVER and state != "finished" for state in states) else 0
+        jobs.logs_(planned.runs[0].path, follow_=True)
+        rows, _ = inspect(planned.runs)
+    else:
         try:
-            time.sleep(POLL_S)
+            rows = wait_until_ended(planned.runs)
         except KeyboardInterrupt:
-            print("the job goes on; see python -m hpc_recolor.jobs list", file=sys.stderr)
+            print("the job continues; see python -m hpc_recolor.jobs list", file=sys.stderr)
             return INTERRUPTED
+    return NOT_FINISHED if any(row.has_ended and row.state != "finished" for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m hpc_recolor.launch.job FOLDER`: what srun, or submitit's local controller, starts as each rank.
+"""`python -m hpc_recolor.launch.job FOLDER`: the process of a rank, started by srun or submitit's local controller.
 
-Listens for signals first: everything else takes time, and schedulers do not wait.
+Signal handlers are installed before the slow imports, because schedulers do not wait.
 """
 
 import sys
@@ -12,7 +12,7 @@ from hpc_recolor.runtime.signals import StopRequest
 def main() -> int:
     """Train the run of a job folder on this rank. Returns the exit code."""
     with StopRequest(until_exit=True) as request:
-        from hpc_recolor.launch import rank  # takes a while to import
+        from hpc_recolor.launch import rank  # slow to import
 
         return rank.run(Path(sys.argv[1]), request)
 

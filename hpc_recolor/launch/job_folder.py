@@ -1,16 +1,16 @@
 """RUN/job: what a submission leaves for its ranks, and what they leave for the commands that watch them.
 
-submission.json           what was submitted last, and as which job
-options.json              how it was submitted
-config.yaml               the run config of that submission
-tasks.json                in a sweep's folder: the run folders of the array's tasks
-history.jsonl             a row at every start of the ranks, and at every end that they live to see
+submission.json           the last submission, with its job
+options.json              its options
+config.yaml               its run config
+tasks.json                in the folder of a sweep: the run folders of the array's tasks
+history.jsonl             a row for every start of the ranks, and for every end that they live to record
 code/HASH/                the packages as they were submitted
-JOB_RANK_log.out          what a rank prints, over all restarts of a job
-requeue-JOB-RESTART       there if the ranks of that start ask to be queued again
-cancelled-JOB             there if the user has cancelled the job: it is not queued again
+JOB_RANK_log.out          output of a rank, over all restarts of a job
+requeue-JOB-RESTART       exists if the ranks of that start request to be requeued
+cancelled-JOB             exists if the user has cancelled the job: it is not requeued
 
-The folder is 0700: what lies in it is run, and believed. A sweep has one such folder for its array, in a folder of its
+The folder has mode 0700, because its files are executed and trusted. A sweep has one for its array, in a folder of its
 own, and one in each of its runs.
 """
 
@@ -30,15 +30,16 @@ from hpc_recolor.runtime.errors import UserError
 FOLDER_MODE = 0o700
 
 
-class Record(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Submission(Record):
-    """What was submitted.
+class Submission(_FrozenModel):
+    """A submission.
 
-    job: SLURM's id, of an array task `ARRAY_TASK`; of a local job the controller's process id. logs: the folder of the
-    ranks' logs, the run's own job folder or the sweep's. command: what to type to submit the same again.
+    job: SLURM's job id, `ARRAY_TASK` for an array task; the controller's process id for a local job. logs: the job
+    folder that holds the ranks' logs, of the run or of its sweep. submitted: UTC, ISO 8601. code: hash of the snapshot.
+    command: the command line that submits the same again.
     """
 
     cluster: Literal["slurm", "local"]
@@ -54,8 +55,8 @@ class Submission(Record):
     command: str
 
 
-class Event(Record):
-    """A start of the ranks, or their end. restart: how often SLURM has queued the job again. reason: of an end."""
+class Event(_FrozenModel):
+    """A start or an end of the ranks. restart: how often SLURM has requeued the job. reason: of an end."""
 
     kind: Literal["start", "end"]
     job: str
@@ -69,7 +70,7 @@ class Event(Record):
 
 @dataclass(frozen=True)
 class JobFolder:
-    """The places inside a job folder."""
+    """Paths inside a job folder."""
 
     TASKS: ClassVar[str] = "tasks.json"
 
@@ -77,99 +78,113 @@ class JobFolder:
 
     @classmethod
     def of(cls, run: RunFolder) -> "JobFolder":
+        """The job folder of a run."""
         return cls(run.path / "job")
 
     @property
     def submission(self) -> Path:
+        """The last `Submission`."""
         return self.path / "submission.json"
 
     @property
     def config(self) -> Path:
+        """The run config."""
         return self.path / "config.yaml"
 
     @property
     def options(self) -> Path:
+        """The `JobOptions`."""
         return self.path / "options.json"
 
     @property
     def tasks(self) -> Path:
+        """Run folders of an array's tasks; exists in the folder of a sweep only."""
         return self.path / self.TASKS
 
     @property
     def history(self) -> Path:
+        """An `Event` a line."""
         return self.path / "history.jsonl"
 
     @property
     def code(self) -> Path:
+        """The folder of snapshots."""
         return self.path / "code"
 
     def log(self, job: str, rank: int) -> Path:
+        """Output of a rank."""
         return self.path / f"{job}_{rank}_log.out"
 
     def requeue(self, job: str, restart: int) -> Path:
+        """The request of the ranks of one start to be requeued."""
         return self.path / f"requeue-{job}-{restart}"
 
     def cancelled(self, job: str) -> Path:
+        """The marker that keeps a job from being requeued."""
         return self.path / f"cancelled-{job}"
 
     def make(self) -> None:
-        """Create the folder, for its owner alone. Raises UserError if it is there and somebody else's."""
+        """Create the folder with mode 0700. Raises UserError if that fails, or if it belongs to another user."""
         make_private(self.path)
 
     def check(self) -> None:
-        """Raises UserError unless the folder is a real one, this user's, and closed to all others."""
+        """Raises UserError unless it is a folder, not a link, owned by this user with mode 0700."""
         check_private(self.path)
 
 
 def make_private(path: Path) -> None:
-    """Create a folder for its owner alone. Raises UserError if it is there and somebody else's, or cannot be made."""
+    """Create a folder with mode 0700. Raises UserError if that fails, or if it belongs to another user."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         if not path.is_symlink() and path.stat().st_uid == os.geteuid():
             path.chmod(FOLDER_MODE)
     except OSError as error:
-        raise UserError(f"{path} cannot be made ({error.strerror}); choose a folder that you can write") from None
+        raise UserError(
+            str(path), f"cannot be created ({error.strerror})", "choose a folder that you can write to"
+        ) from None
     check_private(path)
 
 
 def check_private(path: Path) -> None:
-    """Raises UserError unless `path` is a real folder, this user's, and closed to all others."""
+    """Raises UserError unless `path` is a folder, not a link, owned by this user with mode 0700."""
     try:
         found = path.lstat()
     except OSError as error:
-        raise UserError(f"{path} is not there ({error.strerror}); submit the run first") from None
+        raise UserError(str(path), f"not found ({error.strerror})", "submit the run first") from None
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or mode != FOLDER_MODE:
         raise UserError(
-            f"{path} belongs to user {found.st_uid} with mode {mode:o}, but what lies in it is run: it must be a "
-            f"folder of user {os.geteuid()} with mode {FOLDER_MODE:o}; remove it and submit again"
+            str(path),
+            f"belongs to user {found.st_uid} with mode {mode:o}, but its files are executed: it must be a folder of "
+            f"user {os.geteuid()} with mode {FOLDER_MODE:o}",
+            "remove it and submit again",
         )
 
 
 def write_submission(folder: JobFolder, submission: Submission) -> None:
-    """Note what was submitted."""
+    """Record the last submission."""
     write_atomically(folder.submission, submission.model_dump_json(indent=1).encode())
 
 
 def read_submission(folder: JobFolder) -> Submission:
-    """What was submitted last. Raises UserError if nothing was, or the folder is not to be trusted."""
+    """The last submission. Raises UserError if there is none, or if the folder is not private."""
     folder.check()
     try:
         return Submission.model_validate_json(folder.submission.read_bytes())
     except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not what `submit` writes"
-        raise UserError(f"{folder.submission} cannot be read ({reason}); submit the run again") from None
+        reason = error.strerror if isinstance(error, OSError) else "not written by `submit`"
+        raise UserError(str(folder.submission), f"cannot be read ({reason})", "submit the run again") from None
 
 
 def append_event(folder: JobFolder, event: Event) -> None:
-    """Note a start or an end. One process at a time appends, rank 0."""
+    """Record a start or an end. Only rank 0 appends."""
     with folder.history.open("ab+") as file:
         cut_short = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
-        file.write(b"\n" * bool(cut_short) + event.model_dump_json().encode() + b"\n")
+        file.write((b"\n" if cut_short else b"") + event.model_dump_json().encode() + b"\n")
 
 
 def read_history(folder: JobFolder) -> list[Event]:
-    """All starts and ends, oldest first. A row that a kill cut short is left out."""
+    """All starts and ends, oldest first. A row that was truncated by a kill is left out."""
     if not folder.history.exists():
         return []
     events = []

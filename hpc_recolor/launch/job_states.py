@@ -1,24 +1,36 @@
-"""What SLURM says of jobs: waiting and running ones by squeue, those that are over by its accounting."""
+"""States of jobs in SLURM: waiting and running ones from squeue, ended ones from accounting."""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hpc_recolor.launch.slurm_query import NOTHING, rows, run
+from hpc_recolor.launch.slurm_command import InvalidJobIdError, parse_rows, run_command, value_or_none
+from hpc_recolor.launch.slurm_time import parse_time_left
 from hpc_recolor.runtime.errors import UserError
 
-# As squeue(1) calls jobs that will not run again; "CANCELLED by 0" too.
-OVER = (
-    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "REVOKED"),
+# Prefixes of squeue(1)'s states of jobs that will not run again; "CANCELLED by 0" is one too.
+ENDED_JOB_STATES = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "DEADLINE",
+    "BOOT_FAIL",
+    "REVOKED",
     "PREEMPTED",
 )
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job by SLURM's words. reason: why it waits; time_left_s: until its limit; start_time: when it began, or may;
-    exit_code: 128 and the signal where one ended it, as in shells."""
+    """A job as SLURM describes it.
+
+    reason: why it waits. time_left_s: until its time limit. start_time: when it started, or is expected to. exit_code:
+    128 + signal number if a signal ended it, as in shells.
+    """
 
     job: str
     state: str
@@ -29,35 +41,38 @@ class JobState:
     restarts: int | None = None
     exit_code: int | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will not run again."""
+        return self.state.startswith(ENDED_JOB_STATES)
+
 
 def job_states(jobs: Sequence[str]) -> dict[str, JobState]:
-    """What SLURM knows of jobs, by id; tasks of arrays are `12_3`. Those that it does not know are left out."""
+    """States of jobs by id, `12_3` for tasks of arrays. Jobs that SLURM does not know are left out."""
     if not jobs:
         return {}
     wanted = set(jobs)
     queued = {state.job: state for state in _queued() if state.job in wanted}
     # Only accounting has exit codes, and is a little late.
-    asked = sorted(job for job in wanted if job not in queued or queued[job].state.startswith(OVER))
-    ended = _ended(asked) if asked else {}
-    return ended | queued | {job: state for job, state in ended.items() if state.state.startswith(OVER)}
+    asked = sorted(job for job in wanted if job not in queued or queued[job].has_ended)
+    recorded = _recorded(asked) if asked else {}
+    return recorded | queued | {job: state for job, state in recorded.items() if state.has_ended}
 
 
 def is_known(job: str) -> bool:
-    """Whether SLURM still knows a job, anybody's, waiting, running or over not long ago.
+    """Whether SLURM knows a job of any user, waiting, running or ended recently.
 
-    Raises UserError if it does not answer.
+    Raises UserError if SLURM does not respond.
     """
     try:
-        run(["squeue", "--noheader", "--jobs", job])
-    except UserError as error:
-        if "Invalid job id" in str(error):
-            return False
-        raise
+        run_command(["squeue", "--noheader", "--jobs", job])
+    except InvalidJobIdError:
+        return False
     return True
 
 
 def array_tasks(job: str) -> Iterator[str]:
-    """The ids behind squeue's `12_[0-3,7%2]` and `12_[0-60:3]`; any other id as it is."""
+    """The ids of squeue's `12_[0-3,7%2]` and `12_[0-60:3]`; any other id unchanged."""
     match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job)
     if not match:
         yield job
@@ -68,39 +83,40 @@ def array_tasks(job: str) -> Iterator[str]:
 
 
 def _queued() -> Iterator[JobState]:
-    """This user's jobs that are not long over."""
+    """This user's jobs that squeue still lists."""
     command = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", "--format=%i|%T|%r|%N|%L|%S"]
-    for job, state, reason, nodes, left, start in rows(run(command), 6):
-        known = JobState(job, state, reason, nodes, _seconds(left), _said(start))
+    for job, state, reason, nodes, left, start in parse_rows(run_command(command), 6):
+        known = JobState(
+            job=job,
+            state=state,
+            reason=reason,
+            nodes=nodes,
+            time_left_s=parse_time_left(left),
+            start_time=value_or_none(start),
+        )
         yield from (replace(known, job=task) for task in array_tasks(job))
 
 
-def _ended(jobs: Sequence[str]) -> dict[str, JobState]:
+def _recorded(jobs: Sequence[str]) -> dict[str, JobState]:
+    """What accounting has of jobs; empty where SLURM keeps no accounting."""
     try:
-        text = run(["sacct", "-nPX", "-j", ",".join(jobs), "-o", "JobID,State,NodeList,Start,ExitCode"])
+        text = run_command(["sacct", "-nPX", "-j", ",".join(jobs), "-o", "JobID,State,NodeList,Start,ExitCode"])
     except UserError:
-        return {}  # SLURM keeps no accounts
+        return {}
     states: dict[str, JobState] = {}
-    for job, state, nodes, start, code in rows(text, 5):
-        known = JobState(job, state, None, _said(nodes) or "", None, _said(start), None, _exit_code(code))
+    for job, state, nodes, start, code in parse_rows(text, 5):
+        known = JobState(
+            job=job,
+            state=state,
+            nodes=value_or_none(nodes) or "",
+            start_time=value_or_none(start),
+            exit_code=_exit_code(code),
+        )
         states |= {task: replace(known, job=task) for task in array_tasks(job) if task in jobs}
     return states
-
-
-def _said(text: str) -> str | None:
-    return None if text in NOTHING else text
 
 
 def _exit_code(text: str) -> int:
     """Of sacct's CODE:SIGNAL."""
     code, _, number = text.partition(":")
     return 128 + int(number) if int(number or 0) else int(code)
-
-
-def _seconds(text: str) -> int | None:
-    """Of squeue's time left: D-H:M:S, H:M:S or M:S."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if not match:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

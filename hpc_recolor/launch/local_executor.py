@@ -1,4 +1,4 @@
-"""The ranks of a run on this machine, under submitit's local controller, which outlives the command that starts it."""
+"""Runs ranks on this machine, under submitit's local controller, which outlives the command that starts it."""
 
 import os
 import shlex
@@ -8,20 +8,23 @@ from pathlib import Path
 from submitit.local.local import start_controller
 
 from hpc_recolor.launch.job_folder import JobFolder, Submission
-from hpc_recolor.launch.profile import Options
+from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.runtime.errors import UserError
 
 NO_LIMIT_MIN = 60 * 24 * 365
-MARK = b"submitit.local._local"
+CONTROLLER_MODULE = b"submitit.local._local"
 
 
-def start(folder: JobFolder, code: Path, options: Options) -> str:
-    """Start the controller in a session of its own, so that Ctrl-C here does not reach the ranks. Returns its pid."""
+def start(folder: JobFolder, code: Path, options: JobOptions) -> str:
+    """Start the controller in a session of its own, so that Ctrl-C here does not reach the ranks. Returns its pid.
+
+    Raises UserError for more than one node.
+    """
     if options.nodes > 1:
-        raise UserError(f"--nodes={options.nodes}: --cluster local has this one machine; use --nodes 1")
+        raise UserError(f"--nodes={options.nodes}", "--cluster local has only this machine", "use --nodes 1")
     command = [options.python or sys.executable, "-u", "-m", "hpc_recolor.launch.job", str(folder.path)]
     path = os.pathsep.join([str(code), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
-    read, written = os.pipe()
+    read_end, write_end = os.pipe()
     if os.fork() == 0:
         os.setsid()
         os.chdir(options.chdir or ".")
@@ -38,20 +41,20 @@ def start(folder: JobFolder, code: Path, options: Options) -> str:
             signal_delay_s=options.signal_s,
             stderr_to_stdout=True,
         )
-        os.write(written, str(controller.pid).encode())
+        os.write(write_end, str(controller.pid).encode())
         os._exit(0)
-    os.close(written)
+    os.close(write_end)
     os.wait()
-    with os.fdopen(read) as answer:
-        pid = answer.read()
+    with os.fdopen(read_end) as reply:
+        pid = reply.read()
     assert pid, "the controller did not start"
     return pid
 
 
 def is_running(submission: Submission) -> bool:
-    """Whether a local job's controller lives."""
+    """Whether the controller of a local job is alive."""
     try:
         command = Path(f"/proc/{submission.job}/cmdline").read_bytes().split(b"\0")
-        return MARK in command and os.fsencode(submission.logs) in command
+        return CONTROLLER_MODULE in command and os.fsencode(submission.logs) in command
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""A rank of a submitted job: who it is, what it prepares on its node, how it tells its end."""
+"""A rank of a submitted job: its place in the job, the setup of its node, the record of its start and end."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from hpc_recolor import cli
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.launch.job_folder import Event, JobFolder, append_event
-from hpc_recolor.launch.profile import Options
+from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.staging import keep_caches, stage
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
@@ -26,14 +26,13 @@ from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
 from hpc_recolor.runtime.signals import StopRequest
 
-# Below the kernel's own range for outgoing connections, from 32768 on.
+# Below the kernel's range for outgoing connections, which begins at 32768.
 FIRST_PORT, PORTS = 10_000, 22_000
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a rank stands in its job. job: as users name it, ARRAY_TASK in an array; restart: how often it was queued
-    again."""
+class RankInfo:
+    """A rank's place in its job. job: as users name it, ARRAY_TASK in an array; restart: how often it was requeued."""
 
     job: str
     restart: int
@@ -45,8 +44,8 @@ class Place:
     cluster: str
 
     @classmethod
-    def here(cls) -> "Place":
-        """By what SLURM, or submitit's local controller, says in the environment."""
+    def from_environment(cls) -> "RankInfo":
+        """Reads the environment variables of SLURM or of submitit's local controller."""
         job = submitit.JobEnvironment()
         return cls(
             job=job.job_id,
@@ -61,19 +60,21 @@ class Place:
 
     @property
     def is_main(self) -> bool:
+        """Whether it is rank 0, which records starts and ends."""
         return self.rank == 0
 
     @property
     def port(self) -> int:
-        """The same on all ranks without a word between them, another one for each job and start."""
+        """Port of rank 0, derived from job id and restart count; no communication."""
         return FIRST_PORT + zlib.crc32(f"{self.job} {self.restart}".encode()) % PORTS
 
     @property
     def node(self) -> str:
+        """Name of this node."""
         return os.environ.get("SLURMD_NODENAME", socket.gethostname())
 
     def address(self) -> str:
-        """Of rank 0's node. SLURM knows nodes that name servers do not: then where srun was started, which is there."""
+        """Address of rank 0's node. Falls back to SLURM_LAUNCH_NODE_IPADDR if DNS cannot resolve the node."""
         if self.cluster == "local":
             return "127.0.0.1"
         try:
@@ -83,43 +84,43 @@ class Place:
 
 
 def run(path: Path, request: StopRequest) -> int:
-    """Train the run that a job folder, or this task of a sweep's, holds. Returns the exit code."""
-    here = Place.here()
-    adopt(here.rank, here.size, here.local_rank, here.local_size, here.address(), here.port)
-    return cli.exit_code(lambda: _run(JobFolder(path), here, request))
+    """Train the run of a job folder, or of this array task of a sweep's. Returns the exit code."""
+    info = RankInfo.from_environment()
+    adopt(info.rank, info.size, info.local_rank, info.local_size, info.address(), info.port)
+    return cli.exit_code(lambda: _run(JobFolder(path), info, request))
 
 
-def _run(submitted: JobFolder, here: Place, request: StopRequest) -> int:
+def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
     submitted.check()
     folder = _folder_of_task(submitted)
     folder.check()
     print(
-        f"=== hpc_recolor job {here.job}, restart {here.restart}, rank {here.rank} of {here.size} on {here.node}, "
+        f"=== hpc_recolor job {info.job}, restart {info.restart}, rank {info.rank} of {info.size} on {info.node}, "
         f"{_now()}, commit {code_commit() or 'unknown'}",
         flush=True,
     )
     options = _read_options(folder)
-    if here.is_main:
-        append_event(folder, _event(here, "start"))
+    if info.is_main:
+        append_event(folder, _event(info, "start"))
     code, reason, requeue = FAILED, "", False
     try:
         keep_caches(options.scratch)
         _use_network(options.network_interface)
-        config = stage(load_config(folder.config, {}), options.scratch, here.local_rank == 0)
+        config = stage(load_config(folder.config, {}), options.scratch, info.local_rank == 0)
         code, reason, requeue = _train(config, request)
     except BaseException as error:
         code = BAD_INPUT if isinstance(error, UserError) else code
-        reason = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{error}".split())
+        reason = _one_line(error)
         raise
     finally:
-        if here.is_main:
-            append_event(folder, _event(here, "end", exit_code=code, reason=reason))
-    return _ask_for_requeue(submitted, folder, here) if requeue else code
+        if info.is_main:
+            append_event(folder, _event(info, "end", exit_code=code, reason=reason))
+    return _request_requeue(submitted, folder, info) if requeue else code
 
 
 def _train(config: Config, request: StopRequest) -> tuple[int, str, bool]:
-    """Exit code, reason, and whether the job is to be queued again."""
-    from hpc_recolor.training import trainer  # imports torch, after the caches have their places
+    """Exit code, reason, and whether the job should be requeued."""
+    from hpc_recolor.training import trainer  # imports torch, which reads the cache variables
 
     try:
         trainer.train(config, request)
@@ -128,12 +129,17 @@ def _train(config: Config, request: StopRequest) -> tuple[int, str, bool]:
     return 0, "finished", False
 
 
-def _ask_for_requeue(submitted: JobFolder, folder: JobFolder, here: Place) -> int:
-    """The script that started the ranks queues the job again, once all of them have left in peace."""
-    if here.cluster == "local":
+def _one_line(error: BaseException) -> str:
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def _request_requeue(submitted: JobFolder, folder: JobFolder, info: RankInfo) -> int:
+    """Ask the script that started the ranks to requeue the job once all of them have exited."""
+    if info.cluster == "local":
         return LOCAL_REQUEUE_RETURN_CODE
-    if here.is_main:
-        write_atomically(submitted.requeue(here.job, here.restart), str(folder.path.parent).encode())
+    if info.is_main:
+        write_atomically(submitted.requeue(info.job, info.restart), str(folder.path.parent).encode())
     return 0
 
 
@@ -144,11 +150,11 @@ def _folder_of_task(submitted: JobFolder) -> JobFolder:
     return JobFolder.of(RunFolder(Path(json.loads(submitted.tasks.read_text())[int(task)])))
 
 
-def _read_options(folder: JobFolder) -> Options:
+def _read_options(folder: JobFolder) -> JobOptions:
     try:
-        return Options.model_validate_json(folder.options.read_bytes())
+        return JobOptions.model_validate_json(folder.options.read_bytes())
     except (OSError, ValidationError) as error:
-        raise UserError(f"{folder.options} cannot be read ({error}); submit the run again") from None
+        raise UserError(str(folder.options), f"cannot be read ({error})", "submit the run again") from None
 
 
 def _use_network(interface: str | None) -> None:
@@ -156,8 +162,8 @@ def _use_network(interface: str | None) -> None:
         os.environ |= {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
 
 
-def _event(here: Place, kind: str, **more: object) -> Event:
-    fields = {"job": here.job, "restart": here.restart, "time": _now(), "ranks": here.size, "nodes": here.nodes}
+def _event(info: RankInfo, kind: str, **more: object) -> Event:
+    fields = {"job": info.job, "restart": info.restart, "time": _now(), "ranks": info.size, "nodes": info.nodes}
     return Event.model_validate({"kind": kind} | fields | more)
 
 

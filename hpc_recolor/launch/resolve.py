@@ -1,4 +1,4 @@
-"""What one submission asks for: the command line, over the profile, over what the cluster says of its partition."""
+"""Options of one submission: the command line, over the profile, over the defaults of the partition."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,36 +6,40 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hpc_recolor.launch import slurm_query
+from hpc_recolor.launch import job_request
+from hpc_recolor.launch.job_request import JobRequest
 from hpc_recolor.launch.job_states import is_known
-from hpc_recolor.launch.profile import Options, Profile
-from hpc_recolor.launch.slurm_query import JobRequest, Partition
+from hpc_recolor.launch.profile import JobOptions, Profile
+from hpc_recolor.launch.slurm_query import Partition
+from hpc_recolor.launch.slurm_time import format_time, parse_time
 from hpc_recolor.runtime.errors import UserError
 
-# SLURM looks at time limits every now and then, and so sends its signal a minute too early.
+# SLURM checks time limits only every 30 to 60 s, so it may send its signal a minute early.
 EARLY_S = 60
 
 
-def resolve(profile: Profile, given: Mapping[str, object], on: str) -> Options:
-    """The options of a submission on "slurm" or "local".
+def resolve(profile: Profile, given: Mapping[str, object], cluster: str) -> JobOptions:
+    """The options of a submission to cluster "slurm" or "local".
 
-    given: what was said on the command line, None where nothing was. Raises UserError if options are illegal, or if the
-    cluster cannot fulfil them.
+    given: flags of the command line, None where one was left out. Raises UserError if options are invalid, or if the
+    cluster cannot satisfy them.
     """
-    said = {key: value for key, value in given.items() if value is not None}
+    flags = {key: value for key, value in given.items() if value is not None}
     try:
-        options = Options.model_validate(profile.model_dump() | said | {"cluster": on})
+        options = JobOptions.model_validate(profile.model_dump() | flags | {"cluster": cluster})
     except ValidationError as error:
-        raise UserError("; ".join(f"--{_explain(detail)}" for detail in error.errors())) from None
-    time_min = slurm_query.parse_time(options.time) if options.time else None
-    if on == "slurm":
-        options, time_min = _ask(options, time_min)
+        problems = "; ".join(f"--{_explain(detail)}" for detail in error.errors())
+        raise UserError("command line", problems, "see --help") from None
+    time_min = parse_time(options.time) if options.time else None
+    if cluster == "slurm":
+        options, time_min = _complete(options, time_min)
     elif options.gpus_per_node is None:
-        options = options.model_copy(update={"gpus_per_node": _gpus_here()})
+        options = options.model_copy(update={"gpus_per_node": _local_gpus()})
     if time_min is not None and time_min * 60 < options.signal_s + EARLY_S:
         raise UserError(
-            f"--time={options.time or slurm_query.format_time(time_min)}: ranks are told to save {options.signal_s} s "
-            "before the end, or a minute earlier; use more time, or a smaller signal_s in the profile"
+            f"--time={options.time or format_time(time_min)}",
+            f"ranks save {options.signal_s} s before the limit, or up to a minute earlier",
+            "use more time, or a smaller signal_s in the profile",
         )
     return options.model_copy(update={"time_min": time_min, "ranks_per_node": max(1, options.gpus_per_node or 0)})
 
@@ -45,14 +49,14 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _gpus_here() -> int:
-    """NVIDIA's of this machine, without a word to the driver."""
+def _local_gpus() -> int:
+    """Number of NVIDIA GPUs, read from /proc; the driver is not loaded."""
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def _ask(options: Options, time_min: int | None) -> tuple[Options, int | None]:
-    """Fill in what the partition says. Raises UserError if it cannot do what is asked."""
-    asked = JobRequest(
+def _complete(options: JobOptions, time_min: int | None) -> tuple[JobOptions, int | None]:
+    """Options and time limit [minutes] completed from the partition. Raises UserError if it cannot satisfy them."""
+    request = JobRequest(
         partition=options.partition,
         nodes=options.nodes,
         gpus_per_node=options.gpus_per_node or 0,
@@ -63,9 +67,9 @@ def _ask(options: Options, time_min: int | None) -> tuple[Options, int | None]:
         qos=options.qos,
         constraint=options.constraint,
     )
-    partition = slurm_query.check(asked)
+    partition = job_request.check(request)
     if options.after and not is_known(options.after):
-        raise UserError(f"--after={options.after}: SLURM knows no such job; leave it out if that job is over")
+        raise UserError(f"--after={options.after}", "unknown to SLURM", "leave it out if that job has ended")
     gpus = partition.gpus_per_node if options.gpus_per_node is None else options.gpus_per_node
     found = {
         "partition": partition.name,
@@ -76,7 +80,7 @@ def _ask(options: Options, time_min: int | None) -> tuple[Options, int | None]:
 
 
 def _fair_share(partition: Partition, gpus: int) -> int:
-    """Of a node's CPUs: as many as go with that many of its GPUs, and all where they compute."""
+    """CPUs of a node in proportion to the GPUs used of it; all of them for a job without GPUs."""
     if not (gpus and partition.gpus_per_node):
         return partition.cpus_per_node
     return max(gpus, partition.cpus_per_node * gpus // partition.gpus_per_node)

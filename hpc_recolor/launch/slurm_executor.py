@@ -1,5 +1,8 @@
-"""The ranks of a run as a SLURM job: submitit writes the script and hands it to sbatch, with our ranks in the place of
-a pickled function, and a last part that queues the job again when its ranks have asked for that."""
+"""Runs ranks as a SLURM job.
+
+submitit writes the script and passes it to sbatch. Our ranks' command replaces its pickled function, and the end of the
+script requeues the job when its ranks request that.
+"""
 
 import shlex
 import sys
@@ -12,43 +15,44 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from hpc_recolor.launch.job_folder import FOLDER_MODE, JobFolder
-from hpc_recolor.launch.profile import Container, Options, working_directory
-from hpc_recolor.launch.slurm_query import run, slurm_error
+from hpc_recolor.launch.profile import Container, JobOptions, working_directory
+from hpc_recolor.launch.slurm_command import run_command, slurm_error
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
 
 CHECK = f"""\
 [ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = {FOLDER_MODE:o} ] || {{
-  echo "error: $job_folder is not yours alone (owner, mode {FOLDER_MODE:o}), and what lies there is run" >&2; exit 2
+  echo "error: $job_folder must be yours with mode {FOLDER_MODE:o}, as its files are executed" >&2; exit 2
 }}"""
 
-# The ranks save for as long as SLURM lets them; this shell must not leave before them.
-STAY = "trap : TERM"
+# On SIGTERM the ranks save for as long as SLURM allows; this shell must not exit before them.
+OUTLIVE_RANKS = "trap : TERM"
 
-# What follows srun. 140 = 128 + SIGUSR2, which came before a rank had begun to listen: nothing is lost.
+# Runs after srun. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its handler; nothing is
+# lost.
 REQUEUE = f"""\
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
 job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
-asked=$job_folder/requeue-$job-$restart
-[ -e "$asked" ] || [ $code -eq 140 ] || exit $code
-run=$(cat "$asked" 2>/dev/null || dirname "$job_folder")
-go_on="restart $(printf %q "$run")"
-[ -e "$asked" ] || [ ! -e "$job_folder/{JobFolder.TASKS}" ] || go_on="list $(printf %q "$(dirname "$run")")"
-rm -f "$asked"
+request=$job_folder/requeue-$job-$restart
+[ -e "$request" ] || [ $code -eq 140 ] || exit $code
+run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
+resume="restart $(printf %q "$run")"
+[ -e "$request" ] || [ ! -e "$job_folder/{JobFolder.TASKS}" ] || resume="list $(printf %q "$(dirname "$run")")"
+rm -f "$request"
 [ -e "$job_folder/cancelled-$job" ] && exit {STOPPED}
 if [ "$restart" -ge $max_requeues ]; then
-  echo "stopped: queued again $restart times, as often as max_requeues allows" >&2
+  echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
 else
   scontrol requeue "$job" && exit 0
-  echo "error: SLURM could not queue job $job again" >&2
+  echo "error: SLURM could not requeue job $job" >&2
 fi
-echo "The run is saved; go on with: python -m hpc_recolor.jobs $go_on" >&2
+echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
 exit {STOPPED}"""
-WITHOUT_END = 2**31 - 1
+NO_REQUEUE_LIMIT = 2**31 - 1
 
 
 class RankExecutor(submitit.SlurmExecutor):
-    """submitit's executor with the command of our ranks. No function is pickled, and nothing unpickled on the nodes."""
+    """submitit's executor with our ranks' command: no function is pickled, and nothing is unpickled on the nodes."""
 
     def __init__(self, folder: JobFolder, python: str) -> None:
         super().__init__(folder=folder.path)
@@ -56,7 +60,7 @@ class RankExecutor(submitit.SlurmExecutor):
 
     @classmethod
     def affinity(cls) -> int:
-        """Scripts can be written where no SLURM is."""
+        """Positive, so that scripts can be written on a machine without SLURM."""
         return 2
 
     @property
@@ -64,7 +68,7 @@ class RankExecutor(submitit.SlurmExecutor):
         return f"{self.python} -u -m hpc_recolor.launch.job {shlex.quote(str(self.folder))}"
 
     def text(self) -> str:
-        """The script, as sbatch gets it."""
+        """The script that is passed to sbatch."""
         text: str = self._make_submission_file_text(self._submitit_command_str, "")
         return text
 
@@ -73,8 +77,8 @@ class RankExecutor(submitit.SlurmExecutor):
         return str(self._submit_command(self._submitit_command_str).job_id)
 
 
-def executor(folder: JobFolder, code: Path, name: str, options: Options, tasks: int | None = None) -> RankExecutor:
-    """What submits a job. code: the snapshot; tasks: of an array, a run each; None for one run."""
+def executor(folder: JobFolder, code: Path, name: str, options: JobOptions, tasks: int | None = None) -> RankExecutor:
+    """The executor that submits a job. code: the snapshot; tasks: number of runs in an array, None for a single run."""
     made = RankExecutor(folder, _python(folder, options))
     made.update_parameters(**_parameters(folder, code, name, options))
     if tasks is not None:
@@ -86,23 +90,23 @@ def start(made: RankExecutor) -> str:
     """Submit a job and return its id. Raises UserError, with nothing left behind, if SLURM refuses it."""
     before = set(Path(made.folder).iterdir())
     try:
-        with redirect_stderr(StringIO()):  # submitit shows sbatch's own words too
+        with redirect_stderr(StringIO()):  # submitit also prints sbatch's message
             return made.start()
     except FailedJobError as error:
         for left in set(Path(made.folder).iterdir()) - before:
             left.unlink()
-        raise UserError(f"SLURM refused the job: {slurm_error(str(error))}") from None
+        raise slurm_error(str(error), context="job refused: ") from None
 
 
 def test_only(made: RankExecutor, script: Path) -> str:
-    """Ask sbatch what it would do with the script, without queueing it. Raises UserError with what it objects to."""
+    """sbatch's forecast for the script, without submitting it. Raises UserError if SLURM would refuse the job."""
     script.write_text(made.text())
-    return run(["sbatch", "--test-only", str(script)])
+    return run_command(["sbatch", "--test-only", str(script)])
 
 
-def _parameters(folder: JobFolder, code: Path, name: str, options: Options) -> dict[str, Any]:
+def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -> dict[str, Any]:
     per_rank = options.cpus_per_node and max(1, options.cpus_per_node // options.ranks_per_node)
-    requeues = WITHOUT_END if options.max_requeues is None else options.max_requeues
+    requeues = NO_REQUEUE_LIMIT if options.max_requeues is None else options.max_requeues
     return {
         "job_name": name,
         "nodes": options.nodes,
@@ -120,21 +124,21 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: Options) -> d
         "wckey": None,
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, "chdir": options.chdir or working_directory()},
-        "setup": [f"job_folder={shlex.quote(str(folder.path))}", CHECK, *_setup(code, options), STAY],
-        # A rank that is gone ends the others.
+        "setup": [f"job_folder={shlex.quote(str(folder.path))}", CHECK, *_setup(code, options), OUTLIVE_RANKS],
+        # A rank that fails ends the others.
         "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],
         "teardown": ["code=$?", f"max_requeues={requeues}", REQUEUE],
     }
 
 
-def _setup(code: Path, options: Options) -> list[str]:
+def _setup(code: Path, options: JobOptions) -> list[str]:
     modules = [f"module load {shlex.quote(module)}" for module in options.modules]
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
     return [*modules, *options.setup, path]
 
 
-def _srun_arguments(folder: JobFolder, options: Options, cpus_per_rank: int | None) -> list[str]:
-    # Since SLURM 22.05 srun does not take it from sbatch.
+def _srun_arguments(folder: JobFolder, options: JobOptions, cpus_per_rank: int | None) -> list[str]:
+    # Since SLURM 22.05 srun does not inherit it from sbatch.
     cpus = [f"--cpus-per-task={cpus_per_rank}"] if cpus_per_rank else []
     container = options.container
     if not container or container.runtime != "pyxis":
@@ -143,7 +147,7 @@ def _srun_arguments(folder: JobFolder, options: Options, cpus_per_rank: int | No
     return [*cpus, f"--container-image={container.image}", f"--container-mounts={mounts}"]
 
 
-def _python(folder: JobFolder, options: Options) -> str:
+def _python(folder: JobFolder, options: JobOptions) -> str:
     container = options.container
     if not container:
         return shlex.quote(options.python or sys.executable)
@@ -153,10 +157,12 @@ def _python(folder: JobFolder, options: Options) -> str:
     return shlex.join(["apptainer", "exec", "--nv", *binds, container.image, container.python])
 
 
-def _mounts(folder: JobFolder, options: Options, container: Container) -> list[str]:
-    """The folder of all runs, where the job runs, and what the profile names."""
+def _mounts(folder: JobFolder, options: JobOptions, container: Container) -> list[str]:
+    """The folder of all runs, the working directory of the job, and the mounts of the profile."""
     own = [str(folder.path.parents[1]), options.chdir or working_directory()]
     for path in own:
-        if any(sign in path for sign in " ,:"):
-            raise UserError(f"{path}: a container's mounts cannot have spaces, ',' or ':' in them; rename the folder")
+        if any(character in path for character in " ,:"):
+            raise UserError(
+                path, "paths mounted into a container cannot contain spaces, ',' or ':'", "rename the folder"
+            )
     return list(dict.fromkeys([*own, *container.mounts]))

@@ -1,5 +1,5 @@
-"""The code of a submission: a copy of our packages, so that a job runs what was submitted, also when it is queued again
-days later, whatever has become of the working tree meanwhile."""
+"""The code of a submission: a copy of our packages, so that a job runs the submitted code even if it is requeued days
+later and the working tree has changed."""
 
 import hashlib
 import shutil
@@ -15,8 +15,11 @@ HASH_LENGTH = 16
 
 @dataclass(frozen=True)
 class Snapshot:
-    """path: the folder for PYTHONPATH, named by the content; difference: to the commit; files: where
-    each is copied from."""
+    """A copy of our packages.
+
+    path: the folder for PYTHONPATH, named by a hash of the content; difference: from the commit, as a patch; files:
+    source file of each path in the copy.
+    """
 
     path: Path
     commit: str | None
@@ -24,22 +27,22 @@ class Snapshot:
     files: dict[str, Path]
 
     def write(self) -> None:
-        """Copy the files, with the commit and the difference to it beside them, unless it has been done."""
+        """Copy the files, and store commit and difference next to them, unless the copy exists."""
         if self.path.is_dir():
             return
-        beside = self.path.with_name(f".{self.path.name}.copying")
-        shutil.rmtree(beside, ignore_errors=True)
+        partial = self.path.with_name(f".{self.path.name}.copying")
+        shutil.rmtree(partial, ignore_errors=True)
         for name, file in self.files.items():
-            target = beside / name
+            target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        (beside / COMMIT_FILE).write_text(self.commit or "")
-        (beside / "diff.patch").write_bytes(self.difference)
-        beside.rename(self.path)
+        (partial / COMMIT_FILE).write_text(self.commit or "")
+        (partial / "diff.patch").write_bytes(self.difference)
+        partial.rename(self.path)
 
 
-def look(into: Path) -> Snapshot:
-    """The snapshot of our packages as they are now, to be written into `into`/HASH."""
+def capture(into: Path) -> Snapshot:
+    """A snapshot of our packages as they are now, to be written to `into`/HASH."""
     roots = _package_roots()
     files = {
         f"{name}/{file.relative_to(root).as_posix()}": file
@@ -67,7 +70,7 @@ def _package_roots() -> dict[str, Path]:
 
 
 def _difference(folder: Path) -> bytes:
-    """What differs from the commit, as `git apply` takes it; nothing outside a work tree."""
+    """The difference from the commit, as input of `git apply`; empty outside a work tree."""
     try:
         return git(folder, "diff", "HEAD", "--", "hpc_recolor", "kernels")
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""A node's own disk: the data set copied there once for all its ranks, and the caches of what is built on the way."""
+"""The local disk of a node: holds one copy of the data set for all its ranks, and the build caches."""
 
 import fcntl
 import hashlib
@@ -23,21 +23,24 @@ CACHES = {
 
 
 def keep_caches(scratch: str | None) -> None:
-    """Have Triton and torch keep what they build on this node's own disk, unless the user has said where."""
+    """Set the build caches of Triton and torch to the node's local disk, unless the user has set them.
+
+    Raises RankError if the folder cannot be used on this node.
+    """
     if scratch:
         try:
             make_private(_folder(scratch))
-        except UserError as error:  # this node's own trouble
-            raise RankError(str(error)) from None
+        except UserError as error:  # may concern this node alone
+            raise RankError(error.subject, error.problem, error.fix) from None
         for variable, name in CACHES.items():
             os.environ.setdefault(variable, str(_folder(scratch) / name))
 
 
-def stage(config: Config, scratch: str | None, tells: bool) -> Config:
-    """The config with `data.shards` on this node's own disk: copied by one rank, while the node's others wait.
+def stage(config: Config, scratch: str | None, verbose: bool) -> Config:
+    """The config with `data.shards` on this node's local disk, copied by one rank while the node's others wait.
 
-    Where there is no room it stays where it is. tells: whether this rank says what happens. Raises RankError if the
-    data set is not there.
+    Returns the config unchanged if the copy does not fit. verbose: whether this rank reports the copy. Raises RankError
+    if the data set is missing.
     """
     shards = config.data.shards
     if not scratch or not shards:
@@ -45,42 +48,48 @@ def stage(config: Config, scratch: str | None, tells: bool) -> Config:
     try:
         content = (shards / MANIFEST).read_bytes()
     except OSError as error:
-        raise RankError(f"data.shards={shards}: cannot read {MANIFEST} on this node ({error.strerror})") from None
-    place = _folder(scratch) / "data" / hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
+        raise RankError(
+            f"data.shards={shards}",
+            f"cannot read {MANIFEST} on this node ({error.strerror})",
+            "use a folder that all nodes can read",
+        ) from None
+    target = _folder(scratch) / "data" / hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
     try:
-        place.parent.mkdir(exist_ok=True)
-        with _locked(place.with_suffix(".lock")):
-            if not place.is_dir():
-                _copy(shards, place, tells)
+        target.parent.mkdir(exist_ok=True)
+        with _locked(target.with_suffix(".lock")):
+            if not target.is_dir():
+                _copy(shards, target, verbose)
     except OSError as error:
-        print(f"{shards} is read where it is: no copy in {place.parent} ({error.strerror or error})", file=sys.stderr)
+        print(f"{shards} is read in place: no copy in {target.parent} ({error.strerror or error})", file=sys.stderr)
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"shards": place})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"shards": target})})
 
 
-def _copy(shards: Path, place: Path, tells: bool) -> None:
+def _copy(shards: Path, target: Path, verbose: bool) -> None:
     size_bytes = sum(file.stat().st_size for file in shards.rglob("*"))
-    free_bytes = shutil.disk_usage(place.parent).free
+    free_bytes = shutil.disk_usage(target.parent).free
     if size_bytes > free_bytes:
-        raise OSError(f"{size_bytes >> 20} MiB do not fit into {free_bytes >> 20} MiB")
-    if tells:
-        print(f"copying {size_bytes >> 20} MiB of {shards} to {place}", flush=True)
-    beside = place.with_suffix(".copying")
-    shutil.rmtree(beside, ignore_errors=True)
+        raise OSError(f"{size_bytes >> 20} MiB needed, {free_bytes >> 20} MiB free")
+    if verbose:
+        print(f"copying {size_bytes >> 20} MiB of {shards} to {target}", flush=True)
+    partial = target.with_suffix(".copying")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.copytree(shards, beside)
+        shutil.copytree(shards, partial)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
-    beside.rename(place)
+    partial.rename(target)
 
 
 def _folder(scratch: str) -> Path:
-    """Of this user alone: what is built there is run. Raises RankError if this node does not know the place."""
-    place = Path(os.path.expandvars(scratch))
-    if not place.is_absolute() or "$" in str(place):
-        raise RankError(f"scratch={scratch} is '{place}' on this node: name a folder that each node has")
-    return place / f"hpc_recolor-{os.geteuid()}"
+    """This user's private folder, because its files are executed. Raises RankError if the path is not absolute here."""
+    folder = Path(os.path.expandvars(scratch))
+    if not folder.is_absolute() or "$" in str(folder):
+        raise RankError(
+            f"scratch={scratch}", f"expands to '{folder}' on this node", "name a folder that every node has"
+        )
+    return folder / f"hpc_recolor-{os.geteuid()}"
 
 
 @contextmanager

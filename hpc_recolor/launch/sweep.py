@@ -12,10 +12,15 @@ from hpc_recolor.runtime.errors import UserError
 
 
 def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
-    """A config for each file, with the same overrides. Runs are named by `run.name`, or else as their file."""
+    """A config for each file, with the same overrides. Runs are named by `run.name`, or else by their file.
+
+    Raises UserError for an invalid file, or if the overrides name the run.
+    """
     if overrides.get("run", {}).get("name"):
         raise UserError(
-            f"run.name={overrides['run']['name']}: every run of a sweep needs its own; write it in the files"
+            f"run.name={overrides['run']['name']}",
+            "every run of a sweep needs its own name",
+            "set run.name in the files",
         )
     configs = []
     for file in files:
@@ -28,17 +33,18 @@ def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
 def of_grid(grid: Sequence[str], file: Path | None, overrides: dict[str, Any]) -> list[Config]:
     """A config for each combination of `section.field=value,value,...`, over a file and overrides.
 
-    Runs are named by `run.name` and what is special to them: NAME-lr-1e-4. Raises UserError for another spelling.
+    Runs are named by `run.name` and their values: NAME-lr-1e-4. Raises UserError for any other spelling.
     """
     axes = [_axis(text) for text in grid]
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys):
-        raise UserError(f"--grid names {max(keys, key=keys.count)} twice; give all its values at once: KEY=A,B,C")
+        key = max(keys, key=keys.count)
+        raise UserError(f"--grid={key}", "given twice", f"give all its values at once: {key}=A,B,C")
     base = load_config(file, overrides).run.name
     configs: dict[str, Config] = {}
     for values in itertools.product(*(values for _, values in axes)):
         tree = _set(overrides, dict(zip(keys, values, strict=True)))
-        name = _own_name("-".join([base, *map(_part, keys, values)]), configs)
+        name = _unique_name("-".join([base, *map(_part, keys, values)]), configs)
         configs[name] = load_config(file, tree | {"run": tree.get("run", {}) | {"name": name}})
     return list(configs.values())
 
@@ -46,19 +52,19 @@ def of_grid(grid: Sequence[str], file: Path | None, overrides: dict[str, Any]) -
 def _axis(text: str) -> tuple[str, list[str]]:
     key, equals, values = text.partition("=")
     if not equals or key.count(".") != 1 or not all(values.split(",")):
-        raise UserError(f"--grid={text}: write section.field=value,value, as train.lr=1e-4,2e-4")
+        raise UserError(f"--grid={text}", "not section.field=value,value", "write for example train.lr=1e-4,2e-4")
     if key == "run.name":
-        raise UserError("--grid=run.name: runs of a grid are named by their values; choose other keys")
+        raise UserError("--grid=run.name", "runs of a grid are named by their values", "choose other keys")
     return key, values.split(",")
 
 
 def _part(key: str, value: str) -> str:
-    """Of a run's name: lr-1e-4."""
+    """A part of a run's name: lr-1e-4."""
     return f"{key.split('.')[1]}-{re.sub(r'[^A-Za-z0-9._-]', '_', value)}"
 
 
-def _own_name(name: str, taken: Container[str]) -> str:
-    """The name, with a number if other values look the same in it."""
+def _unique_name(name: str, taken: Container[str]) -> str:
+    """The name, with a number appended if it is taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return name if name not in taken else next(other for other in numbered if other not in taken)
 

@@ -27,7 +27,7 @@ from hpc_recolor.launch.job_folder import (
     read_submission,
     write_submission,
 )
-from hpc_recolor.launch.profile import Options
+from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
 from tests.conftest import ROOT
@@ -156,7 +156,7 @@ def test_list_shows_a_row_for_each_run_whatever_the_others_look_like(
     assert call("list", tmp_path) == 0
     captured = capsys.readouterr()
     (complaint,) = captured.err.splitlines()
-    assert complaint.startswith("states are what the run folders say; ")
+    assert complaint.startswith("states are read from the run folders alone; ")
     head, *lines = captured.out.splitlines()
     assert head.split("  ")[0] == "run"
     rows = {Path(line.split()[0]).name: re.split(r"  +", line) for line in lines}
@@ -283,7 +283,7 @@ def test_a_local_job_is_followed_left_cancelled_and_over(local: RunFolder, capsy
         said = leaves.communicate(timeout=DEADLINE_S)
         assert leaves.returncode == 0
         assert said[1] == (
-            f"\njob {job} goes on; follow it again with: python -m hpc_recolor.jobs logs {local.path} --follow\n"
+            f"\njob {job} continues; follow it again with: python -m hpc_recolor.jobs logs {local.path} --follow\n"
         )
         assert json.loads(output(capsys, "status", local.path, "--json"))["state"] == "running"
         assert "is running; cancel it first" in refusal(capsys, "restart", local.path)
@@ -292,7 +292,7 @@ def test_a_local_job_is_followed_left_cancelled_and_over(local: RunFolder, capsy
         assert stays.returncode == 0
     assert said == ("rank 0 | saved\n", f"job {job}: cancelled | stopped by SIGTERM after 64 images\n")
     assert JobFolder.of(local).cancelled(job).exists()
-    assert "is over already (cancelled)" in refusal(capsys, "cancel", local.path)
+    assert "has already ended (cancelled)" in refusal(capsys, "cancel", local.path)
 
 
 def test_a_job_that_slurm_cannot_cancel_may_still_be_queued_again(
@@ -316,7 +316,7 @@ def test_a_run_that_is_over_is_submitted_again(
     config = load_config(None, {"run": {"name": "run", "folder": tmp_path}, "data": {"photos": tmp_path / "photos"}})
     claim(run, config)
     home.config.write_bytes(run.config.read_bytes())
-    home.options.write_text(Options(cluster="local", python=str(python)).model_dump_json())
+    home.options.write_text(JobOptions(cluster="local", python=str(python)).model_dump_json())
     monkeypatch.chdir(tmp_path)
     said = dict(re.split(r"  +", line, maxsplit=1) for line in output(capsys, "restart", "run").splitlines())
     assert said["job"] == read_submission(home).job != "42"

@@ -25,14 +25,14 @@ out.write(b"without an end")
 """
 
 
-def shown(paths: dict[int, Path], is_over: Callable[[], bool] = lambda: True, **starts: int) -> list[str]:
+def shown(paths: dict[int, Path], has_ended: Callable[[], bool] = lambda: True, **starts: int) -> list[str]:
     lines: list[str] = []
-    follow(paths, is_over, lines.append, {int(rank[1:]): start for rank, start in starts.items()})
+    follow(paths, has_ended, lines.append, {int(rank[1:]): start for rank, start in starts.items()})
     return lines
 
 
 class Steps:
-    """An `is_over` that does the next thing each time it is asked, and says yes after the last one."""
+    """An `has_ended` that does the next thing each time it is asked, and says yes after the last one."""
 
     def __init__(self, *actions: Callable[[], object]) -> None:
         self.actions = list(actions)
@@ -139,7 +139,7 @@ def test_waiting_is_no_busy_loop(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"log .* cannot be read \(Is a directory\)"):
+    with pytest.raises(UserError, match=r"log .*: cannot be read \(Is a directory\)"):
         shown({0: tmp_path})
     with pytest.raises(UserError, match="Is a directory"):
         tail(tmp_path, 1)

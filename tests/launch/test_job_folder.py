@@ -115,7 +115,7 @@ def test_nothing_is_read_from_a_folder_that_others_may_write(tmp_path: Path) -> 
     write_submission(folder, SUBMISSION)
     assert read_submission(folder) == SUBMISSION
     folder.path.chmod(0o777)
-    with pytest.raises(UserError, match="what lies in it is run"):
+    with pytest.raises(UserError, match="its files are executed"):
         read_submission(folder)
 
 

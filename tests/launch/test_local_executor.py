@@ -12,13 +12,13 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.launch import local_executor, submission
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_history, read_submission
-from hpc_recolor.launch.profile import Options
+from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import TINY, contents
 from tests.support.live import DEADLINE_S, until
 
-HERE = Options(cluster="local", ranks_per_node=2, gpus_per_node=0)
+HERE = JobOptions(cluster="local", ranks_per_node=2, gpus_per_node=0)
 
 # What `submit --cluster local` does, and then stays in the foreground as --follow does.
 SUBMIT = """
@@ -26,8 +26,8 @@ import signal, sys
 from pathlib import Path
 from hpc_recolor.config_file import load_config
 from hpc_recolor.launch import submission
-from hpc_recolor.launch.profile import Options
-options = Options.model_validate_json(sys.argv[2])
+from hpc_recolor.launch.profile import JobOptions
+options = JobOptions.model_validate_json(sys.argv[2])
 submission.submit(submission.plan([load_config(Path(sys.argv[1]), {})], options, "python -m hpc_recolor.submit"))
 print("submitted", flush=True)
 signal.pause()
@@ -85,7 +85,7 @@ def test_ranks_do_not_notice_ctrl_c_on_the_command_that_submitted_them(trained: 
 def test_a_run_that_is_submitted_again_from_elsewhere_stays_in_its_folder(trained: RunFolder, tmp_path: Path) -> None:
     """Its config names folders as seen from where it was submitted first."""
     home = JobFolder.of(trained)
-    options = Options.model_validate_json(home.options.read_bytes())
+    options = JobOptions.model_validate_json(home.options.read_bytes())
     home.options.write_text(options.model_copy(update={"ranks_per_node": 1}).model_dump_json())  # starts sooner
     restart = [sys.executable, "-m", "hpc_recolor.jobs", "restart", str(trained.path)]
     done = subprocess.run(restart, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)
@@ -102,13 +102,13 @@ def test_more_than_one_node_is_refused_and_a_run_that_was_there_is_as_before(pho
     claim(RunFolder(tmp_path / "runs" / "train"), config)
     before = contents(tmp_path)
     made = submission.plan([config], HERE.model_copy(update={"nodes": 2}), "python -m hpc_recolor.submit")
-    with pytest.raises(UserError, match="--nodes=2: --cluster local has this one machine"):
+    with pytest.raises(UserError, match="--nodes=2: --cluster local has only this machine"):
         submission.submit(made)
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("job", ["0", "1", "999999999", "self", "../self", ""])
-def test_what_is_no_controller_is_not_running(job: str, tmp_path: Path) -> None:
+def test_a_process_that_is_not_the_controller_is_not_a_running_job(job: str, tmp_path: Path) -> None:
     last = Submission(
         cluster="local",
         job=job,

@@ -17,7 +17,8 @@ from hpc_recolor import cli
 from hpc_recolor.jobs import app
 from hpc_recolor.launch.job_folder import Event, JobFolder, read_history, read_submission, write_submission
 from hpc_recolor.launch.job_states import JobState
-from hpc_recolor.launch.overview import NO_LAST_WORD, OVER, SLURMS_WORDS, Answer, Overview, State, describe
+from hpc_recolor.launch.lifecycle import ENDED_STATES, NO_END_RECORDED, SLURM_ENDS, State
+from hpc_recolor.launch.overview import Overview, SchedulerReply, make_overview
 from hpc_recolor.run_folder.folder import RunFolder
 from tests.commands.test_jobs import end, refusal, start, submitted
 from tests.conftest import ROOT
@@ -67,7 +68,7 @@ exit $code
 
 
 def described(run: RunFolder, said: JobState | None, asked: bool = True) -> Overview:
-    return describe(run, read_submission(JobFolder.of(run)), Answer(asked, {"42": said} if said else {}))
+    return make_overview(run, read_submission(JobFolder.of(run)), SchedulerReply(asked, {"42": said} if said else {}))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def described(run: RunFolder, said: JobState | None, asked: bool = True) -> Over
     [
         ([], "PENDING", "waiting", ""),
         ([start(), STOPPED], "PENDING", "waiting", "stopped by SIGUSR2"),
-        ([start()], "PENDING", "waiting", NO_LAST_WORD),
+        ([start()], "PENDING", "waiting", NO_END_RECORDED),
         ([start(), STOPPED], "CONFIGURING", "waiting", "stopped by SIGUSR2"),
         ([], "RUNNING", "running", ""),
         ([start()], "RUNNING", "running", ""),
@@ -89,22 +90,22 @@ def described(run: RunFolder, said: JobState | None, asked: bool = True) -> Over
         ([start(), STOPPED], "PREEMPTED", "saved", "stopped by SIGUSR2"),
         ([start(), end("losses are not finite", 3)], "FAILED", "failed", "losses are not finite"),
         ([start()], "FAILED", "failed", "failed with exit code 3; see the logs"),
-        *(([start()], word, "failed", SLURMS_WORDS[word]) for word in ("NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY")),
+        *(([start()], word, "failed", SLURM_ENDS[word]) for word in ("NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY")),
         ([start()], "SOMETHING_NEW", "failed", "ended by SLURM (SOMETHING_NEW); see the logs"),
-        ([start()], "COMPLETED", "failed", NO_LAST_WORD),
+        ([start()], "COMPLETED", "failed", NO_END_RECORDED),
     ],
 )
 def test_state_and_last_stop(tmp_path: Path, events: Sequence[Event], said: str, state: State, last_stop: str) -> None:
     row = described(submitted(tmp_path / "run", *events), JobState("42", said, time_left_s=9, restarts=0, exit_code=3))
     assert (row.state, row.last_stop) == (state, last_stop)
-    assert row.limit_left_s == (None if state in OVER else 9)
+    assert row.limit_left_s == (None if state in ENDED_STATES else 9)
 
 
 @pytest.mark.parametrize(
     ("events", "asked", "state", "last_stop"),
     [
-        ([], True, "failed", NO_LAST_WORD),
-        ([start()], True, "failed", NO_LAST_WORD),
+        ([], True, "failed", NO_END_RECORDED),
+        ([start()], True, "failed", NO_END_RECORDED),
         ([start(), STOPPED], True, "saved", "stopped by SIGUSR2"),
         ([start(), end("finished", 0)], True, "finished", "finished"),
         ([], False, "waiting", ""),
@@ -125,7 +126,7 @@ def test_a_job_that_runs_again_tells_how_it_stopped_before(tmp_path: Path) -> No
         row = described(submitted(tmp_path / str(number), start(), *events), again)
         assert (row.state, row.last_stop, row.restarts) == ("running", "stopped by SIGUSR2", number)
     row = described(submitted(tmp_path / "killed", start(), start(restart=1)), again)
-    assert (row.state, row.last_stop) == ("running", NO_LAST_WORD)
+    assert (row.state, row.last_stop) == ("running", NO_END_RECORDED)
 
 
 def test_what_ranks_left_before_slurm_started_them_last_is_of_an_earlier_turn(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_what_ranks_left_before_slurm_started_them_last_is_of_an_earlier_turn(tm
     killed = submitted(tmp_path / "killed", start())
     assert [described(killed, JobState("42", "RUNNING", start_time=time)).last_stop for time in turns] == [
         "",
-        NO_LAST_WORD,
+        NO_END_RECORDED,
     ]
 
 
@@ -146,7 +147,7 @@ def test_an_earlier_job_of_the_run_counts_as_history_only(tmp_path: Path) -> Non
     waits = described(run, JobState("42", "PENDING"))
     assert (waits.state, waits.last_stop) == ("waiting", "finished")
     failed = described(run, JobState("42", "BOOT_FAIL"))
-    assert (failed.state, failed.last_stop) == ("failed", SLURMS_WORDS["BOOT_FAIL"])
+    assert (failed.state, failed.last_stop) == ("failed", SLURM_ENDS["BOOT_FAIL"])
 
 
 def test_a_job_that_the_user_cancelled_is_cancelled_whatever_slurm_has_forgotten(tmp_path: Path) -> None:
@@ -158,8 +159,8 @@ def test_a_job_that_the_user_cancelled_is_cancelled_whatever_slurm_has_forgotten
 @pytest.mark.parametrize(
     ("reason", "why"),
     [
-        ("Priority", "other jobs come before it"),
-        ("BeginTime", f"queued again, starts at {SOON:%Y-%m-%d %H:%M}"),
+        ("Priority", "other jobs have a higher priority"),
+        ("BeginTime", f"requeued, starts at {SOON:%Y-%m-%d %H:%M}"),
         ("JobHeldUser", "held by its user; scontrol release 42"),
         ("ReqNodeNotAvail, UnavailableNodes:node1", "nodes are down, drained or reserved"),
         ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit"),
@@ -224,7 +225,7 @@ def test_a_job_that_was_queued_again_starts_at_once_is_followed_on_and_cancelled
         until(lambda: row_of(job, capsys)["reason"] == "BeginTime")
         row = row_of(job, capsys)
         assert (row["reason"], row["last_stop"]) == ("BeginTime", "stopped by SIGUSR2")
-        assert row["why"].startswith("queued again, starts at ")
+        assert row["why"].startswith("requeued, starts at ")
         assert cli.run(app, ["restart", run]) == 0
         assert f"job      {job.job}\n" in capsys.readouterr().out
         job.until_training(restart=1)
@@ -242,14 +243,14 @@ def test_a_job_that_was_queued_again_starts_at_once_is_followed_on_and_cancelled
     assert err == f"job {job.job}: cancelled | stopped by SIGTERM\n"
     assert job.home.cancelled(job.job).exists()
     assert row_of(job, capsys)["state"] == "cancelled"
-    assert "is over already" in refusal(capsys, "cancel", run)
+    assert "has already ended" in refusal(capsys, "cancel", run)
 
 
 def test_jobs_that_wait_or_die_are_told_apart(submit: Callable[..., Job], capsys: pytest.CaptureFixture[str]) -> None:
     dies = submit("dies", rank="import os; os._exit(3)")
     waits = submit("waits", "--hold")
     assert "scontrol release" in row_of(waits, capsys)["why"]
-    assert "waits already (held by its user" in refusal(capsys, "restart", waits.run.path)
+    assert "is already waiting (held by its user" in refusal(capsys, "restart", waits.run.path)
     assert cli.run(app, ["cancel", str(waits.run.path)]) == 0
     until(lambda: row_of(dies, capsys)["state"] == "failed")
     assert re.fullmatch("failed.*; see the logs", row_of(dies, capsys)["last_stop"])

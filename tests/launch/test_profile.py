@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hpc_recolor.launch.profile import Container, Options, Profile, load_profile, plain_path
+from hpc_recolor.launch.profile import Container, JobOptions, Profile, load_profile, plain_path
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT
 from tests.launch.test_slurm_executor import options, text
 
-WORDS = ("partition", "account", "qos", "network_interface")
+NAMES = ("partition", "account", "qos", "network_interface")
 
 
 def refused(tmp_path: Path, text: str) -> str:
@@ -58,7 +58,7 @@ def test_an_illegal_value_is_said_with_its_key(text: str, said: str, tmp_path: P
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("key", WORDS)
+@pytest.mark.parametrize("key", NAMES)
 @pytest.mark.parametrize("value", ["a\nb", "a\tb", "a\x1b[31m", "a b", "%j", "$(id)", "`id`", "a;b", "a'b", ""])
 def test_names_that_a_shell_or_slurm_would_read_are_refused(key: str, value: str) -> None:
     with pytest.raises(ValidationError):
@@ -114,13 +114,13 @@ def test_an_unknown_key_is_not_answered_with_keys_of_a_run(tmp_path: Path) -> No
 @pytest.mark.parametrize("value", ["", "a", "1;reboot", "1\n2", "1_", "_1", "-1", "1_2_3"])
 def test_a_job_to_wait_for_is_a_number(value: str) -> None:
     with pytest.raises(ValidationError):
-        Options.model_validate({"after": value})
+        JobOptions.model_validate({"after": value})
 
 
 @settings(deadline=None)
 @given(st.text(max_size=20))
 def test_a_text_is_refused_or_taken_as_it_is(value: str) -> None:
-    fields: tuple[Any, ...] = (*WORDS, "constraint", "time", "python", "scratch")
+    fields: tuple[Any, ...] = (*NAMES, "constraint", "time", "python", "scratch")
     for field in fields:
         try:
             made = Profile.model_validate({field: value})
@@ -151,7 +151,7 @@ ODD = (
 SBATCH_FIELDS = ("partition", "account", "qos", "constraint")
 
 
-def lines_of(made: Options) -> list[str]:
+def lines_of(made: JobOptions) -> list[str]:
     """Of the script; bash has no objection."""
     lines = text(made).split("\n")
     check = subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, capture_output=True)
@@ -159,7 +159,7 @@ def lines_of(made: Options) -> list[str]:
     return lines
 
 
-def made_with(tree: dict[str, object]) -> Options | None:
+def made_with(tree: dict[str, object]) -> JobOptions | None:
     """The options of such a profile; None if it is refused."""
     try:
         return options(Profile.model_validate(tree))
@@ -167,7 +167,7 @@ def made_with(tree: dict[str, object]) -> Options | None:
         return None
 
 
-def what_differs(made: Options) -> tuple[list[str], list[str]]:
+def what_differs(made: JobOptions) -> tuple[list[str], list[str]]:
     """Lines that no profile would have, and lines that are gone."""
     lines, plain = lines_of(made), text(options(Profile())).split("\n")
     return [line for line in lines if line not in plain], [line for line in plain if line not in lines]

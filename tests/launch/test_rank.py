@@ -11,8 +11,8 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import to_yaml
 from hpc_recolor.launch import rank
 from hpc_recolor.launch.job_folder import JobFolder, read_history
-from hpc_recolor.launch.profile import Options
-from hpc_recolor.launch.rank import FIRST_PORT, PORTS, Place
+from hpc_recolor.launch.profile import JobOptions
+from hpc_recolor.launch.rank import FIRST_PORT, PORTS, RankInfo
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.signals import StopRequest
@@ -44,14 +44,14 @@ LOCAL = {
 PLAIN = {key: value for key, value in STEP.items() if "ARRAY" not in key}
 
 
-def place(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Place:
+def place(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> RankInfo:
     """Of a rank that is started with that environment."""
     for name in os.environ:
         if name.startswith(("SLURM", "SUBMITIT")):
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return Place.here()
+    return RankInfo.from_environment()
 
 
 def test_a_task_of_an_array_is_a_job_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_a_node_that_cannot_be_prepared_leaves_its_reason_in_the_history(
     folder.make()
     (tmp_path / "file").touch()
     folder.config.write_text(to_yaml(Config()))
-    folder.options.write_text(Options(scratch=str(tmp_path / "file")).model_dump_json())
+    folder.options.write_text(JobOptions(scratch=str(tmp_path / "file")).model_dump_json())
     first = place(monkeypatch, PLAIN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
     with pytest.raises(UserError, match="Not a directory"):
         rank._run(folder, first, StopRequest())

@@ -14,8 +14,8 @@ import pytest
 
 from hpc_recolor.launch import slurm_executor
 from hpc_recolor.launch.job_folder import JobFolder
-from hpc_recolor.launch.profile import Options, Profile, load_profile
-from hpc_recolor.launch.slurm_query import parse_time
+from hpc_recolor.launch.profile import JobOptions, Profile, load_profile
+from hpc_recolor.launch.slurm_time import parse_time
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
 from tests.conftest import ROOT
@@ -32,17 +32,17 @@ OTHERS: dict[str, tuple[dict[str, Any], int | None]] = {
 }
 
 
-def text(options: Options, tasks: int | None = None) -> str:
+def text(options: JobOptions, tasks: int | None = None) -> str:
     made = slurm_executor.executor(JOB, CODE, "cars", options, tasks).text()
     return made.replace(sys.executable, "/opt/python3") + "\n"
 
 
-def options(profile: Profile, **more: object) -> Options:
+def options(profile: Profile, **more: object) -> JobOptions:
     """As `resolve` makes them, without asking a cluster."""
     time_min = parse_time(profile.time) if profile.time else None
     ranks = max(1, profile.gpus_per_node or 0)
     said = {"nodes": 4, "time_min": time_min, "ranks_per_node": ranks}
-    return Options.model_validate(profile.model_dump() | said | more)
+    return JobOptions.model_validate(profile.model_dump() | said | more)
 
 
 def made_scripts() -> dict[str, str]:
@@ -77,7 +77,7 @@ def test_a_working_directory_with_a_line_break_adds_no_line(tmp_path: Path, monk
 
 
 def test_showing_a_script_writes_nothing(tmp_path: Path) -> None:
-    slurm_executor.executor(JobFolder(tmp_path / "runs" / "job"), tmp_path / "code", "cars", Options()).text()
+    slurm_executor.executor(JobFolder(tmp_path / "runs" / "job"), tmp_path / "code", "cars", JobOptions()).text()
     assert not list(tmp_path.iterdir())
 
 
@@ -110,7 +110,7 @@ def run_script(
     for name, body in bodies.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o700)
-    script = slurm_executor.executor(job, job.code / "0", "cars", Options(max_requeues=2)).text()
+    script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions(max_requeues=2)).text()
     environment = {"PATH": str(programs), "SLURM_JOB_ID": "7"} | variables
     return subprocess.run(
         ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=folder, timeout=30
@@ -152,7 +152,7 @@ def test_a_cancelled_job_stays_so_whatever_its_ranks_ended_with(code: int, tmp_p
 def command_to_go_on(done: "subprocess.CompletedProcess[str]") -> list[str]:
     """The words of the command that the script has printed, as a shell reads them."""
     (line,) = (line for line in done.stderr.splitlines() if "jobs restart" in line)
-    return shlex.split(line.partition("go on with: ")[2])
+    return shlex.split(line.partition("resume it with: ")[2])
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_job_folder_that_is_not_this_users_alone_is_not_run(prepare: Callable[
     prepare(tmp_path / "job")
     done = run_script(JobFolder(tmp_path / "job"), tmp_path)
     assert done.returncode == 2
-    assert "is not yours alone" in done.stderr
+    assert "must be yours with mode 700" in done.stderr
     assert not (tmp_path / "srun_ran").exists()
 
 

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_recolor.launch import slurm_query as slurm_says
+from hpc_recolor.launch import job_request, slurm_command, slurm_query
+from hpc_recolor.launch.job_request import JobRequest
 from hpc_recolor.launch.job_states import array_tasks, is_known, job_states
-from hpc_recolor.launch.slurm_query import JobRequest, format_time, gpus, parse_time
+from hpc_recolor.launch.slurm_query import count_gpus
+from hpc_recolor.launch.slurm_time import format_time, parse_time
 from hpc_recolor.runtime.errors import UserError
 from tests.support.live import slurm, until
 
-ANYTHING = JobRequest(None, 1, 0, None, None, None, None, None, None)
+ANYTHING = JobRequest()
 
 # What sinfo 22.05 printed of a cluster with GPUs on some nodes; the last row of one whose nodes did not register.
 MIXED = """\
@@ -60,7 +62,7 @@ def test_other_spellings_are_refused(text: str) -> None:
     ],
 )
 def test_gpus_of_a_node_are_counted(gres: str, count: int) -> None:
-    assert gpus(gres) == count
+    assert count_gpus(gres) == count
 
 
 @pytest.mark.parametrize(
@@ -79,9 +81,9 @@ def test_an_array_that_waits_is_its_tasks(job: str, tasks: list[str]) -> None:
 
 
 def test_a_partition_is_as_good_as_the_smallest_of_its_usable_nodes() -> None:
-    (main,) = slurm_says.parse_partitions(MIXED)
+    (main,) = slurm_query.parse_partitions(MIXED)
     assert (main.nodes, main.all_nodes) == (4, 6)
-    assert [kind.count for kind in main.kinds] == [1, 1, 2]  # their states do not make them different
+    assert [group.count for group in main.groups] == [1, 1, 2]  # their states do not make them different
     assert (main.cpus_per_node, main.memory_mib_per_node, main.gpus_per_node) == (2, 1000, 0)
     assert main.features == {"cpu", "a100", "nvme", "v100", "big"}
 
@@ -103,7 +105,7 @@ def test_a_partition_is_as_good_as_the_smallest_of_its_usable_nodes() -> None:
 def test_a_request_is_given_the_nodes_that_have_what_it_asks_for(
     asked: dict[str, Any], nodes: int, gpus_per_node: int
 ) -> None:
-    found = slurm_says.fit(replace(ANYTHING, **asked), *slurm_says.parse_partitions(MIXED))
+    found = job_request.fit(replace(ANYTHING, **asked), *slurm_query.parse_partitions(MIXED))
     assert (found.nodes, found.gpus_per_node) == (nodes, gpus_per_node)
 
 
@@ -122,12 +124,12 @@ def test_a_request_is_given_the_nodes_that_have_what_it_asks_for(
             {"cpus_per_node": 4, "constraint": "cpu"},
             "--nodes=1: partition main has 0 usable nodes with cpus_per_node=4, --constraint=cpu; ask for less",
         ),
-        ({"constraint": "h100"}, "--constraint=h100 is not to be had; there are a100, big, cpu, nvme, v100"),
+        ({"constraint": "h100"}, "--constraint=h100: not available; use one of a100, big, cpu, nvme, v100"),
     ],
 )
 def test_what_too_few_nodes_have_is_refused_with_what_there_is(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refusal:
-        slurm_says.fit(replace(ANYTHING, **asked), *slurm_says.parse_partitions(MIXED))
+        job_request.fit(replace(ANYTHING, **asked), *slurm_query.parse_partitions(MIXED))
     assert str(refusal.value) == message
 
 
@@ -136,23 +138,23 @@ def test_what_too_few_nodes_have_is_refused_with_what_there_is(asked: dict[str, 
     [
         (
             "sbatch: error: Batch job submission failed: Invalid qos specification\n",
-            "Batch job submission failed: Invalid qos specification: --qos is not yours",
+            "Batch job submission failed: Invalid qos specification (you may not use that --qos); choose one that",
         ),
-        ("scancel: error: Kill job error on job id 9: Invalid job id specified", "the job is over, or was never there"),
-        ("slurm_load_partitions: Unable to contact slurm controller (connect failure)", "slurmctld does not answer"),
+        ("scancel: error: Kill job error on job id 9: Invalid job id specified", "the job has ended or never existed"),
+        ("slurm_load_partitions: Unable to contact slurm controller (connect failure)", "slurmctld does not respond"),
         ("sbatch: error: one\nsbatch: error: one\nsbatch: fatal: two\n", "one; two"),
         ("", "no reason given"),
     ],
 )
 def test_an_error_of_slurm_is_one_line_with_the_fix_where_it_is_known(said: str, told: str) -> None:
-    line = slurm_says.slurm_error(said)
+    line = str(slurm_command.slurm_error(said))
     assert told in line
     assert "error: " not in line
     assert "\n" not in line
 
 
 def test_partitions_of_the_real_cluster(cluster: Path) -> None:
-    main, urgent = slurm_says.partitions()
+    main, urgent = slurm_query.partitions()
     assert (main.name, main.is_default, main.is_up, main.nodes) == ("main", True, True, 4)
     assert (main.max_time_min, main.default_time_min, main.gpus_per_node) == (1440, 60, 0)
     assert (urgent.name, urgent.is_default, urgent.max_time_min) == ("urgent", False, 10)
@@ -171,7 +173,7 @@ def updated(thing: str, state: str, back: str) -> Iterator[None]:
 def test_nodes_that_are_drained_do_not_count(cluster: Path) -> None:
     message = "--nodes=4: partition main has 3 usable nodes"
     with updated("NodeName=node4", "DRAIN", "RESUME"), pytest.raises(UserError, match=message):
-        slurm_says.check(replace(ANYTHING, nodes=4))
+        job_request.check(replace(ANYTHING, nodes=4))
 
 
 def test_a_partition_that_is_closed_is_refused_by_name_and_as_the_default(cluster: Path) -> None:
@@ -179,23 +181,23 @@ def test_a_partition_that_is_closed_is_refused_by_name_and_as_the_default(cluste
     with updated("PartitionName=main", "DOWN", "UP"):
         for name in (None, "main"):
             with pytest.raises(UserError, match=message):
-                slurm_says.check(replace(ANYTHING, partition=name))
+                job_request.check(replace(ANYTHING, partition=name))
 
 
 def test_warnings_of_slurm_are_taken_for_nothing_else(
     cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = (slurm_says.partitions(), slurm_says.accounts(), slurm_says.qualities(), job_states(["999999"]))
+    quiet = (slurm_query.partitions(), slurm_query.accounts(), slurm_query.qualities(), job_states(["999999"]))
     old = tmp_path / "slurm.conf"
     old.write_text((cluster / "slurm.conf").read_text() + "ControlMachine=of-long-ago\n")
     monkeypatch.setenv("SLURM_CONF", str(old))
-    assert "Ignoring ControlMachine" in slurm_says.run(["sinfo"])
-    assert (slurm_says.partitions(), slurm_says.accounts(), slurm_says.qualities(), job_states(["999999"])) == quiet
+    assert "Ignoring ControlMachine" in slurm_command.run_command(["sinfo"])
+    assert (slurm_query.partitions(), slurm_query.accounts(), slurm_query.qualities(), job_states(["999999"])) == quiet
 
 
 def test_accounts_and_qualities_of_the_real_cluster(cluster: Path) -> None:
-    assert "research" in (slurm_says.accounts() or [])
-    assert slurm_says.qualities() == slurm_says.qualities("research") == ["normal"]
+    assert "research" in (slurm_query.accounts() or [])
+    assert slurm_query.qualities() == slurm_query.qualities("research") == ["normal"]
 
 
 def test_states_of_jobs_and_of_tasks_that_wait_run_and_end(cluster: Path) -> None:
@@ -243,15 +245,17 @@ def test_whether_a_job_is_known_is_not_guessed_while_slurm_is_down(
     text = (cluster / "slurm.conf").read_text()
     dead.write_text(text.replace("SlurmctldPort=", "SlurmctldPort=1 #") + "MessageTimeout=1\n")
     monkeypatch.setenv("SLURM_CONF", str(dead))
-    with pytest.raises(UserError, match="slurmctld does not answer"):
+    with pytest.raises(UserError, match="slurmctld does not respond"):
         is_known(job)
 
 
 def test_a_program_that_is_not_there_or_does_not_answer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="SLURM: sleep has not answered for 0 s"):
-        slurm_says.run(["sleep", "60"], timeout_s=0.1)
+    with pytest.raises(UserError, match="SLURM: sleep did not respond within 0 s"):
+        slurm_command.run_command(["sleep", "60"], timeout_s=0.1)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"no SLURM on this machine .sinfo is not there.: .*--cluster local"):
-        slurm_says.partitions()
+    with pytest.raises(
+        UserError, match=r"SLURM: not found on this machine .sinfo is not installed.; .*--cluster local"
+    ):
+        slurm_query.partitions()

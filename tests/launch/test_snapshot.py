@@ -13,7 +13,7 @@ from hpc_recolor.runtime.code_version import COMMIT_FILE, code_commit
 
 
 def test_a_snapshot_is_written_once_and_a_copy_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
-    found = snapshot.look(tmp_path)
+    found = snapshot.capture(tmp_path)
     cut_short = found.path.with_name(f".{found.path.name}.copying")
     (cut_short / "hpc_recolor").mkdir(parents=True)
     found.write()
@@ -22,13 +22,13 @@ def test_a_snapshot_is_written_once_and_a_copy_that_was_cut_short_is_made_anew(t
     assert {"hpc_recolor/train.py", "recolor_kernels/reference.py"} <= files
     assert not list(found.path.rglob("__pycache__"))
     (found.path / "hpc_recolor" / "train.py").write_text("touched")
-    snapshot.look(tmp_path).write()
+    snapshot.capture(tmp_path).write()
     assert (found.path / "hpc_recolor" / "train.py").read_text() == "touched"
     assert (found.path / COMMIT_FILE).read_text() == (code_commit() or "")
 
 
 def test_python_runs_the_snapshot_wherever_it_is_started(tmp_path: Path) -> None:
-    found = snapshot.look(tmp_path)
+    found = snapshot.capture(tmp_path)
     found.write()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -45,7 +45,7 @@ def looked_at(packages: Path, into: Path) -> list[str]:
     """Path, commit and length of the difference of a snapshot of the packages that lie there, written into `into`."""
     code = (
         "import sys; from pathlib import Path; from hpc_recolor.launch import snapshot;"
-        "found = snapshot.look(Path(sys.argv[1])); found.path.parent.mkdir(exist_ok=True); found.write();"
+        "found = snapshot.capture(Path(sys.argv[1])); found.path.parent.mkdir(exist_ok=True); found.write();"
         "print(found.path, found.commit, len(found.difference), sep='\\n')"
     )
     return run_python(packages, "-c", code, str(into)).splitlines()
@@ -86,7 +86,7 @@ def test_any_change_of_a_file_makes_another_snapshot(packages: Path, tmp_path: P
 
 
 def test_what_runs_from_a_snapshot_says_the_commit_that_was_submitted(tmp_path: Path) -> None:
-    found = snapshot.look(tmp_path)
+    found = snapshot.capture(tmp_path)
     found.write()
     say = "from hpc_recolor.runtime.code_version import code_commit; print(code_commit())"
     assert run_python(found.path, "-c", say).strip() == str(code_commit())
@@ -95,7 +95,7 @@ def test_what_runs_from_a_snapshot_says_the_commit_that_was_submitted(tmp_path: 
 
 
 def test_a_snapshot_of_a_snapshot_is_the_same(tmp_path: Path) -> None:
-    found = snapshot.look(tmp_path)
+    found = snapshot.capture(tmp_path)
     found.write()
     (path, commit, _) = looked_at(found.path, tmp_path / "again")
     assert Path(path).name == found.path.name

@@ -38,7 +38,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def staged(config: Config, scratch: str) -> Path:
     keep_caches(scratch)
-    place = stage(config, scratch, tells=True).data.shards
+    place = stage(config, scratch, verbose=True).data.shards
     assert place
     return place
 
@@ -82,19 +82,19 @@ def test_where_there_is_no_room_the_data_stay_where_they_are(
     assert config.data.shards
     with (config.data.shards / "large").open("wb") as file:
         os.truncate(file.fileno(), 1 << 43)  # a file with a hole, larger than any disk here
-    assert stage(config, scratch, tells=True) == config
-    assert "is read where it is" in capfd.readouterr().err
+    assert stage(config, scratch, verbose=True) == config
+    assert "is read in place" in capfd.readouterr().err
 
 
 def test_without_scratch_or_shards_nothing_is_copied(config: Config, scratch: str) -> None:
-    assert stage(config, None, tells=True) == config
-    assert stage(Config(), scratch, tells=True) == Config()
+    assert stage(config, None, verbose=True) == config
+    assert stage(Config(), scratch, verbose=True) == Config()
 
 
 def test_a_set_that_the_node_does_not_see_is_said(config: Config, scratch: str) -> None:
     moved = config.model_copy(update={"data": config.data.model_copy(update={"shards": Path("/nowhere")})})
     with pytest.raises(RankError, match=r"data\.shards=/nowhere: cannot read"):
-        stage(moved, scratch, tells=True)
+        stage(moved, scratch, verbose=True)
 
 
 def test_caches_are_the_users_own_and_stay_where_the_user_wants_them(
@@ -111,7 +111,7 @@ def test_caches_are_the_users_own_and_stay_where_the_user_wants_them(
 def test_a_scratch_folder_that_somebody_else_has_prepared_is_refused(scratch: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "node" / f"hpc_recolor-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="what lies in it is run"):
+    with pytest.raises(UserError, match="its files are executed"):
         keep_caches(scratch)
 
 
@@ -143,7 +143,7 @@ def stage_without_room(config: Config, scratch: str) -> tuple[Path | None, str, 
     it says, and what it leaves behind."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with redirect_stderr(StringIO()) as said:
-        place = stage(config, scratch, tells=False).data.shards
+        place = stage(config, scratch, verbose=False).data.shards
     folder = Path(os.path.expandvars(scratch)) / f"hpc_recolor-{os.geteuid()}" / "data"
     return place, said.getvalue(), [path.name for path in folder.iterdir() if path.is_dir()]
 
@@ -153,7 +153,7 @@ def test_a_copy_that_fails_half_way_leaves_the_disk_as_it_was(config: Config, sc
     with multiprocessing.get_context("fork").Pool(1) as ranks:
         place, said, left = ranks.apply(stage_without_room, (config, scratch))
     assert place == config.data.shards
-    assert "is read where it is" in said
+    assert "is read in place" in said
     assert "File too large" in said
     assert left == []
 

@@ -13,18 +13,18 @@ from tests.conftest import ROOT, contents
 from tests.support.live import flags, slurm
 
 REFUSED = {
-    "--partition=urgnt": "no such partition, did you mean urgent?; there are main, urgent",
+    "--partition=urgnt": "no such partition, did you mean urgent?; use one of main, urgent",
     "--nodes=9": "partition main has 4 usable nodes",
     "--gpus-per-node=2": "partition main has 0 GPUs a node",
     "--time=2-0": "partition main allows 1-00:00:00 at a time",
     "--time=soon": "write minutes, H:M:S or D-H:M:S",
-    "--time=2": "ranks are told to save 120 s before the end",
-    "--account=nobody": "there are research",
-    "--qos=high": "there are normal",
-    "--constraint=a100": "there are none",
+    "--time=2": "ranks save 120 s before the limit",
+    "--account=nobody": "not available; use one of research",
+    "--qos=high": "not available; use one of normal",
+    "--constraint=a100": "not available; leave it out",
     "--nodes=3": "train.batch_size=4 is not divisible by world size 3: use a multiple of 3",
     "--nodes=0": "greater than or equal to 1",
-    "--after=999999": "SLURM knows no such job",
+    "--after=999999": "unknown to SLURM",
     "--after=1;reboot": "string should match pattern",
     "--partition=main\n#SBATCH --wrap=reboot": "string should match pattern",
     "--account=$(touch HACKED)": "string should match pattern",
@@ -32,8 +32,8 @@ REFUSED = {
     "--name=../../elsewhere": "run.name=../../elsewhere",
     "--name=two\nlines": "run.name=two lines",
     "--data.photos=nowhere": "data.photos=nowhere: no such folder",
-    "--run.folder=100%": "SLURM would read its %",
-    "--run.folder=two\nlines": "SLURM would read its %, \\, : or line break",
+    "--run.folder=100%": "contains %, \\, : or a line break",
+    "--run.folder=two\nlines": "contains %, \\, : or a line break",
     "--profile=nowhere.yaml": "nowhere.yaml: No such file",
 }
 
@@ -69,7 +69,7 @@ def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    odd = "--constraint=[a100*1]"  # more than we look into
+    odd = "--constraint=[a100*1]"  # a form that only sbatch checks
     assert submit(photos, odd) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert "Invalid feature specification" in line
@@ -89,7 +89,7 @@ def test_without_slurm_it_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert submit(photos, "--nodes=2") == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
-    assert "no SLURM on this machine" in line
+    assert "SLURM: not found on this machine" in line
     assert "--cluster local" in line
     assert contents(tmp_path) == {}
 
@@ -103,7 +103,7 @@ def test_a_controller_that_is_down_is_said(
     monkeypatch.setenv("SLURM_CONF", str(dead))
     assert submit(photos) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
-    assert "slurmctld does not answer" in line
+    assert "slurmctld does not respond" in line
 
 
 def test_a_dry_run_shows_script_and_ranks_asks_slurm_and_writes_nothing(

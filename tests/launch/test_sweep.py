@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hpc_recolor.config import Config
 from hpc_recolor.launch import submission
-from hpc_recolor.launch.profile import Options
+from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.submission import Plan
 from hpc_recolor.launch.sweep import of_files, of_grid
 from hpc_recolor.runtime.errors import UserError
@@ -39,12 +39,12 @@ def test_values_that_no_folder_could_have_still_make_a_legal_name() -> None:
 @pytest.mark.parametrize(
     ("grid", "said"),
     [
-        (["lr=1"], "write section.field=value"),
-        (["train.lr"], "write section.field=value"),
-        (["train.lr=1,,2"], "write section.field=value"),
+        (["lr=1"], "not section.field=value"),
+        (["train.lr"], "not section.field=value"),
+        (["train.lr=1,,2"], "not section.field=value"),
         (["train.lr=fast"], "train.lr=fast"),
         (["train.speed=1"], "unknown key train.speed"),
-        (["train.lr=1e-4", "train.lr=2e-4"], "train.lr twice"),
+        (["train.lr=1e-4", "train.lr=2e-4"], "train.lr: given twice"),
         (["run.name=a,b"], "named by their values"),
     ],
 )
@@ -103,7 +103,7 @@ def plan(configs: list[Config], photos: Path, tmp_path: Path, sweep: str) -> Pla
         config.model_copy(update={key: getattr(config, key).model_copy(update=fields) for key, fields in over.items()})
         for config in configs
     ]
-    return submission.plan(ours, Options(), "python -m hpc_recolor.submit", sweep)
+    return submission.plan(ours, JobOptions(), "python -m hpc_recolor.submit", sweep)
 
 
 def test_two_files_with_one_name_are_refused(photos: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_two_files_with_one_name_are_refused(photos: Path, tmp_path: Path) -> No
     for file in files:
         file.parent.mkdir()
         file.write_text("")
-    with pytest.raises(UserError, match=r"one run\.name"):
+    with pytest.raises(UserError, match="same name"):
         plan(of_files(files, {}), photos, tmp_path, "rows")
 
 

@@ -16,7 +16,7 @@
 # setup
 job_folder=/runs/cars/job
 [ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = 700 ] || {
-  echo "error: $job_folder is not yours alone (owner, mode 700), and what lies there is run" >&2; exit 2
+  echo "error: $job_folder must be yours with mode 700, as its files are executed" >&2; exit 2
 }
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 trap : TERM
@@ -31,18 +31,18 @@ code=$?
 max_requeues=2147483647
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
-asked=$job_folder/requeue-$job-$restart
-[ -e "$asked" ] || [ $code -eq 140 ] || exit $code
-run=$(cat "$asked" 2>/dev/null || dirname "$job_folder")
-go_on="restart $(printf %q "$run")"
-[ -e "$asked" ] || [ ! -e "$job_folder/tasks.json" ] || go_on="list $(printf %q "$(dirname "$run")")"
-rm -f "$asked"
+request=$job_folder/requeue-$job-$restart
+[ -e "$request" ] || [ $code -eq 140 ] || exit $code
+run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
+resume="restart $(printf %q "$run")"
+[ -e "$request" ] || [ ! -e "$job_folder/tasks.json" ] || resume="list $(printf %q "$(dirname "$run")")"
+rm -f "$request"
 [ -e "$job_folder/cancelled-$job" ] && exit 75
 if [ "$restart" -ge $max_requeues ]; then
-  echo "stopped: queued again $restart times, as often as max_requeues allows" >&2
+  echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
 else
   scontrol requeue "$job" && exit 0
-  echo "error: SLURM could not queue job $job again" >&2
+  echo "error: SLURM could not requeue job $job" >&2
 fi
-echo "The run is saved; go on with: python -m hpc_recolor.jobs $go_on" >&2
+echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
 exit 75
