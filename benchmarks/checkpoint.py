@@ -61,7 +61,7 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
     """Medians [s] of every way to save and to restore, and of training's wait for a save beside it."""
     import torch
 
-    from hpc_recolor.models.color_space import CONDITION_CHANNELS, target_channels
+    from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
     from hpc_recolor.run_folder.folder import RunFolder
     from hpc_recolor.runtime.distributed import highest, on_main, start, stop
     from hpc_recolor.training.averaging import MovingAverage

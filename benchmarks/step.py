@@ -61,7 +61,7 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
     import torch
 
     from benchmarks.plain_step import PlainStep
-    from hpc_recolor.models.color_space import CONDITION_CHANNELS, target_channels
+    from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
     from hpc_recolor.runtime.distributed import start, stop
     from hpc_recolor.training.engine.deepspeed_engine import build_engines
     from hpc_recolor.training.step import gan_step

@@ -50,7 +50,7 @@ def exit_code(action: Callable[[], Any]) -> int:
         result = action()
     except CycloptsError as error:
         cause = error.__cause__
-        return _fail(explain(cause, "command line") if isinstance(cause, ValidationError) else str(error))
+        return _fail(str(explain(cause, "command line") if isinstance(cause, ValidationError) else error))
     except UserError as error:
         return _fail(str(error), by_all=isinstance(error, RankError))
     except EarlyEndError as end:

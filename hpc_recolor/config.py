@@ -1,7 +1,10 @@
-"""The typed config of a run, and the only reader and writer of YAML."""
+"""The typed config of a run. Each field is declared with its limits, its meaning, its unit and its policy."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,85 +17,103 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 AdversarialName = Literal["bce", "l1", "mse", "none"]
 FitName = Literal["stretch", "crop", "pad"]
 
-# Input sides must be multiples of these, so that what is halved comes back to the same size.
-SIZE_MULTIPLE: dict[GeneratorName, int] = {"unet": 32, "autoencoder": 16, "resnet": 4}
+# A probability or decay rate.
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
-# A run may go on with other values of these. Everything else would make it another run.
-FREE_TO_CHANGE = (
-    "run.name",
-    "run.folder",
-    "data.shards",  # moved; its fingerprint says whether it is the same
-    "data.cache",
-    "data.threads",
-    "data.max_unreadable",
-    "train.epochs",
-    "train.threads",
-    "train.compile",
-    "train.snapshots",
-    "train.max_bad_steps",
-    "train.hang_s",
-    "train.silence_s",
-    "deepspeed",
-    "checkpoint",
-    "tracking",
-)
+
+@dataclass(frozen=True)
+class Policy:
+    """What follows from another value of a config field.
+
+    recipe: the networks learn something else, so a report names the field where two runs differ in it alone.
+    may_change: a resumed run may use the new value; otherwise it would be another run.
+    in_report: the field is a row in a report's table of configs.
+    """
+
+    recipe: bool
+    may_change: bool
+    in_report: bool = True
+
+
+RECIPE = Policy(recipe=True, may_change=False)
+OPEN_RECIPE = Policy(recipe=True, may_change=True)
+FIXED = Policy(recipe=False, may_change=False)
+OPERATIONAL = Policy(recipe=False, may_change=True)
+NAME = Policy(recipe=False, may_change=True, in_report=False)  # heads the report's columns
 
 
 class Section(BaseModel):
+    """A group of fields that refuses unknown keys. `policy` applies to its fields that declare none of their own."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    policy: ClassVar[Policy | None] = None
 
 
 class RunConfig(Section):
-    name: str = Field(
+    """What the run is called, where it is stored, and its seed."""
+
+    name: Annotated[str, NAME] = Field(
         "train",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=200,
         description="Name of the run: its folder inside run.folder. Letters, digits, '.', '_' and '-'.",
     )
-    folder: Path = Field(Path("runs"), description="Folder that holds the run folders.")
-    seed: int = Field(
+    folder: Annotated[Path, OPERATIONAL] = Field(Path("runs"), description="Folder that holds the run folders.")
+    seed: Annotated[int, RECIPE] = Field(
         0, ge=0, lt=2**32, description="Seed of weights, sample order, flips and dropout [0 to below 2^32]."
     )
 
 
 class DataConfig(Section):
-    photos: Path | None = Field(None, description="Folder of photographs to learn from (nested folders too).")
-    shards: Path | None = Field(
-        None, description="Data set that `prepare` wrote, in place of photos: learns from train, measures on val."
+    """The images to train and to validate on, and how they are loaded."""
+
+    photos: Annotated[Path | None, RECIPE] = Field(
+        None, description="Folder of photographs to learn from (nested folders too)."
     )
-    held_out: Path | None = Field(
+    shards: Annotated[Path | None, OPEN_RECIPE] = Field(  # may move; its fingerprint shows whether it is the same
+        None, description="Data set that `prepare` wrote, in place of photos: trains on train, validates on val."
+    )
+    held_out: Annotated[Path | None, FIXED] = Field(
         None,
-        description="Folder of photographs to measure on. Without it, held_out_count of data.photos are set aside.",
+        description="Folder of photographs to validate on. Without it, held_out_count of data.photos are held out.",
     )
-    held_out_count: int = Field(
+    held_out_count: Annotated[int, RECIPE] = Field(
         16,
         ge=1,
-        description="Photographs set aside by run.seed, without held_out and a val split [photographs, 1 or more].",
+        description="Photographs held out by run.seed, without held_out and a val split [photographs, 1 or more].",
     )
-    size: int = Field(128, ge=32, le=4096, description="Side that photographs are resized to [pixels, 32 to 4096].")
-    fit: FitName = Field(
-        "stretch", description="How a photograph becomes a square: stretched, cut at the center, or padded with black."
+    size: Annotated[int, RECIPE] = Field(
+        128, ge=32, le=4096, description="Side that photographs are resized to [pixels, 32 to 4096]."
     )
-    flip_horizontal: bool = Field(True, description="Mirror half of the samples left to right.")
-    flip_vertical: bool = Field(True, description="Mirror half of the samples top to bottom.")
-    loader: Literal["auto", "dali", "torch"] = Field(
-        "auto", description="What decodes: DALI, or torch's DataLoader with Pillow; auto takes DALI if it is installed."
+    fit: Annotated[FitName, RECIPE] = Field(
+        "stretch", description="How a photograph becomes a square: stretched, center-cropped, or padded with black."
     )
-    cache: Literal["none", "host", "device"] = Field(
-        "none", description="Decode all samples once and keep them on each rank, in memory or on the GPU."
+    flip_horizontal: Annotated[bool, RECIPE] = Field(True, description="Mirror half of the samples left to right.")
+    flip_vertical: Annotated[bool, RECIPE] = Field(True, description="Mirror half of the samples top to bottom.")
+    loader: Annotated[Literal["auto", "dali", "torch"], FIXED] = Field(
+        "auto", description="Image decoder: DALI, or torch's DataLoader with Pillow; auto uses DALI if installed."
     )
-    threads: int = Field(2, ge=1, description="The loader's threads or workers on each rank [threads, 1 or more].")
-    max_unreadable: float = Field(
+    cache: Annotated[Literal["none", "host", "device"], OPERATIONAL] = Field(
+        "none", description="Decode all samples once and keep them on each rank, in host memory or on the GPU."
+    )
+    threads: Annotated[int, OPERATIONAL] = Field(
+        2, ge=1, description="Loader threads or workers of each rank [threads, 1 or more]."
+    )
+    max_unreadable: Annotated[float, OPERATIONAL] = Field(
         0.01,
         ge=0,
         le=1,
-        description="A run stops if more photographs than this share, and more than one, turn unreadable [0 to 1].",
+        description="A run fails if more photographs than this share, and more than one, become unreadable [0 to 1].",
     )
 
 
 class ModelConfig(Section):
+    """The networks."""
+
+    policy = RECIPE
+
     generator: GeneratorName = Field("unet", description="Architecture of the generator.")
-    color: ColorName = Field("lab", description="What is learned: gray to RGB, or Lab's L to ab.")
+    color: ColorName = Field("lab", description="What the generator predicts: RGB from gray, or Lab's ab from L.")
     width: int = Field(
         64,
         ge=1,
@@ -100,100 +121,133 @@ class ModelConfig(Section):
         description="Channels of both networks' first layer; the others scale [channels, 1 to 1024].",
     )
     norm: NormName = Field(
-        "batch", description="Normalization: over the batch of a rank, over all ranks' batches, or over each image."
+        "batch", description="Normalization: over a rank's batch, over all ranks' batches, or over each image."
     )
-    dropout: float = Field(
-        0.5, ge=0, lt=1, description="Probability that the generator drops a value, in its inner layers [0 to below 1]."
+    dropout: BelowOne = Field(
+        0.5, description="Dropout probability in the inner layers of the generator [0 to below 1]."
     )
 
 
 class LossConfig(Section):
+    """What the generator minimizes."""
+
+    policy = RECIPE
+
     l1_weight: float = Field(100.0, ge=0, description="Weight of L1 beside the adversarial loss [0 or more].")
     adversarial: AdversarialName = Field(
         "bce",
         description="Criterion on the discriminator's logits: cross-entropy, mean |sigmoid - label|, least squares; "
-        "none: L1 alone, without a discriminator's word.",
+        "none: L1 alone, no adversarial loss.",
     )
 
 
 class TrainConfig(Section):
-    epochs: int = Field(45, ge=1, description="Passes over the photographs [epochs, 1 or more].")
-    batch_size: int = Field(16, ge=1, description="Images in a step, over all ranks together [images, 1 or more].")
-    lr: float = Field(
+    """The optimizer, its schedule, and how ranks compute."""
+
+    epochs: Annotated[int, OPEN_RECIPE] = Field(
+        45, ge=1, description="Passes over the photographs [epochs, 1 or more]."
+    )
+    batch_size: Annotated[int, RECIPE] = Field(
+        16, ge=1, description="Images in a step, over all ranks together [images, 1 or more]."
+    )
+    lr: Annotated[float, RECIPE] = Field(
         2e-4, gt=0, description="Adam's learning rate, both networks: constant, then linear to zero [above 0]."
     )
-    lr_constant: float = Field(
+    lr_constant: Annotated[float, RECIPE] = Field(
         0.5, ge=0, le=1, description="Share of the run with constant learning rate, before it falls [0 to 1]."
     )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+    betas: Annotated[tuple[BelowOne, BelowOne], RECIPE] = Field(
         (0.5, 0.999), description="Adam's decay rates of the first and second moment [each 0 to below 1]."
     )
-    precision: PrecisionName = Field(
+    precision: Annotated[PrecisionName, RECIPE] = Field(
         "fp32",
-        description="What forward passes compute in (autocast); weights and moments stay float32. fp16 scales losses.",
+        description="Precision of forward passes (autocast); weights and moments stay float32. fp16 scales losses.",
     )
-    accumulate: int = Field(
-        1, ge=1, description="Parts that a rank's share of a batch is computed in, to save memory [parts, 1 or more]."
+    accumulate: Annotated[int, RECIPE] = Field(
+        1,
+        ge=1,
+        description="Microbatches that a rank's share of a batch is split into, to save memory "
+        "[microbatches, 1 or more].",
     )
-    clip_norm: float = Field(
-        0.0, ge=0, description="Longest gradient of each network; longer ones are scaled to it [norm, 0: none]."
+    clip_norm: Annotated[float, RECIPE] = Field(
+        0.0, ge=0, description="Maximum gradient norm of each network; larger ones are scaled to it [norm, 0: none]."
     )
-    ema_half_life: int = Field(
+    ema_half_life: Annotated[int, RECIPE] = Field(
         10_000,
         ge=0,
-        description="Half-life of the average of the generator's weights that is measured and exported; at most a "
-        "twentieth of what was seen [images, 0: none].",
+        description="Half-life of the moving average of the generator's weights, which is evaluated and exported; at "
+        "most a twentieth of the images seen [images, 0: none].",
     )
-    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="Epochs after which a checkpoint is made that is never removed [epochs]."
+    snapshots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OPERATIONAL] = Field(
+        (), description="Epochs after which a checkpoint is saved that is never removed [epochs]."
     )
-    compile: bool = Field(False, description="Compile both networks with torch.compile.")
-    channels_last: bool = Field(False, description="Keep pictures and weights channels last, as tensor cores like it.")
-    max_bad_steps: int = Field(
-        20, ge=1, description="A run stops after so many steps in a row with losses that are not finite [steps]."
+    compile: Annotated[bool, OPERATIONAL] = Field(False, description="Compile both networks with torch.compile.")
+    channels_last: Annotated[bool, FIXED] = Field(
+        False, description="Keep images and weights in channels_last memory format, which tensor cores prefer."
     )
-    silence_s: float = Field(30.0, gt=5, description="A rank that gives no sign for so long is taken for dead [s].")
-    hang_s: float = Field(900.0, gt=0, description="A run whose ranks make no progress for so long is ended [s].")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes a GPU if any.")
-    threads: int | None = Field(
+    max_bad_steps: Annotated[int, OPERATIONAL] = Field(
+        20, ge=1, description="A run fails after this many steps in a row with non-finite losses [steps]."
+    )
+    silence_s: Annotated[float, OPERATIONAL] = Field(
+        30.0, gt=5, description="A rank without a heartbeat for this long is considered dead [s]."
+    )
+    hang_s: Annotated[float, OPERATIONAL] = Field(
+        900.0, gt=0, description="A run whose ranks make no progress for this long is ended [s]."
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], FIXED] = Field(
+        "auto", description="Where to train; auto uses a GPU if there is one."
+    )
+    threads: Annotated[int | None, OPERATIONAL] = Field(
         None, ge=1, description="CPU threads of each rank; by default its share of the cores [threads, 1 or more]."
     )
 
 
 class DeepSpeedConfig(Section):
+    """How DeepSpeed divides the state among ranks."""
+
+    policy = OPERATIONAL
+
     zero_stage: int = Field(
         0,
         ge=0,
         le=3,
         description="What ranks share: 0 nothing, 1 moments, 2 gradients too, 3 weights too [stage, 0 to 3].",
     )
-    config: Path | None = Field(None, description="JSON file for DeepSpeed, with what is not said here.")
+    config: Path | None = Field(None, description="JSON file with further DeepSpeed settings.")
 
 
 class CheckpointConfig(Section):
+    """When checkpoints are saved, and how many are kept."""
+
+    policy = OPERATIONAL
+
     every_s: float = Field(300.0, gt=0, description="Time between two checkpoints [s].")
     every_images: int = Field(
-        10_000, ge=1, description="Images between two checkpoints; the last step always makes one [images, 1 or more]."
+        10_000, ge=1, description="Images between two checkpoints; the last step always saves one [images, 1 or more]."
     )
     keep: int = Field(
         2, ge=1, description="Newest checkpoints that are kept, beside train.snapshots [checkpoints, 1 or more]."
     )
     background: bool = Field(
-        True, description="Write beside training, from a copy in memory, where there is room for one."
+        True, description="Write during training, from a copy in memory, if memory suffices for one."
     )
 
 
 class TrackingConfig(Section):
+    """What is logged, how often and where."""
+
+    policy = OPERATIONAL
+
     log_every_steps: int = Field(10, ge=1, description="Steps between two readings of the losses [steps, 1 or more].")
     samples_every_images: int = Field(
         5_000,
         ge=1,
-        description="Images between two measurements on held-out photographs, with pictures [images, 1 or more].",
+        description="Images between two validations on held-out photographs, with sample images [images, 1 or more].",
     )
-    samples: int = Field(8, ge=1, description="Held-out photographs in a picture of samples [rows, 1 or more].")
+    samples: int = Field(8, ge=1, description="Held-out photographs in a figure of samples [rows, 1 or more].")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder's logs/.")
     wandb: str | None = Field(
-        None, description="Weights & Biases project to show the run in too; WANDB_MODE=offline keeps it in logs/."
+        None, description="Weights & Biases project to log to as well; WANDB_MODE=offline keeps it in logs/."
     )
 
 
@@ -210,23 +264,30 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
 
 
+@cache
+def policies() -> dict[str, Policy]:
+    """The policy of every field, by `section.key`."""
+    return dict(_policies())
+
+
+def _policies() -> Iterator[tuple[str, Policy]]:
+    for name, section in Config():
+        for key, field in type(section).model_fields.items():
+            own = next((item for item in field.metadata if isinstance(item, Policy)), section.policy)
+            assert own, f"{name}.{key} declares no policy: annotate its type with one, or set its section's"
+            yield f"{name}.{key}", own
+
+
 def check_ranks(config: Config, ranks: int) -> None:
-    """Raises UserError if so many ranks cannot share a batch evenly."""
-    batch_size, parts = config.train.batch_size, config.train.accumulate
+    """Raises UserError unless `ranks` ranks can share a batch evenly."""
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
     if batch_size % ranks:
         raise UserError(
-            f"train.batch_size={batch_size} is not divisible by world size {ranks}: use a multiple of {ranks}"
+            f"train.batch_size={batch_size}", f"not divisible by world size {ranks}", f"use a multiple of {ranks}"
         )
-    if batch_size // ranks % parts:
+    if batch_size // ranks % accumulate:
         raise UserError(
-            f"train.accumulate={parts} does not divide the {batch_size // ranks} images of a rank: use a divisor"
-        )
-
-
-def check_size(config: Config) -> None:
-    multiple = SIZE_MULTIPLE[config.model.generator]
-    if config.data.size % multiple:
-        raise UserError(
-            f"data.size={config.data.size} does not fit model.generator={config.model.generator}: "
-            f"use a multiple of {multiple}"
+            f"train.accumulate={accumulate}",
+            f"does not divide the {batch_size // ranks} images of a rank",
+            "use a divisor",
         )

@@ -72,7 +72,7 @@ def prepare(
             min_colorfulness=min_colorfulness,
         )
     except ValidationError as error:
-        raise UserError(explain(error, "command line")) from None
+        raise explain(error, "command line") from None
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     if threads < 1:
         raise UserError(f"--threads={threads}: expected 1 or more")

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_recolor.config import Config
-from hpc_recolor.config_file import changed_keys, load_config, to_yaml
+from hpc_recolor.config import Config, policies
+from hpc_recolor.config_file import changed_keys, leaves, load_config, merge, nest, to_yaml
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT
 
@@ -46,7 +46,7 @@ def test_every_config_of_the_project_is_legal_and_says_how_to_run_it(file: Path)
         ("train: 3", ["train=3"]),
         ("run: {name: ../x}", ["run.name=../x"]),
         ("[1, 2]", ["holds a list"]),
-        ("train: {epochs: 3", ["line 1", "not legal YAML"]),
+        ("train: {epochs: 3", ["line 1", "not valid YAML"]),
         ("train: {epochs: 0, lr: x}", ["train.epochs=0", "train.lr=x"]),
         ("data: {size: 100}", ["data.size=100", "multiple of 32"]),
     ],
@@ -66,7 +66,36 @@ def test_only_changes_that_make_another_run_are_named() -> None:
     assert changed_keys(old, new) == ["model.width: 64 -> 8", "train.lr: 0.0002 -> 0.001"]
 
 
+def test_every_field_declares_its_policy() -> None:
+    keys = [key for key, _ in leaves(Config().model_dump())]
+    assert list(policies()) == keys
+    operational = {key for key in keys if key.split(".")[0] in ("deepspeed", "checkpoint", "tracking")} | {
+        *("run.name", "run.folder", "data.cache", "data.threads", "data.max_unreadable", "train.threads"),
+        *("train.compile", "train.snapshots", "train.max_bad_steps", "train.hang_s", "train.silence_s"),
+    }
+    fixed = {"data.held_out", "data.loader", "train.channels_last", "train.device"}
+    assert {key for key, policy in policies().items() if policy.may_change} == operational | {
+        "data.shards",
+        "train.epochs",
+    }
+    assert {key for key, policy in policies().items() if not policy.recipe} == operational | fixed
+    assert [key for key, policy in policies().items() if not policy.in_report] == ["run.name"]
+
+
+_TREES = st.recursive(st.integers(), lambda below: st.dictionaries(st.sampled_from("abc"), below, min_size=1)).filter(
+    lambda tree: isinstance(tree, dict)
+)
+
+
+@given(_TREES, _TREES)
+def test_leaves_and_nest_are_inverse_and_merge_prefers_the_second(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert nest(dict(leaves(one))) == one
+    merged = merge(one, two)
+    assert merge(merged, two) == merged
+    assert dict(leaves(merged)).items() >= dict(leaves(two)).items()
+
+
 def test_the_reader_of_files_that_are_no_text_says_so(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not text"):
+    with pytest.raises(UserError, match="not text; name a YAML file"):
         load_config(tmp_path / "run.yaml", {})

@@ -25,6 +25,7 @@ ROOMS = (
     "recolor_kernels",
     "hpc_recolor.runtime",
     "hpc_recolor.config",
+    "hpc_recolor.models.shapes",
     "hpc_recolor.config_file",
     "hpc_recolor.run_folder",
     "hpc_recolor.models",

@@ -14,7 +14,7 @@ from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.models.build import Generator, build_generator, load_weights
-from hpc_recolor.models.color_space import make_pair, to_pictures
+from hpc_recolor.models.color_space import make_pair, to_images
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import open_run
@@ -69,7 +69,7 @@ class Colorizer:
         condition, _ = make_pair(small, self.color)
         padding = (0, -width % self.generator.multiple, 0, -height % self.generator.multiple)
         output = self.generator(F.pad(condition, padding, mode="replicate"))[:, :, :height, :width]
-        return output if self.color == "lab" else rgb_to_lab(to_pictures(condition, output, self.color))[1]
+        return output if self.color == "lab" else rgb_to_lab(to_images(condition, output, self.color))[1]
 
 
 def _as_tensor(photo: Image.Image) -> Tensor:

@@ -29,7 +29,7 @@ from hpc_recolor.evaluation.results import (
 )
 from hpc_recolor.evaluation.validation_scores import network_losses
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights, place
-from hpc_recolor.models.color_space import gray_copy, make_pair, to_pictures
+from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder, open_run
@@ -133,7 +133,7 @@ class Evaluator:
             condition, target = make_pair(batch.rgb_u8_NHWC, self.color)
             output = generator(condition)
             losses = network_losses(output, condition, target, discriminator, self.config.loss)
-            images = {"model": to_pictures(condition, output, self.color)}
+            images = {"model": to_images(condition, output, self.color)}
             if self.color == "rgb":
                 images["model_own_l"] = image_metrics.with_lightness_of(batch.rgb_u8_NHWC, images["model"])
             return MadeBatch(images, {"losses": dict(zip(LOSSES, losses.unbind(1), strict=True))})

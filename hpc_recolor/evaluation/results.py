@@ -229,6 +229,8 @@ def _read(file: Path) -> Evaluation:
         if first["loc"] == ("format",) and first["type"] == "literal_error":
             problem = f"format={first['input']}, but this version reads format {FORMAT}"
             raise UserError(subject, problem, "evaluate again with this version") from None
-        raise UserError(subject, f"damaged ({explain(error, 'its content', ['format'])})", DAMAGED_FIX) from None
+        raise UserError(
+            subject, f"damaged ({explain(error, 'its content', ['format']).problem})", DAMAGED_FIX
+        ) from None
     except ValueError as error:
         raise UserError(subject, f"damaged ({error})", DAMAGED_FIX) from None

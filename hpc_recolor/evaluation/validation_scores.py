@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import ColorName, LossConfig
 from hpc_recolor.evaluation.metric_registry import LOSSES
-from hpc_recolor.models.color_space import gray_copy, make_pair, to_pictures
+from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
 from hpc_recolor.runtime.distributed import World, gather
 from recolor_kernels import color_metrics, discriminator_loss, l1_loss, patch_loss
 
@@ -70,7 +70,7 @@ def _score_batch(
     """The scores of each image, by the names of `Scores`."""
     condition, target = make_pair(originals_u8_NHWC, color)
     output = generator(condition)
-    model = color_metrics(to_pictures(condition, output, color), originals_u8_NHWC)
+    model = color_metrics(to_images(condition, output, color), originals_u8_NHWC)
     gray = color_metrics(gray_copy(condition, color), originals_u8_NHWC)
     losses = network_losses(output, condition, target, discriminator, loss)
     columns = {

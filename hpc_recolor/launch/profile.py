@@ -105,7 +105,7 @@ def load_profile(file: Path) -> Profile:
         values = {key: value for key, value in read_yaml(file).items() if value != {}}  # {}: a key without a value
         return Profile.model_validate(values)
     except ValidationError as error:
-        raise UserError(explain(error, str(file), list(Profile.model_fields), reference="slurm/README.md")) from None
+        raise explain(error, str(file), list(Profile.model_fields), reference="slurm/README.md") from None
 
 
 def plain_path(path: Path, key: str) -> Path:

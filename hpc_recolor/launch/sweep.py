@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import load_config, read_yaml
+from hpc_recolor.config_file import load_config, merge, nest, read_yaml
 from hpc_recolor.runtime.errors import UserError
 
 
@@ -26,7 +26,7 @@ def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
     for file in files:
         run = read_yaml(file).get("run", {})
         name = {"name": file.stem} if isinstance(run, dict) and "name" not in run else {}
-        configs.append(load_config(file, overrides | {"run": overrides.get("run", {}) | name} if name else overrides))
+        configs.append(load_config(file, merge(overrides, {"run": name} if name else {})))
     return configs
 
 
@@ -43,9 +43,9 @@ def of_grid(grid: Sequence[str], file: Path | None, overrides: dict[str, Any]) -
     base = load_config(file, overrides).run.name
     configs: dict[str, Config] = {}
     for values in itertools.product(*(values for _, values in axes)):
-        tree = _set(overrides, dict(zip(keys, values, strict=True)))
+        tree = merge(overrides, nest(dict(zip(keys, values, strict=True))))
         name = _unique_name("-".join([base, *map(_part, keys, values)]), configs)
-        configs[name] = load_config(file, tree | {"run": tree.get("run", {}) | {"name": name}})
+        configs[name] = load_config(file, merge(tree, {"run": {"name": name}}))
     return list(configs.values())
 
 
@@ -67,11 +67,3 @@ def _unique_name(name: str, taken: Container[str]) -> str:
     """The name, with a number appended if it is taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return name if name not in taken else next(other for other in numbered if other not in taken)
-
-
-def _set(overrides: dict[str, Any], values: dict[str, str]) -> dict[str, Any]:
-    tree = {section: dict(fields) for section, fields in overrides.items()}
-    for key, value in values.items():
-        section, field = key.split(".")
-        tree.setdefault(section, {})[field] = value
-    return tree

@@ -1,4 +1,4 @@
-"""Autoencoder: a shallower generator with max pooling and nothing handed across the bottleneck."""
+"""Autoencoder: a shallower generator with max pooling and no skip connections."""
 
 from itertools import pairwise
 
@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import NormName
 from hpc_recolor.models.norm import make_norm
+from hpc_recolor.models.shapes import HALVINGS
 
-LEVELS = 4
+LEVELS = HALVINGS["autoencoder"]
 
 
 class Autoencoder(nn.Module):
-    """Condition (N,1,H,W) to output (N,C,H,W) in [-1, 1]; H and W must be multiples of `multiple`."""
+    """Maps a condition (N,1,H,W) to an output (N,C,H,W) in [-1, 1]; H and W must be multiples of `multiple`."""
 
     multiple = 2**LEVELS
 
@@ -31,5 +32,6 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(width, outputs, 3, padding=1), nn.Tanh())
 
     def forward(self, condition: Tensor) -> Tensor:
+        """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1]."""
         output: Tensor = self.decoder(self.encoder(condition))
         return output

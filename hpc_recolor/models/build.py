@@ -1,4 +1,4 @@
-"""A config -> networks with pix2pix's initial weights."""
+"""Networks of a config, with pix2pix's weight initialization."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import ModelConfig
 from hpc_recolor.models.autoencoder import Autoencoder
-from hpc_recolor.models.color_space import CONDITION_CHANNELS, target_channels
 from hpc_recolor.models.patch import PatchDiscriminator
 from hpc_recolor.models.resnet import ResNet
+from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
 from hpc_recolor.models.unet import UNet, depth_for
 from hpc_recolor.runtime.errors import UserError
 
@@ -17,7 +17,7 @@ Generator = UNet | Autoencoder | ResNet
 
 
 def build_generator(model: ModelConfig, size: int) -> Generator:
-    """The generator of a config, for pictures of side `size` [pixels], on CPU, with weights drawn from torch's RNG."""
+    """The generator of a config, for images of side `size` [pixels], on CPU. Draws its weights from torch's RNG."""
     common = (CONDITION_CHANNELS, target_channels(model.color), model.width)
     generator: Generator
     match model.generator:
@@ -32,7 +32,7 @@ def build_generator(model: ModelConfig, size: int) -> Generator:
 
 
 def build_discriminator(model: ModelConfig) -> PatchDiscriminator:
-    """The discriminator of a config, on CPU, with weights drawn from torch's RNG."""
+    """The discriminator of a config, on CPU. Draws its weights from torch's RNG."""
     inputs = CONDITION_CHANNELS + target_channels(model.color)
     discriminator = PatchDiscriminator(inputs, model.width, model.norm)
     discriminator.apply(_draw_weights)
@@ -40,14 +40,14 @@ def build_discriminator(model: ModelConfig) -> PatchDiscriminator:
 
 
 def place(network: nn.Module, model: ModelConfig, device: torch.device) -> nn.Module:
-    """Move a network to its device; on GPUs torch's SyncBatchNorm takes the place of the one made for CPUs."""
+    """Move a network to its device; on GPUs, synchronized batch norm becomes torch's SyncBatchNorm."""
     if model.norm == "sync_batch" and device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return network.to(device)
 
 
 def _draw_weights(module: nn.Module) -> None:
-    """Convolutions N(0, 0.02), norms' scales N(1, 0.02), biases 0 (arXiv:1611.07004, section 6.2)."""
+    """Convolutions N(0, 0.02), norm scales N(1, 0.02), biases 0 (arXiv:1611.07004, section 6.2)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
@@ -60,13 +60,15 @@ def _draw_weights(module: nn.Module) -> None:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Load a state dict into a network. Raises UserError if names or shapes differ; `source` is named in it."""
+    """Load a state dict into a network. source: named in the error. Raises UserError if names or shapes differ."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if expected != found:
         name = next(name for name in expected | found if expected.get(name) != found.get(name))
         raise UserError(
-            f"{source} does not fit the config: {name} is {found.get(name, 'missing')} there and "
-            f"{expected.get(name, 'missing')} by the config; restore the config.yaml it was trained with"
+            str(source),
+            f"does not fit the config: {name} is {found.get(name, 'missing')} there and "
+            f"{expected.get(name, 'missing')} in the config",
+            "restore the config.yaml that it was trained with",
         )
     network.load_state_dict(weights)

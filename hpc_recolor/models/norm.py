@@ -1,4 +1,4 @@
-"""Normalization layers, one of them over the batches of all ranks."""
+"""Normalization layers, including one that synchronizes statistics over all ranks."""
 
 import torch
 import torch.distributed as dist
@@ -9,7 +9,7 @@ from hpc_recolor.config import NormName
 
 
 def make_norm(norm: NormName, channels: int) -> nn.Module:
-    """The normalization layer of that name. `sync_batch` works on CPUs; `models.build` swaps in torch's on GPUs."""
+    """The normalization layer of that name. `sync_batch` is for CPUs; `build.place` converts it to torch's on GPUs."""
     if norm == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
     return (CrossRankBatchNorm2d if norm == "sync_batch" else nn.BatchNorm2d)(channels)
@@ -22,10 +22,11 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalize (N,C,H,W) per channel, by statistics over all ranks in training and by running ones otherwise."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
         ranks = dist.get_world_size()
-        # Two passes: the variance from sums of squares would lose its digits where the mean is large.
+        # Two passes: the variance from sums of squares would lose precision where the mean is large.
         mean = _sum_over_ranks(input.mean((0, 2, 3))) / ranks
         centered = input - mean.view(1, -1, 1, 1)
         variance = _sum_over_ranks(centered.square().mean((0, 2, 3))) / ranks
@@ -43,6 +44,6 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
 
 
 def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    """An all-reduce that gradients flow back through."""
+    """A differentiable all-reduce (sum)."""
     total: Tensor = torch.distributed.nn.functional.all_reduce(tensor)  # type: ignore[no-untyped-call]
     return total

@@ -1,4 +1,4 @@
-"""The patch discriminator: is this patch of 70x70 pixels real? (arXiv:1611.07004, section 3.2.2)"""
+"""PatchGAN discriminator: classifies patches of 70x70 pixels as real or fake (arXiv:1611.07004, section 3.2.2)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from hpc_recolor.models.norm import make_norm
 
 
 class PatchDiscriminator(nn.Module):
-    """Condition (N,1,H,W) and picture (N,C,H,W) to logits (N,1,h,w); 14x14 of them at 128 px."""
+    """Maps a condition (N,1,H,W) and an image (N,C,H,W) to logits (N,1,h,w), one a patch; 14x14 at 128 px."""
 
     def __init__(self, inputs: int, width: int, norm: NormName) -> None:
         super().__init__()
@@ -18,6 +18,7 @@ class PatchDiscriminator(nn.Module):
             layers += [make_norm(norm, after * width), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
 
-    def forward(self, condition: Tensor, picture: Tensor) -> Tensor:
-        logits: Tensor = self.layers(torch.cat((condition, picture), dim=1))
+    def forward(self, condition: Tensor, image: Tensor) -> Tensor:
+        """Condition (N,1,H,W) and real or generated target (N,C,H,W), both in [-1, 1], to logits (N,1,h,w)."""
+        logits: Tensor = self.layers(torch.cat((condition, image), dim=1))
         return logits

@@ -1,4 +1,4 @@
-"""U-Net: halve to the bottleneck, double back, and hand each level's features across (arXiv:1611.07004)."""
+"""U-Net: an encoder and a decoder with skip connections at each level (arXiv:1611.07004)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ MAX_DEPTH = 7
 
 
 def depth_for(size: int) -> int:
-    """Halvings for pictures of this side: as often as it is even, 7 at most. 128 px goes down to 1 px."""
+    """Levels for images of side `size` [pixels]: as often as it can be halved, at most 7 (128 px to 1 px)."""
     depth = 0
     while depth < MAX_DEPTH and size % 2 == 0:
         size //= 2
@@ -19,7 +19,7 @@ def depth_for(size: int) -> int:
 
 
 class UNet(nn.Module):
-    """Condition (N,1,H,W) to output (N,C,H,W) in [-1, 1]; H and W must be multiples of `multiple`."""
+    """Maps a condition (N,1,H,W) to an output (N,C,H,W) in [-1, 1]; H and W must be multiples of `multiple`."""
 
     def __init__(self, inputs: int, outputs: int, width: int, depth: int, norm: NormName, dropout: float) -> None:
         super().__init__()
@@ -39,11 +39,12 @@ class UNet(nn.Module):
                 )
             else:
                 after = channels[level - 1]
-                # pix2pix drops in the widest levels, the innermost one left out
+                # as in pix2pix: dropout in the widest levels except the innermost
                 share = dropout if after == 8 * width and not innermost else 0.0
                 self.up.append(_up(before, after, share, norm))
 
     def forward(self, condition: Tensor) -> Tensor:
+        """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1]."""
         features = [condition]
         for down in self.down:
             features.append(down(features[-1]))

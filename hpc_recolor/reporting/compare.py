@@ -5,34 +5,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from hpc_recolor.config import policies
+from hpc_recolor.config_file import leaves
 from hpc_recolor.evaluation.results import StoredEvaluation
 from hpc_recolor.reporting.numbers import plural
 from hpc_recolor.reporting.runs import Run
 
 # Of several data that equally many runs were measured on.
 PREFERRED_DATA = ("test", "val", "held-out")
-
-# What decides nothing of what a run learns: places, speed, when it saves, what it tells.
-NOT_LEARNED = (
-    "run.name",
-    "run.folder",
-    "data.held_out",
-    "data.loader",
-    "data.cache",
-    "data.threads",
-    "data.max_unreadable",
-    "train.snapshots",
-    "train.threads",
-    "train.compile",
-    "train.channels_last",
-    "train.device",
-    "train.max_bad_steps",
-    "train.silence_s",
-    "train.hang_s",
-    "deepspeed",
-    "checkpoint",
-    "tracking",
-)
 
 
 @dataclass(frozen=True)
@@ -98,21 +78,12 @@ def why_apart(group: Group, other: Group) -> str:
     return ", ".join(reasons) or "other photographs"
 
 
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`section.key` and value of a nested mapping."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def config_rows(runs: Sequence[Run]) -> list[ConfigRow]:
     """All keys of the configs. Values that fewer than half of the runs have stand out; with no such half, all do."""
     trees = [dict(leaves(run.config.model_dump(mode="json"))) for run in runs]
     rows = []
     for key in trees[0]:
-        if key == "run.name":  # the heads of the columns say it
+        if not policies()[key].in_report:
             continue
         values = tuple(_text(tree[key]) for tree in trees)
         odd = tuple(values.count(value) * 2 <= len(values) for value in values)
@@ -124,7 +95,9 @@ def learned_differences(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
     """Keys in which two runs differ and that decide what is learned, with both values."""
     first, second = (dict(leaves(run.config.model_dump(mode="json"))) for run in (one, other))
     return [
-        (key, first[key], second[key]) for key in first if first[key] != second[key] and not _is_any(key, NOT_LEARNED)
+        (key, first[key], second[key])
+        for key, policy in policies().items()
+        if policy.recipe and first[key] != second[key]
     ]
 
 
@@ -134,10 +107,6 @@ def one_key_apart(runs: Sequence[Run]) -> Iterator[tuple[Run, Run, str, Any, Any
         differences = learned_differences(one, other)
         if len(differences) == 1:
             yield one, other, *differences[0]
-
-
-def _is_any(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from hpc_recolor.data.samples import Samples, Subset
 from hpc_recolor.evaluation.figures import sample_grid
 from hpc_recolor.evaluation.validation_scores import Scores, score
 from hpc_recolor.models.build import build_discriminator, build_generator, place
-from hpc_recolor.models.color_space import gray_copy, make_pair, to_pictures
+from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.averaging import MovingAverage
@@ -54,7 +54,7 @@ class Evaluator:
     def draw(self, run: RunFolder, images_seen: int) -> Image.Image:
         """Draw some of the photographs as the generator colored them at the last measurement. Rank 0 alone has them."""
         condition, _ = make_pair(self.shown, self.color)
-        colorized = to_pictures(condition, self.generator(condition), self.color)
+        colorized = to_images(condition, self.generator(condition), self.color)
         columns = {"gray": gray_copy(condition, self.color), "colorized": colorized, "original": self.shown}
         grid = sample_grid({caption: pictures.cpu().numpy() for caption, pictures in columns.items()})
         run.samples.mkdir(exist_ok=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpc_recolor.config import SIZE_MULTIPLE, ColorName, GeneratorName, ModelConfig, NormName
+from hpc_recolor.config import ColorName, GeneratorName, ModelConfig, NormName
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights
-from hpc_recolor.models.color_space import target_channels
+from hpc_recolor.models.shapes import HALVINGS, target_channels
 from hpc_recolor.runtime.errors import UserError
 
 
@@ -90,12 +90,12 @@ def test_no_convolution_before_a_norm_has_a_bias() -> None:
 def test_weights_that_do_not_fit_are_named() -> None:
     small, large = (build_generator(ModelConfig(width=width), 128) for width in (4, 8))
     with pytest.raises(
-        UserError, match=r"there does not fit the config: down.0.0.weight is \(8, 1, 4, 4\) there and \(4"
+        UserError, match=r"there: does not fit the config: down.0.0.weight is \(8, 1, 4, 4\) there and \(4"
     ):
         load_weights(small, large.state_dict(), Path("there"))
 
 
 @pytest.mark.parametrize("generator", ["unet", "autoencoder", "resnet"])
 def test_every_size_that_the_config_allows_fits_the_network(generator: GeneratorName) -> None:
-    for size in range(SIZE_MULTIPLE[generator] * -(-32 // SIZE_MULTIPLE[generator]), 160, SIZE_MULTIPLE[generator]):
+    for size in range(32, 160, 2 ** HALVINGS[generator]):
         assert size % build_generator(ModelConfig(generator=generator, width=1), size).multiple == 0

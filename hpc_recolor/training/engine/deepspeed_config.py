@@ -1,11 +1,11 @@
 """What DeepSpeed is told: the run's config, with a JSON file of the user's own laid beside it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hpc_recolor.config import Config
+from hpc_recolor.config_file import leaves, merge
 from hpc_recolor.runtime.errors import UserError
 
 # What the run's config says already, or what its checkpoints could not hold.
@@ -51,35 +51,18 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"{where}: no legal JSON ({error}); see DeepSpeed's configuration") from None
     if not isinstance(tree, dict):
         raise UserError(f"{where}: holds a {type(tree).__name__}; DeepSpeed's configuration is an object")
-    leaves = dict(_leaves(tree))
     for key, reason in NOT_FOR_USERS.items():
-        if any(leaf == key or leaf.startswith(f"{key}.") for leaf in leaves):
+        if any(leaf == key or leaf.startswith(f"{key}.") for leaf, _ in leaves(tree)):
             raise UserError(f"{where}: {key} cannot be set there: {reason}")
     return tree
 
 
 def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Both trees in one; "auto" takes our value. Raises UserError that names every key with two values."""
-    said, conflicts = dict(_leaves(ours)), []
-    for key, value in _leaves(theirs):
+    said, conflicts = dict(leaves(ours)), []
+    for key, value in leaves(theirs):
         if key in said and value != "auto" and value != said[key]:
             conflicts.append(f"{key}: {value} there, {said[key]} by the run's config")
     if conflicts:
         raise UserError(f"deepspeed.config contradicts the run: {'; '.join(conflicts)}; take these keys out")
-    return _overlay(theirs, ours)
-
-
-def _overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = base.get(key)
-        merged[key] = _overlay(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-    return merged
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return merge(theirs, ours)

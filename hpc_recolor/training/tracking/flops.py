@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_recolor.config import Config
 from hpc_recolor.models.build import build_discriminator, build_generator
-from hpc_recolor.models.color_space import CONDITION_CHANNELS, target_channels
+from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
 
 IMAGES = 2  # BatchNorm refuses one where a picture has shrunk to a pixel
 

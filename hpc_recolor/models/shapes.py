@@ -1,0 +1,25 @@
+"""Shapes of the networks' inputs and outputs. Imports no torch, so that a config is checked without it."""
+
+from hpc_recolor.config import ColorName, Config, GeneratorName
+from hpc_recolor.runtime.errors import UserError
+
+# Gray, or Lab's L.
+CONDITION_CHANNELS = 1
+
+# How often each generator halves its input; for the U-Net at least (see unet.depth_for).
+HALVINGS: dict[GeneratorName, int] = {"unet": 5, "autoencoder": 4, "resnet": 2}
+
+
+def target_channels(color: ColorName) -> int:
+    """Channels that the generator predicts: 3 for RGB, 2 for ab."""
+    return 3 if color == "rgb" else 2
+
+
+def check_size(config: Config) -> None:
+    """Raises UserError unless the generator can halve data.size and double it back to the same size."""
+    generator, size = config.model.generator, config.data.size
+    multiple = 2 ** HALVINGS[generator]
+    if size % multiple:
+        raise UserError(
+            f"data.size={size}", f"does not fit model.generator={generator}", f"use a multiple of {multiple}"
+        )
