@@ -1,5 +1,5 @@
-# What the scripts beside this one share: where the cluster lives, and its ports. Read by `.`, not run.
-#   DEV_CLUSTER       its folder, for everything it writes   [a folder in $TMPDIR or /tmp]
+# Settings shared by the scripts in this folder: the cluster's folder and ports. Sourced, not executed.
+#   DEV_CLUSTER       folder for all its files               [a folder in $TMPDIR or /tmp]
 #   DEV_CLUSTER_PORT  the first of 7 ports on 127.0.0.1      [16800]
 folder=${DEV_CLUSTER:-${TMPDIR:-/tmp}/hpc_recolor-cluster-$(id -u)}
 port=${DEV_CLUSTER_PORT:-16800}
@@ -8,7 +8,7 @@ node_ports=([1]=$((port + 3)) $((port + 4)) $((port + 5)) $((port + 6)))
 export SLURM_CONF=$folder/slurm.conf
 PATH=$PATH:/usr/sbin:/sbin
 
-# Our daemons, in the order they start. A process id alone could be another process's by now.
+# Our daemons, in starting order. Process ids may be reused, so the process is checked too.
 daemons=(munged mariadbd slurmdbd slurmctld node1 node2 node3 node4)
 
 pid_of() {  # DAEMON: its process id, if it runs
@@ -26,7 +26,7 @@ wait_for() {  # SECONDS WHAT COMMAND...: until the command succeeds
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || fail "$what is not there after waiting; its log is in $folder/log"
+    [ "$SECONDS" -lt "$deadline" ] || fail "$what did not start in time; see its log in $folder/log"
     sleep 0.2
   done
 }
