@@ -135,9 +135,7 @@ def run_suite(photos: Path | None, out: Path, only: str, without_gpu: bool) -> l
     import torch
 
     if not torch.cuda.is_available() and not without_gpu:
-        raise UserError(
-            "gpu", "torch finds none on this machine", "check nvidia-smi, or do a dry run with --without_gpu"
-        )
+        raise UserError("torch.cuda", "no GPU is available", "check nvidia-smi, or do a dry run with --without_gpu")
     if not out.is_dir():
         raise UserError(f"out={out}", "no such folder", "create it first")
     device = "cuda" if torch.cuda.is_available() else "cpu"
