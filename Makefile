@@ -6,12 +6,13 @@ READY := .venv/ready
 # A folder with `general` and `cars` in it (folders, .tar or .zip), for study-small.
 PHOTOS :=
 
-.PHONY: help demo study-small test lint gpu-suite clean
+.PHONY: help demo study-small test lint coverage gpu-suite clean
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare seven small runs, and write a report (1 hour on two cores)'
 	@echo 'make test       run all tests'
 	@echo 'make lint       check style, spelling and types'
+	@echo 'make coverage   run all tests and show which lines they miss (slower than make test)'
 	@echo 'make gpu-suite  all that needs a GPU: tests, speed, one epoch; installs nothing (9 minutes)'
 	@echo 'make clean      remove .venv and caches; runs/ stays'
 
@@ -30,12 +31,19 @@ lint: $(READY)
 	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 
+# Each process writes a file of its own. The floor is `fail_under` in pyproject.toml.
+coverage: $(READY)
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run -m pytest
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report
+
 # Installs nothing: with .venv where it is ready, else with $(PYTHON) and the packages that it has.
 gpu-suite:
 	PYTHONPATH=.:kernels $(if $(wildcard $(READY)),$(RUN),$(PYTHON)) -m benchmarks.gpu_suite
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 $(READY): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
