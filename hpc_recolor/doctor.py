@@ -1,4 +1,4 @@
-"""`python -m hpc_recolor.doctor`: what is wrong with a data set or with this machine, and what mends it."""
+"""`python -m hpc_recolor.doctor`: checks a data set and this machine, and suggests fixes."""
 
 import sys
 from pathlib import Path
@@ -27,9 +27,9 @@ def doctor(
     ] = None,
     /,
 ) -> int:
-    """Check DIR, if one is named, and this machine; print what was found, with a fix where one is needed.
+    """Check DIR, if given, and this machine; print the findings, with a suggested fix for each problem.
 
-    The exit code is 0 if all is well, 1 with warnings, 2 with errors.
+    The exit code is 0 without problems, 1 with warnings, 2 with errors.
     """
     from hpc_recolor.diagnostics.data_set import examine
     from hpc_recolor.diagnostics.machine import check_machine
@@ -42,11 +42,11 @@ def doctor(
 
 
 def show(findings: list[Finding]) -> None:
-    """Print a table. Nothing is cut off: what is too long for a line goes on in the next."""
+    """Print findings as a table. Nothing is cut off: long lines are wrapped."""
     table = Table("subject", "severity", box=SIMPLE_HEAD)
-    table.add_column("found, and how to mend it", overflow="fold")
+    table.add_column("finding and suggested fix", overflow="fold")
     for finding in findings:
-        lines = [_printable(finding.what)]
+        lines = [_printable(finding.message)]
         if finding.fix and finding.severity != "ok":
             lines.append(f"fix: {_printable(finding.fix)}")
         table.add_row(finding.subject, finding.severity, "\n".join(lines), style=COLORS[finding.severity])
@@ -54,7 +54,7 @@ def show(findings: list[Finding]) -> None:
 
 
 def _printable(text: str) -> str:
-    """Names of files may hold anything: what no terminal shows is written as an escape."""
+    """File names may contain any bytes: unprintable characters are escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

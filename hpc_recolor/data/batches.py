@@ -24,50 +24,55 @@ LOADED_TOGETHER = 32
 def training_batches(
     samples: Samples, order: SampleOrder, images_seen: int, batch_size: int, data: DataConfig, world: World
 ) -> Generator[Batch]:
-    """This rank's slices of the global batches that follow `images_seen`, for ever.
+    """This rank's slices of the global batches that follow `images_seen`, without end.
 
-    batch_size: of the global batch, divisible by the number of ranks, each of which takes the slice at its place.
-    Raises RankError if data.cache asks for more memory than there is, or more than data.max_unreadable of the samples
+    batch_size: of the global batch, divisible by the number of ranks; each rank takes the slice at its position.
+    Raises RankError if data.cache needs more memory than is free, or more than data.max_unreadable of the samples
     cannot be read.
     """
     slices = rank_slices(order, images_seen, batch_size, world.rank, world.size)
     flips_allowed = np.array([data.flip_horizontal, data.flip_vertical])
 
-    def draw(iteration: int) -> tuple[Any, Any]:
+    def draw_batch(iteration: int) -> tuple[Any, Any]:
         numbers, flips = slices(iteration)
         return numbers, flips & flips_allowed
 
     if data.cache == "none":
-        return _batches(samples, draw, batch_size // world.size, data, world)
-    return _from_memory(_load_all(samples, data, world), draw, world)
+        return _batches(samples, draw_batch, batch_size // world.size, data, world)
+    return _from_memory(_load_all(samples, data, world), draw_batch, world)
 
 
 def load_images(samples: Samples, data: DataConfig, world: World, device: torch.device | None = None) -> Tensor:
-    """All samples as one batch of pictures, unflipped: uint8 (len(samples), size, size, 3), on the training device or
-    the one named."""
-    pictures = torch.empty(
+    """All samples as one batch of images, unflipped: uint8 (len(samples), size, size, 3).
+
+    device: where to; by default the training device.
+    """
+    images = torch.empty(
         (len(samples), data.size, data.size, 3), dtype=torch.uint8, device=world.device if device is None else device
     )
     if not len(samples):
-        return pictures
+        return images
     together = min(LOADED_TOGETHER, len(samples))
 
-    def draw(iteration: int) -> tuple[Any, Any]:
+    def draw_batch(iteration: int) -> tuple[Any, Any]:
         numbers = np.arange(iteration * together, (iteration + 1) * together) % len(samples)
         return numbers, np.zeros((together, 2), np.bool_)
 
-    places = range(0, len(samples), together)
-    for start, batch in zip(places, islice(_batches(samples, draw, together, data, world), len(places)), strict=True):
+    starts = range(0, len(samples), together)
+    batches = islice(_batches(samples, draw_batch, together, data, world), len(starts))
+    for start, batch in zip(starts, batches, strict=True):
         left = len(samples) - start
-        pictures[start : start + together] = batch.rgb_u8_NHWC[:left]
-    return pictures
+        images[start : start + together] = batch.rgb_u8_NHWC[:left]
+    return images
 
 
-def _batches(samples: Samples, draw: DrawBatch, batch_size: int, data: DataConfig, world: World) -> Generator[Batch]:
-    unreadable = SampleReader(samples, data.max_unreadable)
+def _batches(
+    samples: Samples, draw_batch: DrawBatch, batch_size: int, data: DataConfig, world: World
+) -> Generator[Batch]:
+    reader = SampleReader(samples, data.max_unreadable)
     if chosen_loader(data) == "dali":
-        return dali_batches(unreadable, draw, batch_size, data, world)
-    return torch_batches(unreadable, draw, data, world)
+        return dali_batches(reader, draw_batch, batch_size, data, world)
+    return torch_batches(reader, draw_batch, data, world)
 
 
 def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
@@ -77,28 +82,30 @@ def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
     free = torch.cuda.mem_get_info(world.device)[0] if on_gpu else memory_bytes()[0]
     if needed > free:
         raise RankError(
-            f"data.cache={data.cache}: {len(samples)} pictures of {data.size} px on each of {ranks} ranks take "
-            f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; use data.cache=none"
+            f"data.cache={data.cache}",
+            f"{len(samples)} images of {data.size} px on each of {ranks} ranks take {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free",
+            "use data.cache=none",
         )
     return load_images(samples, data, world, world.device if on_gpu else torch.device("cpu"))
 
 
-def _from_memory(pictures: Tensor, draw: DrawBatch, world: World) -> Generator[Batch]:
+def _from_memory(images: Tensor, draw_batch: DrawBatch, world: World) -> Generator[Batch]:
     on_gpu = world.device.type == "cuda"
 
     def to_gpu(host: Tensor) -> Tensor:
         return host.pin_memory().to(world.device, non_blocking=True)
 
     for iteration in count():
-        drawn, flips = draw(iteration)
+        drawn, flips = draw_batch(iteration)
         numbers = torch.from_numpy(drawn)
         if not on_gpu:
-            rows = pictures.numpy()
+            rows = images.numpy()
             chosen = [flipped(rows[number], *flip) for number, flip in zip(drawn, flips, strict=True)]
-            yield Batch(torch.from_numpy(np.stack(chosen)), numbers)
+            yield Batch(rgb_u8_NHWC=torch.from_numpy(np.stack(chosen)), numbers=numbers)
             continue
-        batch = pictures[to_gpu(numbers)] if pictures.is_cuda else to_gpu(pictures[numbers])
+        batch = images[to_gpu(numbers)] if images.is_cuda else to_gpu(images[numbers])
         for axis, dimension in ((0, 2), (1, 1)):
-            places = to_gpu(torch.from_numpy(np.flatnonzero(flips[:, axis])))
-            batch[places] = batch[places].flip(dimension)
-        yield Batch(batch, numbers)
+            to_flip = to_gpu(torch.from_numpy(np.flatnonzero(flips[:, axis])))
+            batch[to_flip] = batch[to_flip].flip(dimension)
+        yield Batch(rgb_u8_NHWC=batch, numbers=numbers)

@@ -1,4 +1,4 @@
-"""A published archive -> a verified file; a download that broke off goes on where it stopped."""
+"""A published archive -> a verified file; an interrupted download resumes where it stopped."""
 
 import hashlib
 import http.client
@@ -17,12 +17,12 @@ from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 MIB = 2**20
 TIMEOUT_S = 60.0
-TRIES = 5  # in a row without a byte more
+TRIES = 5  # consecutive requests without progress
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file as its publisher offers it: address, size, and MD5 in hexadecimal digits."""
+    """A file as published: address, size, and MD5 in hexadecimal digits."""
 
     url: str
     size_bytes: int
@@ -32,12 +32,14 @@ class PublishedFile:
 # MD5 as in ppdet/utils/download.py of PaddlePaddle/PaddleDetection; size as tech-greedy/singularity's tests of its
 # scanner list it in the bucket s3://fast-ai-coco.
 COCO = PublishedFile(
-    "http://images.cocodataset.org/zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"
+    url="http://images.cocodataset.org/zips/train2017.zip",
+    size_bytes=19_336_861_798,
+    md5="cced6f7f71b7629ddf16f17bbcfab6b2",
 )
 
 
-class _BrokenOffError(Exception):
-    """The server, or the way to it, failed; another try may go on."""
+class _TransferError(Exception):
+    """The server or the connection failed; another try may succeed."""
 
 
 def fetch(
@@ -48,22 +50,21 @@ def fetch(
     pause_s: float = 5.0,
     verifying: ProgressCallback = silent,
 ) -> Path:
-    """Download a file into a folder, or finish a download, and verify it. A file that is there already is kept.
+    """Download a file into a folder, or resume a download, and verify it. A file that exists already is kept.
 
-    mirror: the address of the same file elsewhere. progress: told (done, total) of the download [MiB]; verifying: of
-    the reading for the checksum [MiB]. pause_s: between tries.
-    Raises UserError if that fails; what was downloaded stays as NAME.part, unless its checksum is wrong.
+    mirror: another address of the same file. progress: called with (done, total) of the download [MiB]; verifying: of
+    computing the checksum [MiB]. pause_s: between tries.
+    Raises UserError if that fails; the partial download stays as NAME.part, unless its checksum is wrong.
     """
     url = mirror or published.url
     if not re.match("https?://", url):
-        raise UserError(f"--mirror={url}: expected an address that begins with http:// or https://")
+        raise UserError(f"--mirror={url}", "not a web address", "give one that begins with http:// or https://")
     file = folder / published.url.rpartition("/")[2]
     part, tag = file.with_name(f"{file.name}.part"), file.with_name(f"{file.name}.part.tag")
     try:
         if file.exists():
-            if file.stat().st_size == published.size_bytes:
-                return file
-            raise UserError(f"{file}: expected {published.size_bytes} bytes; remove it, and it is downloaded again")
+            _check_existing(file, published.size_bytes)
+            return file
         folder.mkdir(parents=True, exist_ok=True)
         _download(url, part, tag, published.size_bytes, progress, pause_s)
         actual = _md5(part, verifying)
@@ -71,60 +72,71 @@ def fetch(
         if actual != published.md5:
             part.unlink()
             raise UserError(
-                f"{url}: its MD5 is {actual}, expected {published.md5}; what was downloaded is removed: give the same "
-                "command again, or another --mirror"
+                url,
+                f"its MD5 is {actual}, expected {published.md5}; the download was removed",
+                "run the same command again, or give another --mirror",
             )
         part.replace(file)
     except OSError as error:
         raise UserError(
-            f"{error.filename or part}: cannot be written ({error.strerror}); make room or name another folder, and "
-            "give the same command again: what was downloaded stays"
+            str(error.filename or part),
+            f"cannot be written ({error.strerror}); the partial download stays",
+            "free space or name another folder, and run the same command again",
         ) from None
     return file
 
 
+def _check_existing(file: Path, size_bytes: int) -> None:
+    found = file.stat().st_size
+    if found != size_bytes:
+        raise UserError(str(file), f"has {found} bytes, expected {size_bytes}", "remove it to download it again")
+
+
 def _download(url: str, part: Path, tag: Path, size_bytes: int, progress: ProgressCallback, pause_s: float) -> None:
-    """Bring `part` to its size, in as many tries as it takes while each brings more."""
+    """Complete `part`, in as many tries as it takes while each makes progress."""
     if _size(part) > size_bytes:
         part.unlink()
     missing, free = size_bytes - _size(part), shutil.disk_usage(part.parent).free
     if free < missing:
         raise UserError(
-            f"{part.parent}: {missing} bytes are to come, {free} are free; make room or name another folder"
+            str(part.parent),
+            f"{missing} bytes are still to be downloaded, {free} are free",
+            "free space or name another folder",
         )
     best, failures = _size(part), 0
     while _size(part) < size_bytes:
         try:
-            _go_on(url, part, tag, size_bytes, progress)
-        except _BrokenOffError as error:
+            _resume(url, part, tag, size_bytes, progress)
+        except _TransferError as error:
             failures = 0 if _size(part) > best else failures + 1
             best = max(best, _size(part))
             if failures == TRIES:
                 raise UserError(
-                    f"{url}: {error}; {_size(part)} of {size_bytes} bytes are there and stay: give the same command "
-                    "again later, or another --mirror"
+                    url,
+                    f"{error}; {_size(part)} of {size_bytes} bytes are downloaded and kept",
+                    "run the same command again later, or give another --mirror",
                 ) from None
             time.sleep(pause_s)
 
 
-def _go_on(url: str, part: Path, tag: Path, size_bytes: int, progress: ProgressCallback) -> None:
-    """One request for what is missing of `part`. `tag` holds what told the server's version of the file apart."""
+def _resume(url: str, part: Path, tag: Path, size_bytes: int, progress: ProgressCallback) -> None:
+    """One request for the rest of `part`. `tag` holds the server's version of the file that `part` began with."""
     done = _size(part)
     headers = {"Range": f"bytes={done}-"} if done else {}
     if done and tag.exists():
         headers["If-Range"] = tag.read_text()
-    with _ask(url, headers, part) as response:
+    with _request(url, headers, part) as response:
         if response.status == http.client.PARTIAL_CONTENT:
             sent = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
             if not sent or int(sent[1]) != done:
-                raise _BrokenOffError("the server sends another part than was asked for")
+                raise _TransferError("the server sends another range than requested")
             total = sent[2]
         else:
             done, total = 0, response.headers["Content-Length"] or "*"
         if total not in (str(size_bytes), "*"):
-            raise UserError(f"{url}: another file, of {total} bytes, expected {size_bytes}; give another --mirror")
+            raise UserError(url, f"another file, of {total} bytes, expected {size_bytes}", "give another --mirror")
         with part.open("ab" if done else "wb") as file:
-            if not done:  # the file is empty now, so that it never goes on under another version's tag
+            if not done:  # the file is empty now, so it is never resumed under another version's tag
                 etag = response.headers["ETag"] or ""
                 version = etag if etag.startswith('"') else response.headers["Last-Modified"]
                 tag.write_text(version) if version else tag.unlink(missing_ok=True)
@@ -137,27 +149,27 @@ def _go_on(url: str, part: Path, tag: Path, size_bytes: int, progress: ProgressC
             os.fsync(file.fileno())
 
 
-def _ask(url: str, headers: dict[str, str], part: Path) -> Any:
+def _request(url: str, headers: dict[str, str], part: Path) -> Any:
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink(missing_ok=True)  # longer than what the server has: begin anew
+            part.unlink(missing_ok=True)  # longer than the server's file: start over
         elif error.code < 500 and error.code not in (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS):
-            raise UserError(f"{url}: HTTP {error.code} {error.reason}; give another --mirror") from None
-        raise _BrokenOffError(f"HTTP {error.code} {error.reason}") from None
+            raise UserError(url, f"HTTP {error.code} {error.reason}", "give another --mirror") from None
+        raise _TransferError(f"HTTP {error.code} {error.reason}") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise _BrokenOffError(getattr(error, "reason", error)) from None
+        raise _TransferError(getattr(error, "reason", error)) from None
 
 
 def _receive(response: Any, limit: int) -> bytes:
     try:
-        chunk: bytes = response.read1(limit)  # read would lose what came before a failure
+        chunk: bytes = response.read1(limit)  # `read` would lose the bytes before a failure
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenOffError(error) from None
+        raise _TransferError(error) from None
     if not chunk:
-        raise _BrokenOffError("the connection broke off")
+        raise _TransferError("the connection was closed early")
     return chunk
 
 

@@ -1,4 +1,4 @@
-"""What `prepare` has done so far, on disk: a header, and a line for each finished shard."""
+"""The progress of `prepare` on disk: a header, and a line for each finished shard."""
 
 import fcntl
 import json
@@ -13,12 +13,14 @@ from hpc_recolor.run_folder.files import FileRecord
 from hpc_recolor.runtime.errors import UserError
 
 JOURNAL = "progress.jsonl"
-# Files of an unfinished data set, some with a dot in front and ".writing" behind while they are written. NFS keeps
-# removed files that are still open under names of its own.
-_OURS = re.compile(rf"\.?((train|val|test)-(\d+\.(raw|jpeg)|index\.npy|names\.jsonl)|{MANIFEST})(\.writing)?|\.nfs\w+")
+# Files of an unfinished data set, some with a leading dot and ".writing" at the end while they are written. NFS keeps
+# removed files that are still open, under names of its own.
+_OWN_FILES = re.compile(
+    rf"\.?((train|val|test)-(\d+\.(raw|jpeg)|index\.npy|names\.jsonl)|{MANIFEST})(\.writing)?|\.nfs\w+"
+)
 
 
-class Header(BaseModel):
+class JournalHeader(BaseModel):
     """First line: what is being prepared."""
 
     options: PrepareOptions
@@ -26,10 +28,10 @@ class Header(BaseModel):
     versions: dict[str, str]
 
 
-class Finished(BaseModel):
-    """A shard in place, and all that happened since the one before.
+class FinishedShard(BaseModel):
+    """A shard in place, and all photographs processed since the one before.
 
-    next: the first photograph, in order, that was not looked at yet; digests: of the samples' pixels.
+    next: index of the first photograph, in order, that was not processed yet; digests: SHA-256 of the samples' pixels.
     """
 
     next: int
@@ -43,17 +45,17 @@ class Finished(BaseModel):
 
 
 class Journal:
-    """The journal of a data set, begun or gone on with. One process at a time has it."""
+    """The journal of a data set, new or resumed. It is locked: one process at a time holds it."""
 
-    def __init__(self, out: Path, header: Header) -> None:
+    def __init__(self, out: Path, header: JournalHeader) -> None:
         """Raises UserError, with nothing changed, if `out` is another data set's, or another process prepares it."""
         self.out, self.header = out, header
-        self.lines: list[Finished] = []
+        self.shards: list[FinishedShard] = []
         self.file = (out / JOURNAL).open("a+b")
         try:
             self._lock()
             if (out / MANIFEST).exists() or not self._is_in_place():
-                raise UserError(f"--out={out}: another process has just prepared it; give the same command again")
+                raise UserError(f"--out={out}", "another process has just prepared it", "run the same command again")
             self._read()
             self._remove_unknown_files()
         except BaseException:
@@ -66,19 +68,19 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def append(self, line: Finished) -> None:
-        """Note a finished shard, for good."""
-        self._write(line)
-        self.lines.append(line)
+    def append(self, shard: FinishedShard) -> None:
+        """Record a finished shard durably."""
+        self._write(shard)
+        self.shards.append(shard)
 
     def roll_back(self) -> None:
-        """Remove all that was written."""
-        self.lines.clear()
+        """Remove everything that was written."""
+        self.shards.clear()
         self._remove_unknown_files()
         self.remove()
 
     def remove(self) -> None:
-        """Forget: the data set is whole, or gone."""
+        """Remove the journal: the data set is complete, or removed."""
         (self.out / JOURNAL).unlink()
 
     def _lock(self) -> None:
@@ -86,20 +88,20 @@ class Journal:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--out={self.out}: another process prepares this data set; wait for it or stop it"
+                f"--out={self.out}", "another process prepares this data set", "wait for it or stop it"
             ) from None
         except OSError:  # a file system without locks
             pass
 
     def _is_in_place(self) -> bool:
-        """Whether the file that is locked still has its name."""
+        """Whether the locked file still has its name."""
         try:
             return (self.out / JOURNAL).samefile(f"/proc/self/fd/{self.file.fileno()}")
         except FileNotFoundError:
             return False
 
     def _read(self) -> None:
-        """Read what is done, up to the first line that a kill cut short, or whose shard is no longer as it was."""
+        """Read finished shards, up to the first line that a kill cut short, or whose shard has changed since."""
         self.file.seek(0)
         content = self.file.read()
         first, *others = content.splitlines(keepends=True) or [b""]
@@ -107,58 +109,67 @@ class Journal:
             self.file.truncate(0)
             return self._write(self.header)
         try:
-            begun = Header.model_validate(json.loads(first))
-            check_same(begun, self.header, self.out, "is being prepared as")
-            if begun.versions != self.header.versions:
-                raise UserError(
-                    f"--out={self.out}: was begun with {begun.versions}, here are {self.header.versions}, which may "
-                    "give other pixels; go on with those versions, or remove the folder"
-                )
-            self.header, length = begun, len(first)
+            length = self._read_header(first)
             for line in others:
                 if not line.endswith(b"\n"):
                     break
-                finished = Finished.model_validate(json.loads(line))
-                if not self._is_there(finished):
+                shard = FinishedShard.model_validate(json.loads(line))
+                if not self._is_intact(shard):
                     break
-                self.lines.append(finished)
+                self.shards.append(shard)
                 length += len(line)
         except ValueError:
-            raise UserError(f"--out={self.out}: {JOURNAL} is damaged; remove the folder and prepare it again") from None
+            raise UserError(
+                f"--out={self.out}", f"{JOURNAL} is damaged", "remove the folder and prepare it again"
+            ) from None
         if length < len(content):
             self.file.truncate(length)
 
-    def _is_there(self, line: Finished) -> bool:
-        shard = self.out / line.file
-        return shard.is_file() and shard.stat().st_size == line.record.size_bytes
+    def _read_header(self, line: bytes) -> int:
+        """Check that the line continues what was begun, and take its header. Returns its length in bytes."""
+        begun = JournalHeader.model_validate(json.loads(line))
+        check_same(begun, self.header, self.out, "is being prepared as")
+        if begun.versions != self.header.versions:
+            raise UserError(
+                f"--out={self.out}",
+                f"was begun with {begun.versions}, installed are {self.header.versions}, which may decode other pixels",
+                "continue with those versions, or remove the folder",
+            )
+        self.header = begun
+        return len(line)
+
+    def _is_intact(self, shard: FinishedShard) -> bool:
+        file = self.out / shard.file
+        return file.is_file() and file.stat().st_size == shard.record.size_bytes
 
     def _write(self, line: BaseModel) -> None:
-        # Through json: names may hold bytes that were no UTF-8, which JSON says with escapes.
+        # Through json: names may hold bytes that are not UTF-8, which JSON escapes.
         self.file.write(json.dumps(line.model_dump()).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
 
     def _remove_unknown_files(self) -> None:
-        known = {line.file for line in self.lines}
+        known = {shard.file for shard in self.shards}
         for file in self.out.iterdir():
-            if _OURS.fullmatch(file.name) and file.name not in known and not file.name.startswith(".nfs"):
+            if _OWN_FILES.fullmatch(file.name) and file.name not in known and not file.name.startswith(".nfs"):
                 file.unlink()
 
 
 def is_unfinished(out: Path) -> bool:
-    """Whether a folder holds a data set that was begun, and nothing else."""
+    """Whether a folder holds an unfinished data set, and nothing else."""
     names = [file.name for file in out.iterdir()]
-    return JOURNAL in names and all(name == JOURNAL or _OURS.fullmatch(name) for name in names)
+    return JOURNAL in names and all(name == JOURNAL or _OWN_FILES.fullmatch(name) for name in names)
 
 
-def check_same(old: Header | SetManifest, new: Header, out: Path, verb: str) -> None:
-    """Raise UserError unless both are the same data set. verb: what `out` does with the old one."""
+def check_same(old: JournalHeader | SetManifest, new: JournalHeader, out: Path, verb: str) -> None:
+    """Raise UserError unless both describe the same data set. verb: what `out` does with the old one."""
     before, after = old.options.model_dump(), new.options.model_dump()
     changes = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
     if old.source != new.source:
         changes.append("the photographs found, by name or size")
     if changes:
         raise UserError(
-            f"--out={out}: {verb} another data set ({'; '.join(changes)}); give the same values, name another "
-            "folder, or remove this one"
+            f"--out={out}",
+            f"{verb} another data set ({'; '.join(changes)})",
+            "give the same values, name another folder, or remove this one",
         )

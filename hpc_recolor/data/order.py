@@ -1,4 +1,4 @@
-"""Which photograph is next: one endless stream of full shuffles, a pure function of (seed, images seen)."""
+"""The order of samples: an endless stream of full shuffles, a pure function of (seed, images seen)."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,10 +11,10 @@ DrawBatch = Callable[[int], tuple[NDArray[np.int64], NDArray[np.bool_]]]
 
 
 class SampleOrder:
-    """The stream of samples of a run. Epoch after epoch, each a full shuffle; a batch may straddle two epochs.
+    """The stream of samples of a run. Epoch after epoch, each a full shuffle; a batch may span two epochs.
 
     The order of an epoch and the flips of a sample in it depend on (seed, epoch, sample) alone, not on ranks or
-    batches, so a run goes on anywhere, on any number of ranks, from one integer: the images seen.
+    batches, so a run resumes anywhere, on any number of ranks, from one integer: the images seen.
     """
 
     def __init__(self, samples: int, seed: int) -> None:
@@ -25,16 +25,16 @@ class SampleOrder:
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     def draw(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Places start .. start + count of the stream: sample numbers (count,), and flips (count, 2), each a pair
+        """Positions start .. start + count of the stream: sample numbers (count,), and flips (count, 2), each a pair
         (horizontal, vertical)."""
         numbers = np.empty(count, np.int64)
         flips = np.empty((count, 2), np.bool_)
         done = 0
         while done < count:
-            epoch, place = divmod(start + done, self.samples)
-            take = min(count - done, self.samples - place)
+            epoch, position = divmod(start + done, self.samples)
+            take = min(count - done, self.samples - position)
             shuffle, epoch_flips = self._epoch(epoch)
-            chosen = shuffle[place : place + take]
+            chosen = shuffle[position : position + take]
             numbers[done : done + take] = chosen
             flips[done : done + take] = epoch_flips[chosen]
             done += take
@@ -51,7 +51,7 @@ def rank_slices(order: SampleOrder, images_seen: int, batch_size: int, rank: int
     local_size = batch_size // ranks
     assert local_size * ranks == batch_size
 
-    def draw(iteration: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def draw_batch(iteration: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         return order.draw(images_seen + iteration * batch_size + rank * local_size, local_size)
 
-    return draw
+    return draw_batch

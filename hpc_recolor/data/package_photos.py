@@ -9,8 +9,8 @@ from PIL import Image
 from hpc_recolor.runtime.errors import UserError
 
 SIDE = 128
-# Every HOLD_OUT_EACH-th square of a SIDE-sized grid over each photograph is measured on and never learned from.
-HOLD_OUT_EACH = 8
+# Every HOLD_OUT_EVERY-th square of a SIDE-sized grid over each photograph is held out.
+HOLD_OUT_EVERY = 8
 TRAIN_SIDES = (96, 128, 192, 256)
 HELD_OUT_PHOTO = "grace_hopper.png"
 
@@ -18,27 +18,30 @@ Box = tuple[int, int, int, int]
 
 
 def write_tiles(folder: Path) -> None:
-    """Write train/*.png, held_out/*.png, and one whole photograph that no tile is from. Safe to repeat.
+    """Write train/*.png, held_out/*.png, and one whole photograph that no tile is cut from. Safe to repeat.
 
     Raises UserError if one of the packages is missing.
     """
-    done, rules = folder / ".complete", f"{SIDE} {HOLD_OUT_EACH} {TRAIN_SIDES} {HELD_OUT_PHOTO}"
+    done, rules = folder / ".complete", f"{SIDE} {HOLD_OUT_EVERY} {TRAIN_SIDES} {HELD_OUT_PHOTO}"
     if done.exists() and done.read_text() == rules:
         return
     shutil.rmtree(folder, ignore_errors=True)
     for name, photo in _load().items():
-        learned, held_out = tile_boxes(*photo.size)
-        for kind, boxes in (("train", learned), ("held_out", held_out)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
+        train, held_out = tile_boxes(*photo.size)
+        for split, boxes in (("train", train), ("held_out", held_out)):
+            (folder / split).mkdir(parents=True, exist_ok=True)
             for box in boxes:
                 tile = photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
-                tile.save(folder / kind / f"{name}-{'-'.join(map(str, box))}.png")
+                tile.save(folder / split / f"{name}-{'-'.join(map(str, box))}.png")
     _held_out_photo().save(folder / HELD_OUT_PHOTO)
     done.write_text(rules)
 
 
 def write_scenes(folder: Path) -> None:
-    """Write every photograph whole, and two squares of half its short side, to look at: *.png. Safe to repeat."""
+    """Write every photograph whole, and two squares of half its short side: *.png. Safe to repeat.
+
+    Raises UserError if one of the packages is missing.
+    """
     done, rules = folder / ".complete", "whole and two squares"
     if done.exists() and done.read_text() == rules:
         return
@@ -54,16 +57,16 @@ def write_scenes(folder: Path) -> None:
 
 
 def tile_boxes(width: int, height: int) -> tuple[list[Box], list[Box]]:
-    """Boxes (left, top, right, bottom) to learn from and to hold out. No two of different kind share a pixel."""
+    """Boxes (left, top, right, bottom) [pixels] to train on and to hold out. No pixel is in boxes of both."""
     grid = _squares(width, height, SIDE, SIDE)
-    held_out = grid[HOLD_OUT_EACH // 2 :: HOLD_OUT_EACH]
-    learned = [
+    held_out = grid[HOLD_OUT_EVERY // 2 :: HOLD_OUT_EVERY]
+    train = [
         box
         for side in TRAIN_SIDES
         for box in _squares(width, height, side, side // 2)
         if not any(_overlap(box, other) for other in held_out)
     ]
-    return learned, held_out
+    return train, held_out
 
 
 def _squares(width: int, height: int, side: int, step: int) -> list[Box]:
@@ -80,7 +83,7 @@ def _load() -> dict[str, Image.Image]:
         import skimage.data
         from sklearn.datasets import load_sample_image
     except ImportError as error:
-        raise UserError(f"the demo's photographs are missing ({error}): pip install 'hpc-recolor[demo]'") from None
+        raise UserError("the demo's photographs", f"are missing ({error})", "pip install 'hpc-recolor[demo]'") from None
     photos = {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
     photos["motorcycle"] = skimage.data.stereo_motorcycle()[0]
     photos |= {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}

@@ -16,10 +16,10 @@ Result = TypeVar("Result")
 
 @contextmanager
 def decoding_threads(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Threads, one a core by default, in which odd metadata draws no warning. Left early, work not begun is dropped."""
+    """A pool of threads, by default one per core, without warnings on odd metadata. Pending work is dropped on exit."""
     with warnings.catch_warnings(), ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        warnings.simplefilter("ignore")  # it is no reason to leave a photograph out
-        Image.init()  # before threads would, all at once
+        warnings.simplefilter("ignore")  # odd metadata is not a reason to leave a photograph out
+        Image.init()  # else all threads would, at the same time
         try:
             yield pool
         finally:
@@ -29,7 +29,7 @@ def decoding_threads(threads: int | None = None) -> Iterator[ThreadPoolExecutor]
 def map_in_order(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """Like pool.map, but no more than `ahead` results wait to be taken."""
+    """Like pool.map, but at most `ahead` results are computed before they are taken."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

@@ -1,4 +1,4 @@
-"""One photograph: from the bytes of its file to square RGB pixels, or the reason why not."""
+"""One photograph: from the bytes of its file to square RGB pixels, or the reason why it cannot be used."""
 
 import io
 import struct
@@ -11,14 +11,14 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hpc_recolor.config import FitName
 
-# By content, in Pillow's words: what DALI decodes too.
+# Pillow's names of the formats that DALI decodes too; decided by content, not by suffix.
 PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
 # A decoded photograph takes three bytes a pixel, on every thread at once.
 MAX_PIXELS = 100_000_000
 # A JPEG is decoded at a half, quarter or eighth of its size where it stays this many times larger than the result.
 DECODE_AT_LEAST = 3
-# What brings an Orientation upright (Exif 3.0, 4.6.5.1.6). ImageOps.exif_transpose would also rewrite the tags, and
-# fails over odd ones.
+# Transposition that turns an image with this EXIF orientation upright (Exif 3.0, 4.6.5.1.6). ImageOps.exif_transpose
+# would also rewrite the tags, and fails on malformed ones.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,10 +28,19 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise over damaged files.
-UNDECODABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+# What Pillow's decoders raise on damaged files.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
 )
 
 
@@ -51,10 +60,11 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
     """The photograph upright, as RGB of 8 bits.
 
     Colors are taken as they are: no color profile is applied and transparency is dropped. Of files with several
-    pictures the first is taken, unless they are an animation. at_least: a JPEG may come out smaller, by a half, quarter
-    or eighth, while neither side is below this [pixels].
-    Raises UnfitPhotoError if the photograph cannot be decoded, is animated, has a side below min_side, or more pixels
-    than MAX_PIXELS (said by its header, before it is decoded).
+    images the first is taken, unless they are an animation.
+    min_side: smallest side that is accepted [pixels]. at_least: a JPEG may be decoded at a half, quarter or eighth of
+    its size, as long as neither side falls below this [pixels].
+    Raises UnfitPhotoError if the photograph cannot be decoded, is animated, has a side below min_side, or more than
+    MAX_PIXELS (according to its header, before it is decoded).
     """
     try:
         with Image.open(io.BytesIO(content)) as photo:
@@ -65,25 +75,28 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
             if photo.mode == "F":
                 raise UnfitPhotoError("foreign: holds floating-point pixels")
             return to_rgb(photo)
-    except UNDECODABLE as error:
+    except DECODER_ERRORS as error:
         raise UnfitPhotoError(_reason(error, content)) from None
 
 
 def to_rgb(photo: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB of a Pillow picture of any mode; 16-bit gray is scaled down, transparency dropped."""
+    """Upright 8-bit RGB of a Pillow image of any mode; 16-bit gray is scaled down, transparency dropped."""
     turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
     if photo.mode.startswith("I"):  # gray of 16 bits, which `convert` would clip at 255
         photo = Image.fromarray((np.asarray(photo).clip(0, 65535) >> 8).astype(np.uint8))
-    elif photo.mode == "P":  # its transparency, if any, else draws a warning
+    elif photo.mode == "P":  # a palette with transparency would otherwise cause a warning
         photo = photo.convert("RGBA")
     rgb = photo.convert("RGB")
     upright = rgb if turn is None else rgb.transpose(turn)
-    upright.info = {}  # or whoever gets it would turn it again
+    upright.info = {}  # else the caller might apply the orientation again
     return upright
 
 
 def to_square(content: bytes, square: SquareFit, min_side: int = 1) -> NDArray[np.uint8]:
-    """The photograph as `decode` has it, resized by a triangle filter: uint8 (size, size, 3). Raises as that does."""
+    """The photograph as `decode` returns it, resized by a triangle filter: uint8 (size, size, 3).
+
+    Raises UnfitPhotoError as `decode` does.
+    """
     photo = decode(content, min_side, at_least=DECODE_AT_LEAST * square.size)
     size = (square.size, square.size)
     if square.fit == "crop":
@@ -96,7 +109,7 @@ def to_square(content: bytes, square: SquareFit, min_side: int = 1) -> NDArray[n
 
 
 def colorfulness(rgb_u8_HWC: NDArray[np.uint8]) -> float:
-    """How colorful a picture is: 0 is gray, 15 slightly, 33 averagely colorful.
+    """How colorful an image (H, W, 3) is: 0 is gray, 15 slightly, 33 averagely colorful.
 
     Hasler and Suesstrunk, "Measuring colourfulness in natural images", Human Vision and Electronic Imaging VIII, 2003.
     """

@@ -17,60 +17,61 @@ from hpc_recolor.data.samples import SampleReader
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import RankError
 
-# How DALI's resize brings a photograph to the square, which the crop behind it then cuts out or fills up.
+# Mode of DALI's resize for each fit; the crop after it then cuts or pads to the square.
 _RESIZE_MODE: dict[FitName, str] = {"stretch": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 
-# Batches that are read beside the one that DALI takes, and that DALI decodes ahead of the one that is trained on.
+# Batches read ahead of the one that DALI takes, and batches that DALI decodes ahead of the one being trained on.
 READ_AHEAD = 2
 DECODE_AHEAD = 2
 
 
 def chosen_loader(data: DataConfig) -> Literal["dali", "torch"]:
-    """The loader of a config on this machine. Does not import it."""
+    """The loader that a config selects on this machine. Does not import it."""
     if data.loader != "auto":
         return data.loader
     return "dali" if find_spec("nvidia") and find_spec("nvidia.dali") else "torch"
 
 
 def dali_batches(
-    unreadable: SampleReader, draw: DrawBatch, batch_size: int, data: DataConfig, world: World
+    reader: SampleReader, draw_batch: DrawBatch, batch_size: int, data: DataConfig, world: World
 ) -> Generator[Batch]:
-    """Batches of pictures for ever: batch k has the samples, and the flips, of draw(k).
+    """Batches without end: batch k has the samples, and the flips, of draw_batch(k).
 
-    A sample that DALI cannot decode ends its pipeline. It is found, the next readable one takes its place, and a new
-    pipeline goes on from the batch that failed.
+    batch_size: of this rank. A sample that DALI cannot decode ends its pipeline. It is found, replaced by the next
+    readable one, and a new pipeline continues from the batch that failed.
+    Raises RankError if DALI cannot be imported, or too many samples cannot be read.
     """
     iteration = 0
     while True:
         try:
-            with closing(_run(unreadable, draw, iteration, batch_size, data, world)) as batches:
+            with closing(_run(reader, draw_batch, iteration, batch_size, data, world)) as batches:
                 for batch in batches:
                     yield batch
                     iteration += 1
         except RuntimeError:
-            if not _report_undecodable(unreadable, draw, iteration):
+            if not _report_undecodable(reader, draw_batch, iteration):
                 raise
 
 
 def undecodable(contents: Sequence[NDArray[np.uint8]]) -> list[int]:
-    """Which of these image files DALI cannot decode. One would end a pipeline, so where a batch fails each is tried.
+    """Indexes of the image files that DALI cannot decode. One ends a pipeline, so if the batch fails each is tried.
 
-    contents: bytes of a file each, uint8 (n,).
+    contents: the bytes of each file, uint8 (n,). Raises RankError if DALI cannot be imported.
     """
     if not contents or _decodes(contents):
         return []
     return [number for number, content in enumerate(contents) if not _decodes([content])]
 
 
-def _report_undecodable(unreadable: SampleReader, draw: DrawBatch, iteration: int) -> bool:
-    """Look in the batch that failed, and in those that were decoded ahead of it."""
-    known = len(unreadable.reasons)
+def _report_undecodable(reader: SampleReader, draw_batch: DrawBatch, iteration: int) -> bool:
+    """Search the batch that failed and those decoded ahead of it. Returns whether any sample is to blame."""
+    known = len(reader.reasons)
     for ahead in range(DECODE_AHEAD + 1):
-        numbers, _ = draw(iteration + ahead)
-        read = [unreadable.read(number, unreadable.samples.read) for number in numbers.tolist()]
-        for place in undecodable([content for _, content in read]):
-            unreadable.report(read[place][0], "DALI cannot decode it")
-        if len(unreadable.reasons) > known:
+        numbers, _ = draw_batch(iteration + ahead)
+        read = [reader.read(number, reader.samples.read) for number in numbers.tolist()]
+        for index in undecodable([content for _, content in read]):
+            reader.report(read[index][0], "DALI cannot decode it")
+        if len(reader.reasons) > known:
             return True
     return False
 
@@ -91,14 +92,14 @@ def _decodes(contents: Sequence[NDArray[np.uint8]]) -> bool:
 
 
 def _run(
-    unreadable: SampleReader, draw: DrawBatch, iteration: int, batch_size: int, data: DataConfig, world: World
+    reader: SampleReader, draw_batch: DrawBatch, iteration: int, batch_size: int, data: DataConfig, world: World
 ) -> Generator[Batch]:
     """The batches from `iteration` on, until DALI raises RuntimeError."""
     dali = _import_dali()
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
     on_gpu = world.device.type == "cuda"
-    kind = unreadable.samples.kind
+    kind = reader.samples.kind
 
     @dali.pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=batch_size,
@@ -109,22 +110,22 @@ def _run(
     def graph() -> tuple[Any, Any]:
         fn, types = dali.fn, dali.types
         content, horizontal, vertical, numbers = fn.external_source(
-            source=reader.next_batch,
+            source=read_ahead.next_batch,
             num_outputs=4,
             batch=True,
             dtype=[types.UINT8, types.INT32, types.INT32, types.INT64],
             ndim=[3 if kind == "raw" else 1, 0, 0, 0],
         )
         if kind == "raw":
-            pictures = content.gpu() if on_gpu else content
+            images = content.gpu() if on_gpu else content
         else:
-            pictures = fn.decoders.image(content, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+            images = fn.decoders.image(content, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
         if kind == "photo":
-            pictures = fn.resize(pictures, size=(data.size, data.size), mode=_RESIZE_MODE[data.fit])
-            pictures = fn.crop(pictures, crop=(data.size, data.size), out_of_bounds_policy="pad")
-        return fn.flip(pictures, horizontal=horizontal, vertical=vertical), numbers
+            images = fn.resize(images, size=(data.size, data.size), mode=_RESIZE_MODE[data.fit])
+            images = fn.crop(images, crop=(data.size, data.size), out_of_bounds_policy="pad")
+        return fn.flip(images, horizontal=horizontal, vertical=vertical), numbers
 
-    with closing(_ReadAhead(unreadable, draw, iteration, data.threads)) as reader:
+    with closing(_ReadAhead(reader, draw_batch, iteration, data.threads)) as read_ahead:
         iterator = DALIGenericIterator(
             [graph()],
             ["rgb_u8_NHWC", "numbers"],
@@ -133,46 +134,44 @@ def _run(
             prepare_first_batch=False,
         )
         for (outputs,) in iterator:
-            yield Batch(outputs["rgb_u8_NHWC"], outputs["numbers"].flatten())
+            yield Batch(rgb_u8_NHWC=outputs["rgb_u8_NHWC"], numbers=outputs["numbers"].flatten())
 
 
 class _ReadAhead:
-    """Reads the samples of the next batches while DALI decodes this one: DALI asks for them on the training thread."""
+    """Reads the samples of the next batches while DALI decodes this one: DALI requests them on the training thread."""
 
-    def __init__(self, unreadable: SampleReader, draw: DrawBatch, iteration: int, threads: int) -> None:
-        self.unreadable, self.draw, self.iteration = unreadable, draw, iteration
+    def __init__(self, reader: SampleReader, draw_batch: DrawBatch, iteration: int, threads: int) -> None:
+        self.reader, self.draw_batch, self.iteration = reader, draw_batch, iteration
         self.threads = threads
-        self.readers = ThreadPoolExecutor(threads)
-        self.batches = ThreadPoolExecutor(1)
+        self.sample_threads = ThreadPoolExecutor(threads)
+        self.batch_thread = ThreadPoolExecutor(1)
         self.waiting: deque[Future[tuple[Any, ...]]] = deque()
 
     def next_batch(self) -> tuple[Any, ...]:
-        """Contents, horizontal and vertical flips, numbers: what the graph is fed."""
+        """Contents, horizontal and vertical flips, numbers: the inputs of the graph."""
         while len(self.waiting) <= READ_AHEAD:
-            self.waiting.append(self.batches.submit(self._read_batch, self.iteration))
+            self.waiting.append(self.batch_thread.submit(self._read_batch, self.iteration))
             self.iteration += 1
         return self.waiting.popleft().result()
 
     def close(self) -> None:
-        """Read no more."""
-        for pool in (self.batches, self.readers):
+        """Stop reading; pending batches are dropped."""
+        for pool in (self.batch_thread, self.sample_threads):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _read_batch(self, iteration: int) -> tuple[Any, ...]:
-        wanted, flips = self.draw(iteration)
-        numbers = wanted.copy()
-        raw = self.unreadable.samples.kind == "raw"
-        contents: Any = (
-            np.empty((len(wanted), *self.unreadable.samples.read(0).shape), np.uint8) if raw else wanted.tolist()
-        )
+        wanted, flips = self.draw_batch(iteration)
+        numbers, samples = wanted.copy(), self.reader.samples
+        raw = samples.kind == "raw"
+        contents: Any = np.empty((len(wanted), *samples.read(0).shape), np.uint8) if raw else wanted.tolist()
 
-        def read(places: NDArray[np.int64]) -> None:
+        def read(indexes: NDArray[np.int64]) -> None:
             # Copied, so that pages of a mapped shard are fetched here and not on the training thread.
-            for place in places.tolist():
-                numbers[place], content = self.unreadable.read(int(wanted[place]), self.unreadable.samples.read)
-                contents[place] = content if raw else content.copy()
+            for index in indexes.tolist():
+                numbers[index], content = self.reader.read(int(wanted[index]), samples.read)
+                contents[index] = content if raw else content.copy()
 
-        list(self.readers.map(read, np.array_split(np.arange(len(wanted)), self.threads)))
+        list(self.sample_threads.map(read, np.array_split(np.arange(len(wanted)), self.threads)))
         horizontal, vertical = (np.ascontiguousarray(flips[:, axis], np.int32) for axis in (0, 1))
         return contents, horizontal, vertical, numbers
 
@@ -184,7 +183,8 @@ def _import_dali() -> Any:
         import nvidia.dali.types
     except ImportError as error:
         raise RankError(
-            f"nvidia-dali cannot be imported ({error}): pip install 'hpc-recolor[cuda13]', or [cuda12] for CUDA 12; "
-            "or use --data.loader torch"
+            "nvidia-dali",
+            f"cannot be imported ({error})",
+            "pip install 'hpc-recolor[cuda13]', or [cuda12] for CUDA 12, or use --data.loader torch",
         ) from None
     return nvidia.dali

@@ -1,4 +1,4 @@
-"""The config's photographs or shards -> what a run learns from, and what it is measured on."""
+"""The config's photographs or shards -> the samples that a run trains on, and those it is validated on."""
 
 import hashlib
 import os
@@ -18,9 +18,9 @@ from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 @dataclass(frozen=True)
 class SampleSets:
-    """What to learn from and what to measure on, disjoint, and the photographs that were left out.
+    """Samples to train on and held-out ones, disjoint, and the photographs that cannot be read.
 
-    fingerprint: of the samples to learn from; another one means another set.
+    fingerprint: SHA-256 that identifies the training samples; another one means another set.
     """
 
     train: Samples
@@ -32,15 +32,15 @@ class SampleSets:
 def collect(config: Config, world: World, progress: ProgressCallback = silent) -> SampleSets:
     """Find and check the samples of a config; ranks share the work. All ranks get the same sets.
 
-    progress: told (photographs checked, in all). Raises UserError if a folder is missing, a data set is damaged, or
-    there are too few readable photographs.
+    progress: called with (photographs checked, total). Raises UserError if a folder is missing, a data set is damaged,
+    or there are too few readable photographs.
     """
     data = config.data
     if (data.photos is None) == (data.shards is None):
-        both = "are both set" if data.photos else "are not set"
         raise UserError(
-            f"data.photos and data.shards {both}: name a folder of photographs with --data.photos DIR, or one that "
-            "`prepare` wrote with --data.shards DIR"
+            "data.photos and data.shards",
+            "both are set" if data.photos else "neither is set",
+            "name a folder of photographs with --data.photos DIR, or one that `prepare` wrote with --data.shards DIR",
         )
     return _from_shards(config, world) if data.shards else _from_photos(config, world, progress)
 
@@ -56,62 +56,83 @@ def fingerprint(folder: Path, paths: Sequence[Path]) -> str:
 def _from_photos(config: Config, world: World, progress: ProgressCallback) -> SampleSets:
     data = config.data
     assert data.photos
-    photos, aside = data.photos, data.held_out
-    train, held_out = on_main(world, lambda: _list_both(photos, aside))
+    photos, held_out_folder = data.photos, data.held_out
+    train, held_out = on_main(world, lambda: _list_both(photos, held_out_folder))
     shares = gather(world, find_unreadable_photos((train + held_out)[world.rank :: world.size], data, progress))
-    bad = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
-    unreadable = {photo.path for photo in bad}
-    train = [path for path in train if path not in unreadable]
-    held_out = [path for path in held_out if path not in unreadable]
+    unreadable = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
+    unreadable_paths = {photo.path for photo in unreadable}
+    train = [path for path in train if path not in unreadable_paths]
+    held_out = [path for path in held_out if path not in unreadable_paths]
     if data.held_out is None:
-        held = f"{photos} has {len(train)} readable photographs{_first_of(bad)}; set fewer aside or add photographs"
-        learned, measured = _set_aside(len(train), config, held)
-        train, held_out = [train[number] for number in learned], [train[number] for number in measured]
-    for key, folder, found in (("data.photos", photos, train), ("data.held_out", aside, held_out)):
+        trained_on, validated_on = _split(
+            len(train),
+            config,
+            available=f"{photos} has {len(train)} readable photographs{_first_of(unreadable)}",
+            fix="hold out fewer or add photographs",
+        )
+        train, held_out = [train[number] for number in trained_on], [train[number] for number in validated_on]
+    for key, folder, found in (("data.photos", photos, train), ("data.held_out", held_out_folder, held_out)):
         if not found:
-            raise UserError(f"{key}={folder}: none of its photographs can be read, or all are held out{_first_of(bad)}")
-    mark = on_main(world, lambda: fingerprint(photos, train))
-    return SampleSets(PhotoFiles(train), PhotoFiles(held_out), bad, mark)
+            raise UserError(
+                f"{key}={folder}",
+                f"none of its photographs can be read, or all are held out{_first_of(unreadable)}",
+                "name another folder, or copy the photographs again",
+            )
+    return SampleSets(
+        train=PhotoFiles(train),
+        held_out=PhotoFiles(held_out),
+        unreadable=unreadable,
+        fingerprint=on_main(world, lambda: fingerprint(photos, train)),
+    )
 
 
 def _from_shards(config: Config, world: World) -> SampleSets:
-    """Splits train and val; without val, some of train are set aside. Every file is verified, each by one rank."""
+    """Splits train and val; without val, some of train are held out. Every file is verified, each by one rank."""
     data = config.data
     assert data.shards
     folder = data.shards
     manifest = on_main(world, lambda: shards.read_set(folder, "data.shards"))
     if data.held_out:
-        raise UserError(f"data.held_out={data.held_out}: with data.shards, `prepare --val N` sets photographs aside")
+        raise UserError(
+            f"data.held_out={data.held_out}",
+            "cannot be combined with data.shards",
+            "leave it out, and hold photographs out with `prepare --val N`",
+        )
     if manifest.options.size != data.size:
         raise UserError(
-            f"data.size={data.size}: {folder} holds pictures of {manifest.options.size} px; use --data.size "
-            f"{manifest.options.size}, or prepare the photographs with --size {data.size}"
+            f"data.size={data.size}",
+            f"{folder} holds images of {manifest.options.size} px",
+            f"use --data.size {manifest.options.size}, or prepare the photographs with --size {data.size}",
         )
-    failures = gather(world, _damage(folder, sorted(manifest.files)[world.rank :: world.size], manifest))
-    damaged = next(filter(None, failures), None)
-    if damaged:
-        raise UserError(damaged)
+    damages = gather(world, _find_damage(folder, sorted(manifest.files)[world.rank :: world.size], manifest))
+    damage = next(filter(None, damages), None)
+    if damage:
+        raise damage
     train: Samples = shards.ShardSamples(folder, "train", manifest.options)
     if "val" in manifest.splits:
         held_out: Samples = shards.ShardSamples(folder, "val", manifest.options)
     else:
-        held = f"{folder} has {len(train)} samples and no val split; set fewer aside, or prepare it with --val N"
-        learned, measured = _set_aside(len(train), config, held)
-        train, held_out = Subset(train, learned), Subset(train, measured)
-    return SampleSets(train, held_out, [], _set_mark(manifest))
+        trained_on, validated_on = _split(
+            len(train),
+            config,
+            available=f"{folder} has {len(train)} samples and no val split",
+            fix="hold out fewer, or prepare it with --val N",
+        )
+        train, held_out = Subset(train, trained_on), Subset(train, validated_on)
+    return SampleSets(train=train, held_out=held_out, unreadable=[], fingerprint=_set_fingerprint(manifest))
 
 
-def _damage(folder: Path, names: Sequence[str], manifest: shards.SetManifest) -> str | None:
-    """What is wrong with these files, for all ranks to hear."""
+def _find_damage(folder: Path, names: Sequence[str], manifest: shards.SetManifest) -> UserError | None:
+    """The error of the first of these files that is damaged, as a value: all ranks must raise it together."""
     try:
         shards.verify(folder, names, manifest, "data.shards")
     except UserError as error:
-        return str(error)
+        return error
     return None
 
 
-def _set_mark(manifest: shards.SetManifest) -> str:
-    """SHA-256 over all that a split's samples are made of, whatever else was prepared beside them."""
+def _set_fingerprint(manifest: shards.SetManifest) -> str:
+    """SHA-256 over all files of the training split, independent of the other splits."""
     digest = hashlib.sha256()
     for name, record in manifest.files.items():
         if name.startswith("train"):
@@ -119,25 +140,27 @@ def _set_mark(manifest: shards.SetManifest) -> str:
     return digest.hexdigest()
 
 
-def _set_aside(count: int, config: Config, held: str) -> tuple[list[int], list[int]]:
-    """Numbers to learn from and to measure on, drawn by run.seed. held: what there is, should it not be enough."""
-    aside = config.data.held_out_count
-    if count <= aside:
-        raise UserError(f"data.held_out_count={aside} leaves nothing to learn from: {held}")
-    drawn, _ = SampleOrder(count, config.run.seed).draw(0, aside)
-    measured = set(drawn.tolist())
-    return [number for number in range(count) if number not in measured], sorted(measured)
+def _split(count: int, config: Config, available: str, fix: str) -> tuple[list[int], list[int]]:
+    """Sample numbers to train on and to hold out, drawn by run.seed. available, fix: for the error if too few exist."""
+    held_out = config.data.held_out_count
+    if count <= held_out:
+        raise UserError(f"data.held_out_count={held_out}", f"leaves nothing to train on: {available}", fix)
+    drawn, _ = SampleOrder(count, config.run.seed).draw(0, held_out)
+    validated_on = set(drawn.tolist())
+    return [number for number in range(count) if number not in validated_on], sorted(validated_on)
 
 
-def _list_both(photos: Path, aside: Path | None) -> tuple[list[Path], list[Path]]:
-    """What to learn from, and what is held out by folder, which may lie inside the other and is not learned from."""
+def _list_both(photos: Path, held_out_folder: Path | None) -> tuple[list[Path], list[Path]]:
+    """Photographs to train on, and those held out by folder, which may lie inside the other and is left out of it."""
     train = find_photos(photos, "data.photos")
-    if aside is None:
+    if held_out_folder is None:
         return train, []
-    held_out = find_photos(aside, "data.held_out")
-    measured = {path.resolve() for path in held_out}
-    return [path for path in train if path.resolve() not in measured], held_out
+    held_out = find_photos(held_out_folder, "data.held_out")
+    resolved = {path.resolve() for path in held_out}
+    return [path for path in train if path.resolve() not in resolved], held_out
 
 
-def _first_of(bad: list[UnreadablePhoto]) -> str:
-    return f" ({len(bad)} cannot be read, the first is {bad[0].path}: {bad[0].reason})" if bad else ""
+def _first_of(unreadable: list[UnreadablePhoto]) -> str:
+    if not unreadable:
+        return ""
+    return f" ({len(unreadable)} cannot be read, the first is {unreadable[0].path}: {unreadable[0].reason})"

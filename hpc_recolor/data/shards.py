@@ -1,12 +1,12 @@
 """A prepared data set on disk: shards, an index and names for each split, and the manifest that makes it one.
 
-    manifest.json       written last; a folder without it is no data set
-    train-00000.raw     pixels end to end, uint8 (samples, size, size, 3), no header
-    train-00000.jpeg    in its place: JPEG files end to end
+    manifest.json       written last; a folder without it is not a data set
+    train-00000.raw     pixels of all samples, concatenated: uint8 (samples, size, size, 3), no header
+    train-00000.jpeg    instead of it: JPEG files, concatenated
     train-index.npy     int64 (samples, 3): shard, offset [bytes], length [bytes] of each sample
-    train-names.jsonl   the photograph that each sample was made from, a JSON string a line
+    train-names.jsonl   the photograph that each sample was made from, one JSON string per line
 
-The same for val and test, where they have samples.
+The same for val and test, if they have samples.
 """
 
 import io
@@ -27,14 +27,19 @@ from hpc_recolor.runtime.errors import UserError
 
 MANIFEST = "manifest.json"
 Split = Literal["val", "test", "train"]
-SPLITS: tuple[Split, ...] = ("val", "test", "train")  # in the order in which they are filled
+SPLITS: tuple[Split, ...] = ("val", "test", "train")  # in the order they are filled
 ShardFormat = Literal["raw", "jpeg"]
 
-COPY_AGAIN = "copy that file again, or remove the folder and prepare it again"
+COPY_AGAIN = "copy that file again, or remove the folder and prepare it again"  # the fix of damaged files
 
 
 class PrepareOptions(Section):
-    """What decides a data set's bytes, beside the photographs."""
+    """The options of `prepare` that decide a data set's bytes, together with the photographs.
+
+    size: side of the samples [pixels]. limit: most samples to train on; None keeps all. val, test: samples of those
+    splits. seed: with the photographs' names, decides their order. min_side [pixels] and min_colorfulness [levels]:
+    photographs below are left out.
+    """
 
     size: int = Field(128, ge=32, le=4096)
     fit: FitName = "stretch"
@@ -48,7 +53,7 @@ class PrepareOptions(Section):
 
 
 class LeftOut(BaseModel):
-    """A photograph that is not in the data set, and why."""
+    """A photograph that was left out of the data set, and why."""
 
     name: str
     reason: str
@@ -57,8 +62,8 @@ class LeftOut(BaseModel):
 class SetManifest(BaseModel):
     """What a data set consists of. found = sum of splits + left_out + beyond_limit.
 
-    found: photographs in the source; beyond_limit: those that were not looked at, since `limit` was reached;
-    other_files: files that are no photographs; source: SHA-256 of the names and sizes found.
+    found: photographs in the source; beyond_limit: those not decoded, since `limit` was reached; other_files: files
+    that are not photographs; source: SHA-256 of the names and sizes found.
     """
 
     format: Literal[1] = 1
@@ -76,7 +81,7 @@ class SetManifest(BaseModel):
 
 
 def shard_name(split: str, number: int, shard_format: ShardFormat) -> str:
-    """The file that holds a split's shard."""
+    """Name of the file with a split's shard."""
     return f"{split}-{number:05d}.{shard_format}"
 
 
@@ -93,82 +98,84 @@ def index_bytes(rows: Iterable[tuple[int, int, int]]) -> bytes:
 
 
 def names_bytes(names: Iterable[str]) -> bytes:
-    """Content of a list of names. Bytes that were no UTF-8 come back as os.fsdecode gave them."""
+    """Content of a list of names. Bytes that are not UTF-8 are read back as os.fsdecode returned them."""
     return "".join(json.dumps(name) + "\n" for name in names).encode()
 
 
 def read_set(folder: Path, key: str) -> SetManifest:
-    """The manifest of a data set whose files are all there, as long as they were, with whole indexes that fit them.
+    """The manifest of a data set. Checks that all files exist in their sizes and that the indexes fit the shards.
 
-    key: what the user named the folder by. Raises UserError if it is no data set, or a file is missing or damaged.
+    key: the flag or config key that named the folder, for messages. Raises UserError if the folder is not a data set,
+    or a file is missing or damaged. Contents of shards are not read; see `verify`.
     """
-    where = f"{key}={folder}"
+    subject = f"{key}={folder}"
     if not folder.is_dir():
-        raise UserError(f"{where}: no such folder; name one that `python -m hpc_recolor.prepare` wrote")
+        raise UserError(subject, "no such folder", "name one that `python -m hpc_recolor.prepare` wrote")
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise UserError(
-            f"{where}: has no {MANIFEST}, so it is no prepared data set, or not a whole one; prepare it, or give the "
-            "same `prepare` command again to finish it"
+            subject,
+            f"has no {MANIFEST}, so it is not a complete prepared data set",
+            "prepare it, or run the same `prepare` command again to finish it",
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {MANIFEST} cannot be read ({error}); {COPY_AGAIN}") from None
+        raise UserError(subject, f"{MANIFEST} cannot be read ({error})", COPY_AGAIN) from None
     written_as = content.get("format") if isinstance(content, dict) else None
     if written_as != 1:
         raise UserError(
-            f"{where}: {MANIFEST} has format {written_as!r}, this version reads 1; prepare the photographs again"
+            subject, f"{MANIFEST} has format {written_as!r}, this version reads 1", "prepare the photographs again"
         )
     try:
         manifest = SetManifest.model_validate(content)
     except ValidationError as error:
         broken = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise UserError(f"{where}: {MANIFEST} is damaged at {broken}; {COPY_AGAIN}") from None
+        raise UserError(subject, f"{MANIFEST} is damaged at {broken}", COPY_AGAIN) from None
     for name, expected in manifest.files.items():
-        _check_size(folder / name, expected, where)
+        _check_size(folder / name, expected, subject)
     if not manifest.splits.get("train"):
-        raise UserError(f"{where}: {MANIFEST} names no samples to learn from; {COPY_AGAIN}")
+        raise UserError(subject, f"{MANIFEST} lists no samples to train on", COPY_AGAIN)
     for split in manifest.splits:
         verify(folder, [f"{split}-index.npy"], manifest, key)
-        _check_bounds(folder, split, manifest, where)
+        _check_bounds(folder, split, manifest, subject)
     return manifest
 
 
 def verify(folder: Path, names: Iterable[str], manifest: SetManifest, key: str) -> None:
-    """Raise UserError unless these files are there and have the SHA-256 that the manifest says."""
+    """Raise UserError unless these files exist with the SHA-256 in the manifest. key: as for `read_set`."""
     for name in names:
         if name not in manifest.files:
-            raise UserError(f"{key}={folder}: {MANIFEST} does not list {name}; {COPY_AGAIN}")
+            raise UserError(f"{key}={folder}", f"{MANIFEST} does not list {name}", COPY_AGAIN)
         damage = file_damage(folder / name, manifest.files[name])
         if damage:
-            raise UserError(f"{key}={folder}: {damage}; {COPY_AGAIN}")
+            raise UserError(f"{key}={folder}", damage, COPY_AGAIN)
 
 
-def _check_size(file: Path, expected: FileRecord, where: str) -> None:
+def _check_size(file: Path, expected: FileRecord, subject: str) -> None:
     try:
         size_bytes = file.stat().st_size
     except OSError as error:
-        raise UserError(f"{where}: {file.name} cannot be found ({error.strerror}); {COPY_AGAIN}") from None
+        raise UserError(subject, f"{file.name} cannot be found ({error.strerror})", COPY_AGAIN) from None
     if size_bytes != expected.size_bytes:
-        raise UserError(f"{where}: {file.name} has {size_bytes} bytes, expected {expected.size_bytes}; {COPY_AGAIN}")
+        raise UserError(subject, f"{file.name} has {size_bytes} bytes, expected {expected.size_bytes}", COPY_AGAIN)
 
 
-def _check_bounds(folder: Path, split: Split, manifest: SetManifest, where: str) -> None:
+def _check_bounds(folder: Path, split: Split, manifest: SetManifest, subject: str) -> None:
     try:
         shard, offset, length = np.load(folder / f"{split}-index.npy").T
     except ValueError as error:
-        raise UserError(f"{where}: {split}-index.npy is no index ({error}); {COPY_AGAIN}") from None
+        raise UserError(subject, f"{split}-index.npy is not an index ({error})", COPY_AGAIN) from None
     shards = int(shard.max(initial=-1)) + 1
     names = [shard_name(split, number, manifest.options.format) for number in range(shards)]
     missing = [name for name in names if name not in manifest.files]
     if missing:
-        raise UserError(f"{where}: {split}-index.npy names {missing[0]}, which {MANIFEST} does not list; {COPY_AGAIN}")
+        raise UserError(subject, f"{split}-index.npy names {missing[0]}, which {MANIFEST} does not list", COPY_AGAIN)
     ends = np.array([manifest.files[name].size_bytes for name in names], np.int64)
     options = manifest.options
     lengths_fit = options.format == "jpeg" or (length == pixel_bytes(options.size)).all()
     bounds_fit = (shard >= 0).all() and (offset >= 0).all() and (offset + length <= ends[shard]).all()
     if len(shard) != manifest.splits[split] or not lengths_fit or not bounds_fit:
-        raise UserError(f"{where}: {split}-index.npy does not fit the shards; {COPY_AGAIN}")
+        raise UserError(subject, f"{split}-index.npy does not fit the shards", COPY_AGAIN)
 
 
 class ShardSamples:
@@ -184,12 +191,14 @@ class ShardSamples:
 
     @property
     def kind(self) -> SampleKind:
+        """raw or jpeg."""
         return self.options.format
 
     def __len__(self) -> int:
         return len(self._index)
 
     def read(self, number: int) -> NDArray[np.uint8]:
+        """A view of the mapped shard: RGB pixels (size, size, 3) if raw, else bytes of a JPEG file (n,)."""
         shard, offset, length = self._index[number].tolist()
         if shard not in self._maps:
             file = self.folder / shard_name(self.split, shard, self.options.format)
@@ -198,6 +207,7 @@ class ShardSamples:
         return content.reshape(self.options.size, self.options.size, 3) if self.kind == "raw" else content
 
     def name(self, number: int) -> str:
+        """The photograph that the sample was made from."""
         return self._names[number]
 
     @cached_property

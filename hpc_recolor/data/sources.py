@@ -1,4 +1,4 @@
-"""A folder -> the photographs in it that can be read."""
+"""A folder -> the photographs in it, and which of them cannot be read."""
 
 import os
 from collections.abc import Sequence
@@ -30,45 +30,49 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
     """Every photograph in a folder and its subfolders, links followed, sorted by path.
 
     Left out is what `walk` skips: hidden files and folders, run folders and data sets, and the folder `without`.
-    key: the config key that named the folder, for the message. Raises UserError if the folder is missing or has none.
+    key: the config key that named the folder, for messages. Raises UserError if the folder is missing or has none.
     """
     if not folder.is_dir():
-        raise UserError(f"{key}={folder}: no such folder; name a folder of photographs")
+        raise UserError(f"{key}={folder}", "no such folder", "name a folder of photographs")
     if is_data_set(os.listdir(folder)):
-        raise UserError(f"{key}={folder}: is a data set that `prepare` wrote, no photographs; see --data.shards")
-    photos = [Path(place, name) for place, names in walk(folder, without) for name in names if is_photo_name(name)]
+        raise UserError(
+            f"{key}={folder}", "is a prepared data set, not a folder of photographs", f"use --data.shards {folder}"
+        )
+    photos = [Path(inside, name) for inside, names in walk(folder, without) for name in names if is_photo_name(name)]
     if not photos:
-        raise UserError(f"{key}={folder}: no photographs in it; expected {', '.join(sorted(PHOTO_SUFFIXES))} files")
+        raise UserError(
+            f"{key}={folder}",
+            "no photographs in it",
+            f"name a folder with {', '.join(sorted(PHOTO_SUFFIXES))} files",
+        )
     return sorted(photos)
 
 
 def find_unreadable_photos(
     paths: Sequence[Path], data: DataConfig, progress: ProgressCallback = silent
 ) -> list[UnreadablePhoto]:
-    """Decode every photograph with Pillow, which is strict, and with DALI if it trains: those that either cannot read.
+    """Photographs that Pillow, which is strict, cannot decode, nor DALI if it loads them in training.
 
-    progress: told (done, total).
+    progress: called with (done, total).
     """
-    bad = []
+    found = []
     with decoding_threads() as pool:
         for start in range(0, len(paths), CHECKED_TOGETHER):
             group = paths[start : start + CHECKED_TOGETHER]
             read = dict(zip(group, pool.map(_read, group), strict=True))
-            bad += [UnreadablePhoto(path, reason) for path, (_, reason) in read.items() if reason]
+            found += [UnreadablePhoto(path=path, reason=reason) for path, (_, reason) in read.items() if reason]
             readable = {
                 path: np.frombuffer(content, np.uint8) for path, (content, reason) in read.items() if not reason
             }
             if chosen_loader(data) == "dali":
-                failed = undecodable(list(readable.values()))
-                bad += [
-                    UnreadablePhoto(list(readable)[number], "unreadable: DALI cannot decode it") for number in failed
-                ]
+                failed = [list(readable)[number] for number in undecodable(list(readable.values()))]
+                found += [UnreadablePhoto(path=path, reason="unreadable: DALI cannot decode it") for path in failed]
             progress(start + len(group), len(paths))
-    return sorted(bad, key=lambda photo: photo.path)
+    return sorted(found, key=lambda photo: photo.path)
 
 
 def _read(path: Path) -> tuple[bytes, str | None]:
-    """A photograph's content, and why Pillow cannot decode it."""
+    """A photograph's content, and why Pillow cannot decode it, if so."""
     try:
         content = read_file(path)
         decode(content)

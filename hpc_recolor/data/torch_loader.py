@@ -1,4 +1,4 @@
-"""Samples -> batches through torch's DataLoader and Pillow, where DALI is missing."""
+"""Samples -> batches through torch's DataLoader and Pillow, where DALI is not installed."""
 
 import multiprocessing
 import signal
@@ -19,42 +19,46 @@ from hpc_recolor.data.photo import SquareFit, to_square
 from hpc_recolor.data.samples import SampleReader, Samples, first_readable
 from hpc_recolor.runtime.distributed import World
 
-Place = tuple[int, bool, bool]
-Loaded = tuple[torch.Tensor, torch.Tensor, dict[int, str]]
+# (sample number, flip horizontally, flip vertically)
+SampleRequest = tuple[int, bool, bool]
+# (images, numbers, why samples could not be read by number)
+LoadedBatch = tuple[torch.Tensor, torch.Tensor, dict[int, str]]
 
 
-def torch_batches(unreadable: SampleReader, draw: DrawBatch, data: DataConfig, world: World) -> Generator[Batch]:
-    """Batches of pictures for ever: batch k has the samples, and the flips, of draw(k).
+def torch_batches(reader: SampleReader, draw_batch: DrawBatch, data: DataConfig, world: World) -> Generator[Batch]:
+    """Batches without end: batch k has the samples, and the flips, of draw_batch(k).
 
-    From raw shards they are DALI's to the bit. Photographs are resized by Pillow, as `prepare` does, and not by DALI:
-    both take a triangle filter and differ by rounding. Workers import the main script anew: one that calls this needs
-    `if __name__ == "__main__"`.
+    From raw shards they equal DALI's to the bit. Photographs are resized by Pillow, as `prepare` does, and not by DALI:
+    both use a triangle filter and differ by rounding. Workers import the main script anew, so a script that calls this
+    needs `if __name__ == "__main__"`. Raises RankError if too many samples cannot be read.
     """
     on_gpu = world.device.type == "cuda"
-    # Workers by fork would copy a process that has threads and a GPU. This server imports torch once for all of them.
+    # Forked workers would copy a process with threads and a GPU. The fork server imports torch once for all of them.
     workers = multiprocessing.get_context("forkserver")
     workers.set_forkserver_preload([__name__])
-    loader: DataLoader[Loaded] = DataLoader(
-        _Pictures(unreadable.samples, data),
-        batch_sampler=_places(draw),  # endless, and so not a Sampler
+    loader: DataLoader[LoadedBatch] = DataLoader(
+        _RequestedSamples(reader.samples, data),
+        batch_sampler=_requests(draw_batch),  # endless, and so not a Sampler
         num_workers=data.threads,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         pin_memory=on_gpu,
         multiprocessing_context=workers,
-        generator=torch.Generator(),  # or it would draw from the one that training uses
+        generator=torch.Generator(),  # else it would draw from the one that training uses
     )
-    with _signals_held_back():
+    with _signals_blocked():
         batches = iter(loader)
-    for pictures, numbers, failures in batches:
+    for images, numbers, failures in batches:
         for number, reason in failures.items():
-            unreadable.report(number, reason)
-        yield Batch(pictures.to(world.device, non_blocking=on_gpu), numbers)
+            reader.report(number, reason)
+        yield Batch(rgb_u8_NHWC=images.to(world.device, non_blocking=on_gpu), numbers=numbers)
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """What starts meanwhile never gets them: schedulers signal all processes of a rank, and a rank that is told to stop
-    still needs its workers until it has saved."""
+def _signals_blocked() -> Iterator[None]:
+    """Processes started within never get the signals that stop a run.
+
+    Schedulers signal all processes of a rank, and a rank that stops needs its workers until it has saved.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT})
     try:
         yield
@@ -62,28 +66,28 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _places(draw: DrawBatch) -> Iterator[list[Place]]:
+def _requests(draw_batch: DrawBatch) -> Iterator[list[SampleRequest]]:
     for iteration in count():
-        numbers, flips = draw(iteration)
+        numbers, flips = draw_batch(iteration)
         yield [(number, *flip) for number, flip in zip(numbers.tolist(), flips.tolist(), strict=True)]
 
 
-def _as_it_is(loaded: Any) -> Any:  # __getitems__ has made the batch
+def _identity(loaded: Any) -> Any:  # __getitems__ returns a whole batch
     return loaded
 
 
-class _Pictures(Dataset[Loaded]):
+class _RequestedSamples(Dataset[LoadedBatch]):
     def __init__(self, samples: Samples, data: DataConfig) -> None:
-        self.samples, self.square = samples, SquareFit(data.size, data.fit)
+        self.samples, self.square = samples, SquareFit(size=data.size, fit=data.fit)
 
-    def __getitems__(self, places: list[Place]) -> Loaded:
+    def __getitems__(self, requests: list[SampleRequest]) -> LoadedBatch:
         failures: dict[int, str] = {}
-        pictures, numbers = [], []
-        for wanted, horizontal, vertical in places:
+        images, numbers = [], []
+        for wanted, horizontal, vertical in requests:
             number, pixels = first_readable(wanted, len(self.samples), self._pixels, failures.__setitem__)
-            pictures.append(flipped(pixels, horizontal, vertical))
+            images.append(flipped(pixels, horizontal, vertical))
             numbers.append(number)
-        return torch.from_numpy(np.stack(pictures)), torch.tensor(numbers), failures
+        return torch.from_numpy(np.stack(images)), torch.tensor(numbers), failures
 
     def _pixels(self, number: int) -> NDArray[np.uint8]:
         content = self.samples.read(number)

@@ -1,4 +1,4 @@
-"""Checks of this machine. Each really uses what it checks, and none ends the others."""
+"""Checks of this machine. Each uses the component that it checks; a failing check does not stop the others."""
 
 import io
 import os
@@ -26,36 +26,36 @@ SHOWN_PACKAGES = ("torch", "torchvision", "triton", "deepspeed", "submitit")
 GIB = 2**30
 LOW_DISK_GIB = 10.0
 LOW_SHARED_GIB = 1.0
-LOW_MEMORY_GIB = 2.0  # about what torch, DeepSpeed and DALI take before the first photograph
-KERNEL_TOLERANCE = 1e-4  # of values in [-1, 1]; kernels that work are within 1e-5
-ANSWER_S = 20.0  # longest wait for another program
+LOW_MEMORY_GIB = 2.0  # roughly the memory of torch, DeepSpeed and DALI before the first photograph
+KERNEL_TOLERANCE = 1e-4  # absolute, of values in [-1, 1]; working kernels are within 1e-5
+COMMAND_TIMEOUT_S = 20.0  # of nvidia-smi, sinfo and the like
 
 INSTALL = "pip install -e '.[cuda13]', or .[cuda12] for CUDA 12"
 OTHER_DALI = "uninstall nvidia-dali-* and install one of them again, or use --data.loader torch"
 
 
 def check_machine(folder: Path) -> list[Finding]:
-    """All checks, whatever they raise or print. folder: what is to be worked on, for its free space."""
-    # What is checked, how, and what to try if the check itself fails.
+    """The findings of all checks, whatever they raise or print. folder: its free space is checked."""
+    # Subject, check, and the suggested fix if the check itself fails.
     checks: tuple[tuple[str, Callable[[], Finding], str], ...] = (
         ("packages", check_packages, INSTALL),
-        ("GPU", check_gpu, "compare nvidia-smi with torch.version.cuda; install the torch that fits"),
-        ("driver", check_driver, "reinstall the driver; on a cluster, ask on a compute node: srun ..."),
+        ("GPU", check_gpu, "compare nvidia-smi with torch.version.cuda, and install the matching torch"),
+        ("driver", check_driver, "reinstall the driver; on a cluster, run the doctor on a compute node: srun ..."),
         ("DALI", check_dali, OTHER_DALI),
-        ("Triton", check_triton, f"install the Triton that torch asks for: {INSTALL}"),
+        ("Triton", check_triton, f"install the Triton version that torch requires: {INSTALL}"),
         ("DeepSpeed", check_deepspeed, "pip install --force-reinstall deepspeed"),
         ("NCCL/gloo", check_ranks, "unset RANK and NCCL_*; if that does not help, install torch again"),
-        ("SLURM", check_slurm, "ask those who run the cluster"),
-        ("free space", lambda: check_space({folder, Path()}), "work in a folder that can be read"),
+        ("SLURM", check_slurm, "ask the administrators of the cluster"),
+        ("free space", lambda: check_space({folder, Path()}), "work in a folder that you can read"),
         ("/dev/shm", lambda: check_shared_memory(Path("/dev/shm")), "mount a tmpfs there, or use --data.loader dali"),
-        ("memory", check_memory, "see what /proc/meminfo says"),
+        ("memory", check_memory, "check /proc/meminfo"),
     )
     with _quiet():
-        return [_survive(*check) for check in checks]
+        return [_run_check(*check) for check in checks]
 
 
 def check_packages() -> Finding:
-    """Python, and what setup.py asks for with its lowest versions."""
+    """Python, and the packages that setup.py requires, in the required versions."""
     shown, wrong = [f"Python {platform.python_version()}"], []
     for need in _requirements():
         found = _version(need)
@@ -67,7 +67,7 @@ def check_packages() -> Finding:
             wrong.append(f"{need.name} is {found}, expected {need.specifier}")
         elif need.name in SHOWN_PACKAGES:
             shown.append(f"{need.name} {found}")
-    return Finding("packages", "error" if wrong else "ok", ", ".join(wrong or shown), INSTALL)
+    return Finding("packages", "error" if wrong else "ok", ", ".join(wrong or shown), fix=INSTALL)
 
 
 def check_gpu() -> Finding:
@@ -76,7 +76,7 @@ def check_gpu() -> Finding:
 
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     if not gpus:
-        return Finding("GPU", "note", "none that torch can use: everything runs on the CPU")
+        return Finding("GPU", "note", "none that torch can use; everything runs on the CPU")
     kinds = Counter(
         f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus
     )
@@ -84,126 +84,133 @@ def check_gpu() -> Finding:
 
 
 def check_driver() -> Finding:
-    """Whether torch and the NVIDIA driver fit together."""
+    """Whether the NVIDIA driver supports the CUDA version of torch."""
     import torch
 
     if not shutil.which("nvidia-smi"):
-        return Finding("driver", "note", "nvidia-smi not found, so no NVIDIA driver")
-    return judge_driver(_output("nvidia-smi"), torch.version.cuda, torch.cuda.is_available())
+        return Finding("driver", "note", "nvidia-smi not found: no NVIDIA driver")
+    return assess_driver(_output("nvidia-smi"), torch.version.cuda, torch.cuda.is_available())
 
 
-def judge_driver(said: str, torch_cuda: str | None, usable: bool) -> Finding:
-    """said: nvidia-smi's table. torch_cuda: the CUDA version that torch is built for. usable: torch sees a GPU."""
-    driver = re.search(r"(?:Driver|KMD) Version: *([\d.]+)", said)
-    newest = re.search(r"CUDA (?:UMD )?Version: *([\d.]+)", said)
-    what = f"driver {driver[1] if driver else 'unknown'} for CUDA {newest[1] if newest else 'unknown'}"
+def assess_driver(smi_output: str, torch_cuda: str | None, usable: bool) -> Finding:
+    """Compare the driver with torch.
+
+    smi_output: nvidia-smi's table. torch_cuda: the CUDA version that torch is built for. usable: torch sees a GPU.
+    """
+    driver = re.search(r"(?:Driver|KMD) Version: *([\d.]+)", smi_output)
+    newest = re.search(r"CUDA (?:UMD )?Version: *([\d.]+)", smi_output)
+    message = f"driver {driver[1] if driver else 'unknown'} for CUDA {newest[1] if newest else 'unknown'}"
     if not torch_cuda:
-        return Finding("driver", "error", f"{what}, but torch is built without CUDA", INSTALL)
-    what += f", torch built for CUDA {torch_cuda}"
+        return Finding("driver", "error", f"{message}, but torch is built without CUDA", fix=INSTALL)
+    message += f", torch built for CUDA {torch_cuda}"
     # Within a major version newer programs run on older drivers (NVIDIA, "CUDA Compatibility", minor versions).
     if newest and Version(torch_cuda).major > Version(newest[1]).major:
         return Finding(
-            "driver", "error", f"{what}: too new", "update the driver, or install torch for the driver's CUDA"
+            "driver", "error", f"{message}: too new", fix="update the driver, or install torch for the driver's CUDA"
         )
     if not usable:
-        return Finding("driver", "error", f"{what}, but torch can use no GPU", "unset CUDA_VISIBLE_DEVICES; restart")
-    return Finding("driver", "ok", what)
+        return Finding(
+            "driver", "error", f"{message}, but torch cannot use a GPU", fix="unset CUDA_VISIBLE_DEVICES; restart"
+        )
+    return Finding("driver", "ok", message)
 
 
 def check_dali() -> Finding:
-    """Has DALI decode a JPEG."""
+    """Decodes a JPEG with DALI."""
     from hpc_recolor.data import pipeline
 
     installed = [need for need in _requirements() if need.name.startswith("nvidia-dali") and _version(need)]
-    what = ", ".join(f"{need.name} {_version(need)}" for need in installed)
+    message = ", ".join(f"{need.name} {_version(need)}" for need in installed)
     if not installed:
-        return Finding("DALI", "warning", "not installed: torch's slower loader takes its place", INSTALL)
+        return Finding("DALI", "warning", "not installed; torch's slower loader is used", fix=INSTALL)
     if len(installed) > 1:
-        return Finding("DALI", "error", f"{what} overwrite each other", OTHER_DALI)
+        return Finding("DALI", "error", f"{message} overwrite each other", fix=OTHER_DALI)
     if not installed[0].specifier.contains(str(_version(installed[0])), prereleases=True):
-        return Finding("DALI", "error", f"{what}, expected {installed[0].specifier}", INSTALL)
+        return Finding("DALI", "error", f"{message}, expected {installed[0].specifier}", fix=INSTALL)
     content = io.BytesIO()
     Image.new("RGB", (16, 16), (200, 40, 60)).save(content, "JPEG")
     if pipeline.undecodable([np.frombuffer(content.getvalue(), np.uint8)]):
-        return Finding("DALI", "error", f"{what} cannot decode a JPEG", OTHER_DALI)
-    return Finding("DALI", "ok", f"{what} decodes a JPEG")
+        return Finding("DALI", "error", f"{message} cannot decode a JPEG", fix=OTHER_DALI)
+    return Finding("DALI", "ok", f"{message} decodes a JPEG")
 
 
 def check_triton() -> Finding:
-    """Launches a kernel of ours and compares it with the reference."""
+    """Launches one of our kernels and compares it with the reference."""
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("Triton", "note", "no GPU for its kernels: the reference in torch takes their place")
+        return Finding("Triton", "note", "no GPU for its kernels; the reference in torch is used")
     from recolor_kernels import rgb_to_lab
 
     levels = torch.arange(8 * 8 * 3, dtype=torch.uint8, device="cuda").reshape(1, 8, 8, 3)
     pairs = zip(rgb_to_lab(levels, impl="triton"), rgb_to_lab(levels, impl="reference"), strict=True)
     apart = max(float((ours - truth).abs().max()) for ours, truth in pairs)
-    what = f"a compiled kernel is within {apart:.1g} of the reference"
-    return Finding("Triton", "ok" if apart < KERNEL_TOLERANCE else "error", what, INSTALL)
+    message = f"a compiled kernel is within {apart:.1g} of the reference"
+    return Finding("Triton", "ok" if apart < KERNEL_TOLERANCE else "error", message, fix=INSTALL)
 
 
 def check_deepspeed() -> Finding:
-    """Puts a network into an engine, as training does."""
+    """Wraps a network in an engine, as training does."""
     from torch import nn
 
     from hpc_recolor.training.engine import deepspeed_engine
 
     with _ranks() as world:
         deepspeed_engine.wrap(nn.Linear(2, 2).to(world.device), Config(), world)
-        return Finding("DeepSpeed", "ok", f"makes an engine on {world.device}")
+        return Finding("DeepSpeed", "ok", f"creates an engine on {world.device}")
 
 
 def check_ranks() -> Finding:
-    """Adds up a number over all ranks, as training adds gradients: by NCCL on a GPU, else by gloo."""
+    """All-reduces a number over all ranks, as training does with gradients: NCCL on a GPU, else gloo."""
     import torch
 
     with _ranks() as world:
         one = torch.ones(1, device=world.device)
         torch.distributed.all_reduce(one)
-        what = f"{torch.distributed.get_backend()} adds up {int(one)} of {world.size} ranks"
-        return Finding("NCCL/gloo", "ok" if int(one) == world.size else "error", what, "install torch again")
+        message = f"{torch.distributed.get_backend()} sums over {int(one)} of {world.size} ranks"
+        return Finding("NCCL/gloo", "ok" if int(one) == world.size else "error", message, fix="install torch again")
 
 
 def check_slurm() -> Finding:
-    """Whether jobs can be handed in from here."""
+    """Whether jobs can be submitted from here."""
     if not shutil.which("sinfo"):
-        return Finding("SLURM", "note", "sinfo not found: runs start on this machine only")
+        return Finding("SLURM", "note", "sinfo not found; runs start on this machine only")
     partitions = _output("sinfo", "--noheader", "--format=%P").split()
-    what = f"{_output('sinfo', '--version').strip()}, partitions: {', '.join(dict.fromkeys(partitions)) or 'none'}"
-    return Finding("SLURM", "ok" if partitions else "warning", what, "ask those who run the cluster for a partition")
+    message = f"{_output('sinfo', '--version').strip()}, partitions: {', '.join(dict.fromkeys(partitions)) or 'none'}"
+    return Finding(
+        "SLURM", "ok" if partitions else "warning", message, fix="ask the administrators of the cluster for a partition"
+    )
 
 
 def check_space(folders: set[Path], low_gib: float = LOW_DISK_GIB) -> Finding:
     """Free space on each of the file systems that hold these files or folders."""
     places = {place.stat().st_dev: place.absolute() for place in sorted(folders)}
     free_gib = {place: shutil.disk_usage(place).free / GIB for place in places.values()}
-    what = ", ".join(f"{gib:.1f} GiB at {place}" for place, gib in free_gib.items())
+    message = ", ".join(f"{gib:.1f} GiB at {place}" for place, gib in free_gib.items())
     enough = min(free_gib.values()) >= low_gib
-    return Finding("free space", "ok" if enough else "warning", what, f"make room, {low_gib:g} GiB or more")
+    return Finding("free space", "ok" if enough else "warning", message, fix=f"free {low_gib:g} GiB or more")
 
 
 def check_shared_memory(place: Path, low_gib: float = LOW_SHARED_GIB) -> Finding:
-    """Where the workers of torch's loader leave their batches."""
+    """Free shared memory, through which workers of torch's loader pass their batches."""
     usage = shutil.disk_usage(place)
     fix = "mount it larger (docker run --shm-size=8g), or use --data.loader dali"
-    what = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
-    return Finding(str(place), "ok" if usage.free / GIB >= low_gib else "warning", what, fix)
+    message = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
+    return Finding(str(place), "ok" if usage.free / GIB >= low_gib else "warning", message, fix=fix)
 
 
 def check_memory() -> Finding:
-    """Memory that can be had without swapping."""
+    """Memory that is available without swapping."""
     available, total = (size / GIB for size in process.memory_bytes())
     enough, fix = available >= LOW_MEMORY_GIB, "stop other programs, or ask SLURM for more"
-    return Finding("memory", "ok" if enough else "warning", f"{available:.1f} of {total:.1f} GiB available", fix)
+    return Finding("memory", "ok" if enough else "warning", f"{available:.1f} of {total:.1f} GiB available", fix=fix)
 
 
-def _survive(subject: str, check: Callable[[], Finding], fix: str) -> Finding:
+def _run_check(subject: str, check: Callable[[], Finding], fix: str) -> Finding:
     try:
         return check()
     except Exception as error:
-        return Finding(subject, "error", first_line(error), fix)
+        return Finding(subject, "error", first_line(error), fix=fix)
 
 
 @contextmanager
@@ -216,7 +223,7 @@ def _ranks() -> Iterator[distributed.World]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing is printed, not by C libraries and other programs either."""
+    """Discards all output, also of C libraries and other programs."""
     with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(1), "w") as stdout, os.fdopen(os.dup(2), "w") as stderr:
         _point_output_at(nowhere.fileno(), nowhere.fileno())
         try:
@@ -233,14 +240,14 @@ def _point_output_at(stdout: int, stderr: int) -> None:
 
 
 def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=ANSWER_S)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMMAND_TIMEOUT_S)
     if done.returncode:
         raise OSError((done.stderr or done.stdout).strip() or f"{command[0]} exits with {done.returncode}")
     return done.stdout
 
 
 def _requirements() -> list[Requirement]:
-    """What setup.py asks for, extras too."""
+    """Requirements in setup.py, extras included."""
     return [Requirement(line) for line in requires("hpc-recolor") or []]
 
 

@@ -39,7 +39,7 @@ def rows(table: str) -> dict[str, tuple[str, str]]:
 def test_whole_set_on_a_machine_that_can_train(command: Command, data_set: Path) -> None:
     done = command("doctor", data_set)
     found = rows(done.stdout)
-    assert found["files"] == ("ok", "6 files are what was written (SHA-256)")
+    assert found["files"] == ("ok", "6 files are as written (SHA-256)")
     for subject in ("data set", "samples", "duplicates", "packages", "DALI", "DeepSpeed", "NCCL/gloo"):
         assert found[subject][0] == "ok", done.stdout
     for subject in ("GPU", "Triton"):
@@ -67,7 +67,7 @@ def test_missing_folder_is_refused_in_one_line(command: Command) -> None:
 def test_table_is_whole_on_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     long_name = "/a/very/long/name" * 10
-    doctor.show([Finding("files", "error", f"{long_name}\nno\udcff utf-8 [red]", "pip install '.[cuda13]'")])
+    doctor.show([Finding("files", "error", f"{long_name}\nno\udcff utf-8 [red]", fix="pip install '.[cuda13]'")])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
     assert "\x1b" not in shown and "…" not in shown
@@ -88,7 +88,7 @@ def test_a_check_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPa
         ("free space", "No such file"),
     ):
         assert findings[subject].severity == "error" and findings[subject].fix
-        assert said in findings[subject].what
+        assert said in findings[subject].message
     assert findings["memory"].severity in ("ok", "warning")
 
 
@@ -98,23 +98,23 @@ def test_little_room_is_a_warning_with_the_figure(tmp_path: Path) -> None:
         machine.check_shared_memory(tmp_path, low_gib=1e9),
     ):
         assert finding.severity == "warning" and finding.fix
-        assert re.search(r"\d\.\d GiB", finding.what)
+        assert re.search(r"\d\.\d GiB", finding.message)
 
 
 @pytest.mark.parametrize(
-    ("said", "torch_cuda", "usable", "severity", "what"),
+    ("smi_output", "torch_cuda", "usable", "severity", "message"),
     [
         (SMI, "12.8", True, "ok", "driver 570.124.06 for CUDA 12.8, torch built for CUDA 12.8"),
         (SMI, "12.9", True, "ok", "12.9"),
         (NEWER_SMI, "13.0", True, "ok", "driver 595.45.04 for CUDA 13.2"),
         (SMI, "13.0", False, "error", "too new"),
-        (SMI, "12.8", False, "error", "torch can use no GPU"),
+        (SMI, "12.8", False, "error", "torch cannot use a GPU"),
         (SMI, None, False, "error", "torch is built without CUDA"),
     ],
 )
 def test_driver_must_be_new_enough_for_torch(
-    said: str, torch_cuda: str | None, usable: bool, severity: str, what: str
+    smi_output: str, torch_cuda: str | None, usable: bool, severity: str, message: str
 ) -> None:
-    finding = machine.judge_driver(said, torch_cuda, usable)
-    assert finding.severity == severity and what in finding.what
+    finding = machine.assess_driver(smi_output, torch_cuda, usable)
+    assert finding.severity == severity and message in finding.message
     assert finding.fix or severity == "ok"

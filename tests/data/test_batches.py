@@ -159,7 +159,9 @@ def test_torch_loader_resizes_photographs_as_prepare_does(photos: Path) -> None:
     files = PhotoFiles(find_photos(photos, "data.photos"))
     pictures = load_images(files, DataConfig(size=SIZE, loader="torch", threads=1), rank(0, 1))
     for picture, path in zip(pictures, files.paths, strict=True):
-        np.testing.assert_array_equal(picture.numpy(), to_square(path.read_bytes(), SquareFit(SIZE, "stretch")))
+        np.testing.assert_array_equal(
+            picture.numpy(), to_square(path.read_bytes(), SquareFit(size=SIZE, fit="stretch"))
+        )
 
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])
@@ -185,7 +187,7 @@ def test_photograph_that_turns_unreadable_is_replaced_by_the_next(
                 np.testing.assert_array_equal(picture.numpy(), np.asarray(Image.open(files.paths[number])))
     said = capsys.readouterr().err
     assert said.count(f"{lost} cannot be read") == 1
-    assert "the one after it takes its place (1 of 15 so far)" in said
+    assert "replaced by the next one (1 of 15 so far)" in said
 
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])
@@ -204,5 +206,5 @@ def test_run_stops_if_too_many_photographs_turn_unreadable(
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
     many = Subset(square_photos, [0] * 10**7)
-    with pytest.raises(UserError, match=r"data.cache=host: 10000000 pictures of 4096 px on each of 1 .* GiB"):
+    with pytest.raises(UserError, match=r"data.cache=host: 10000000 images of 4096 px on each of 1 .* GiB"):
         next(training_batches(many, SampleOrder(1, 0), 0, 1, DataConfig(size=4096, cache="host"), rank(0, 1)))

@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine that stalls, breaks off, lies and changes its mind."""
+"""Downloads from a local server that stalls, drops connections, and sends wrong or changed content."""
 
 import hashlib
 import random
@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,9 +24,9 @@ OTHER = random.Random(1).randbytes(len(CONTENT))
 
 @dataclass
 class Site:
-    """What the server serves, how it misbehaves, and what it was asked.
+    """What the server serves, how it misbehaves, and the requests it got.
 
-    break_after: bytes of each answer, one number for each request to come; None sends all.
+    break_after: bytes of each response, one number per request; None sends all.
     """
 
     url: str = ""
@@ -43,7 +43,7 @@ class Site:
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is what these tests are about."""
+        """Silent: clients that hang up are expected here."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -96,7 +96,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def published(site: Site, content: bytes = CONTENT) -> PublishedFile:
-    return PublishedFile(site.url, len(content), hashlib.md5(content).hexdigest())
+    return PublishedFile(url=site.url, size_bytes=len(content), md5=hashlib.md5(content).hexdigest())
 
 
 def names(folder: Path) -> list[str]:
@@ -104,13 +104,13 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_is_downloaded_once_and_kept(site: Site, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    downloaded: list[tuple[int, int]] = []
     verified: list[tuple[int, int]] = []
     for _ in range(2):
         file = fetch(
             published(site),
             tmp_path / "new" / "folder",
-            lambda *numbers: told.append(numbers),
+            lambda *numbers: downloaded.append(numbers),
             pause_s=0,
             verifying=lambda *numbers: verified.append(numbers),
         )
@@ -118,8 +118,8 @@ def test_a_file_is_downloaded_once_and_kept(site: Site, tmp_path: Path) -> None:
         assert file.read_bytes() == CONTENT
         assert names(file.parent) == ["photos.zip"]
     assert site.asked == [(None, None)]
-    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    assert verified == [*told, (5, 5)]
+    assert downloaded == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert verified == [*downloaded, (5, 5)]
 
 
 @pytest.mark.parametrize("says_length", [True, False])
@@ -130,9 +130,12 @@ def test_dropped_connections_are_resumed(site: Site, tmp_path: Path, says_length
     assert site.asked == [(start and f"bytes={start}-", start and '"1"') for start in ranges]
 
 
-def test_a_server_that_only_drops_is_given_up_and_the_next_call_goes_on(site: Site, tmp_path: Path) -> None:
+def test_a_server_that_only_drops_is_given_up_and_the_next_call_resumes(site: Site, tmp_path: Path) -> None:
     site.break_after = [3000, *[0] * TRIES]
-    with pytest.raises(UserError, match=rf"photos.zip: .*broke off; 3000 of {len(CONTENT)} bytes are there and stay"):
+    with pytest.raises(
+        UserError,
+        match=rf"photos.zip: the connection was closed early; 3000 of {len(CONTENT)} bytes are downloaded and kept",
+    ):
         fetch(published(site), tmp_path, pause_s=0)
     assert len(site.asked) == TRIES + 1
     assert names(tmp_path) == ["photos.zip.part", "photos.zip.part.tag"]
@@ -150,7 +153,7 @@ def test_a_server_that_only_drops_is_given_up_and_the_next_call_goes_on(site: Si
         ({}, None),
     ],
 )
-def test_the_version_is_asked_for_again_if_the_server_tells_it_apart(
+def test_the_same_version_is_requested_if_the_server_identifies_it(
     site: Site, tmp_path: Path, version: dict[str, str], asked: str | None
 ) -> None:
     site.version, site.break_after = version, [1000]
@@ -160,7 +163,7 @@ def test_the_version_is_asked_for_again_if_the_server_tells_it_apart(
 
 def test_content_that_changed_between_two_calls_is_fetched_from_the_beginning(site: Site, tmp_path: Path) -> None:
     site.content, site.break_after = OTHER, [2**20, *[0] * TRIES]
-    with pytest.raises(UserError, match="broke off"):
+    with pytest.raises(UserError, match="closed early"):
         fetch(published(site), tmp_path, pause_s=0)
     site.content, site.version, site.break_after = CONTENT, {"ETag": '"2"'}, [500]
     assert fetch(published(site), tmp_path, pause_s=0).read_bytes() == CONTENT
@@ -172,13 +175,13 @@ def test_a_server_without_ranges_starts_over(site: Site, tmp_path: Path) -> None
     assert fetch(published(site), tmp_path, pause_s=0).read_bytes() == CONTENT
 
 
-def test_a_server_that_sends_another_part_is_given_up(site: Site, tmp_path: Path) -> None:
+def test_a_server_that_sends_another_range_is_given_up(site: Site, tmp_path: Path) -> None:
     site.wrong_range, site.break_after = True, [1000]
-    with pytest.raises(UserError, match="another part than was asked for; 1000 of"):
+    with pytest.raises(UserError, match="another range than requested; 1000 of"):
         fetch(published(site), tmp_path, pause_s=0)
 
 
-def test_a_part_that_is_whole_or_too_long_is_handled(site: Site, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_complete_or_too_long_is_handled(site: Site, tmp_path: Path) -> None:
     (tmp_path / "photos.zip.part").write_bytes(CONTENT)
     assert fetch(published(site), tmp_path, pause_s=0).read_bytes() == CONTENT
     assert site.asked == []
@@ -188,17 +191,17 @@ def test_a_part_that_is_whole_or_too_long_is_handled(site: Site, tmp_path: Path)
     assert site.asked == [(None, None)]
 
 
-def test_a_part_longer_than_what_the_server_has_is_fetched_anew(site: Site, tmp_path: Path) -> None:
+def test_a_partial_file_longer_than_the_server_s_is_fetched_anew(site: Site, tmp_path: Path) -> None:
     (tmp_path / "photos.zip.part").write_bytes(bytes(2000))
     site.statuses = [416]
     assert fetch(published(site), tmp_path, pause_s=0).read_bytes() == CONTENT
     assert site.asked == [("bytes=2000-", None), (None, None)]
 
 
-def test_wrong_bytes_are_removed_and_both_checksums_are_told(site: Site, tmp_path: Path) -> None:
+def test_wrong_bytes_are_removed_and_both_checksums_are_reported(site: Site, tmp_path: Path) -> None:
     site.content = OTHER
     expected, actual = (hashlib.md5(content).hexdigest() for content in (CONTENT, OTHER))
-    with pytest.raises(UserError, match=f"its MD5 is {actual}, expected {expected}; what was downloaded is removed"):
+    with pytest.raises(UserError, match=f"its MD5 is {actual}, expected {expected}; the download was removed"):
         fetch(published(site), tmp_path, pause_s=0)
     assert names(tmp_path) == []
 
@@ -221,14 +224,14 @@ def test_more_than_was_published_is_not_written(site: Site, tmp_path: Path) -> N
 
 def test_a_finished_file_of_another_size_is_not_touched(site: Site, tmp_path: Path) -> None:
     (tmp_path / "photos.zip").write_bytes(b"mine")
-    with pytest.raises(UserError, match=rf"photos.zip: expected {len(CONTENT)} bytes; remove it"):
+    with pytest.raises(UserError, match=rf"photos.zip: has 4 bytes, expected {len(CONTENT)}; remove it"):
         fetch(published(site), tmp_path, pause_s=0)
     assert (tmp_path / "photos.zip").read_bytes() == b"mine"
     assert site.asked == []
 
 
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (500, TRIES), (503, TRIES), (429, TRIES)])
-def test_http_errors_are_told_and_what_was_downloaded_stays(
+def test_http_errors_are_reported_and_the_partial_download_stays(
     site: Site, tmp_path: Path, status: int, requests: int
 ) -> None:
     (tmp_path / "photos.zip.part").write_bytes(CONTENT[:10])
@@ -252,37 +255,39 @@ def test_a_server_that_stalls_times_out(site: Site, tmp_path: Path, monkeypatch:
         fetch(published(site), tmp_path, pause_s=0)
 
 
-def test_a_mirror_is_asked_in_place_of_the_publisher(site: Site, tmp_path: Path) -> None:
-    original = PublishedFile("http://nowhere.invalid/zips/train.zip", len(CONTENT), hashlib.md5(CONTENT).hexdigest())
+def test_a_mirror_is_used_instead_of_the_publisher(site: Site, tmp_path: Path) -> None:
+    original = replace(published(site), url="http://nowhere.invalid/zips/train.zip")
     assert fetch(original, tmp_path, mirror=site.url, pause_s=0) == tmp_path / "train.zip"
 
 
 @pytest.mark.parametrize("mirror", ["file:///etc/passwd", "photos.zip", "ftp://example.org/photos.zip"])
-def test_mirrors_that_are_no_web_addresses_are_refused(tmp_path: Path, mirror: str) -> None:
-    with pytest.raises(UserError, match=f"--mirror={mirror}: expected"):
+def test_mirrors_that_are_not_web_addresses_are_refused(tmp_path: Path, mirror: str) -> None:
+    with pytest.raises(UserError, match=f"--mirror={mirror}: not a web address"):
         fetch(COCO, tmp_path, mirror=mirror, pause_s=0)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/photos.zip", "http://[broken/photos.zip"])
-def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(UserError, match=r"photos.zip: .+; 0 of 9 bytes are there and stay: .*--mirror"):
-        fetch(PublishedFile(url.format(port=port), 9, ""), tmp_path, pause_s=0)
+    with pytest.raises(UserError, match=r"photos.zip: .+; 0 of 9 bytes are downloaded and kept; .*--mirror"):
+        fetch(PublishedFile(url=url.format(port=port), size_bytes=9, md5=""), tmp_path, pause_s=0)
 
 
-def test_too_little_space_is_told_before_the_download(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}: {2**60} bytes are to come, \d+ are free"):
-        fetch(PublishedFile(site.url, 2**60, ""), tmp_path, pause_s=0)
+def test_too_little_space_is_reported_before_the_download(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"{re.escape(str(tmp_path))}: {2**60} bytes are still to be downloaded, \d+ are free"
+    ):
+        fetch(PublishedFile(url=site.url, size_bytes=2**60, md5=""), tmp_path, pause_s=0)
     assert site.asked == []
 
 
-def test_a_disk_that_takes_no_more_is_told_and_what_came_stays(site: Site, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_partial_download_stays(site: Site, tmp_path: Path) -> None:
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**20, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"photos.zip.part: cannot be written \(File too large\); make room"):
+        with pytest.raises(UserError, match=r"photos.zip.part: cannot be written \(File too large\); .*free space"):
             fetch(published(site), tmp_path, pause_s=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -292,7 +297,7 @@ def test_a_disk_that_takes_no_more_is_told_and_what_came_stays(site: Site, tmp_p
     assert len(site.asked) == 2
 
 
-def test_a_folder_that_cannot_be_made_is_told(site: Site, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file.*: cannot be written \(.+\); make room or name another folder"):
+    with pytest.raises(UserError, match=r"file.*: cannot be written \(.+\); .*free space or name another folder"):
         fetch(published(site), tmp_path / "file" / "folder", pause_s=0)

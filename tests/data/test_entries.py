@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_recolor.data import entries
+from hpc_recolor.data import archives, entries
 from hpc_recolor.data.entries import Entry, Listing, list_entries
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.runtime.errors import UserError
@@ -333,7 +333,7 @@ def test_sparse_members_are_left_out(tmp_path: Path, version: str) -> None:
 def test_files_beyond_the_limit_are_left_out_and_growing_ones_are_refused(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "MAX_MEMBER_BYTES", 100)
+    monkeypatch.setattr(entries, "MAX_PHOTO_BYTES", 100)
     members = {"x/small.jpg": bytes(100), "x/large.jpg": bytes(101), "x/large.txt": bytes(101)}
     (tree / "large.jpg").write_bytes(bytes(101))
     for source in (make_zip(tmp_path / "x.zip", members), make_tar(tmp_path / "x.tar", members)):
@@ -372,7 +372,7 @@ def test_a_zip_member_that_inflates_beyond_what_it_declares_takes_no_memory(tmp_
 def test_too_many_members_are_refused(
     tmp_path: Path, make: Callable[[Path, dict[str, bytes]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
     source = make(tmp_path / "photos", {f"{number}.jpg": b"" for number in range(4)})
     with pytest.raises(UserError, match=r"SOURCE=.*photos: .*more than 3 members"):
         listed(source)
@@ -381,7 +381,7 @@ def test_too_many_members_are_refused(
 def test_a_compressed_archive_that_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "MAX_UNPACKED_BYTES", 2**21)
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2**21)
     source = make_tar(tmp_path / "x.tar.gz", {"x.jpg": bytes(2**22)})
     with pytest.raises(UserError, match="more than 2097152 bytes unpacked"):
         listed(source, unpack_in=tmp_path)

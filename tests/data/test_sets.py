@@ -1,4 +1,4 @@
-"""What a run learns from and is measured on, for a config."""
+"""Which samples a run trains on and which are held out, for a config."""
 
 import os
 from pathlib import Path
@@ -36,8 +36,8 @@ def test_held_out_photographs_are_disjoint_and_chosen_by_seed(photos: Path) -> N
     assert names(one.train, one.held_out) == find_photos(photos, "data.photos")
 
 
-def test_too_few_photographs_to_set_aside_are_refused(photos: Path) -> None:
-    with pytest.raises(UserError, match=r"data.held_out_count=15 leaves nothing.*has 15 readable"):
+def test_too_few_photographs_to_hold_out_are_refused(photos: Path) -> None:
+    with pytest.raises(UserError, match=r"data.held_out_count=15: leaves nothing.*has 15 readable"):
         collect(config(photos, 15), ALONE)
 
 
@@ -56,7 +56,7 @@ def test_the_fingerprint_notices_another_set_of_photographs(tmp_path: Path) -> N
     assert fingerprint(tmp_path, find_photos(tmp_path, "data.photos")) != before
 
 
-def test_pictures_of_runs_among_the_photographs_are_not_learned_from(tmp_path: Path) -> None:
+def test_images_of_runs_among_the_photographs_are_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "runs" / "train" / "samples").mkdir(parents=True)
     (tmp_path / "runs" / "train" / "config.yaml").touch()
     for place in ("a.png", "b.png", "runs/train/samples/images-1.png"):
@@ -65,7 +65,7 @@ def test_pictures_of_runs_among_the_photographs_are_not_learned_from(tmp_path: P
     assert names(sets.train, sets.held_out) == [tmp_path / "a.png", tmp_path / "b.png"]
 
 
-def test_photographs_held_out_by_folder_are_not_learned_from(tmp_path: Path) -> None:
+def test_photographs_held_out_by_folder_are_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     for place in ("a.png", "val/b.png"):
         paint_photo(0).save(tmp_path / place)
@@ -74,7 +74,7 @@ def test_photographs_held_out_by_folder_are_not_learned_from(tmp_path: Path) -> 
     assert (names(sets.train), names(sets.held_out)) == ([tmp_path / "a.png"], [tmp_path / "val" / "b.png"])
 
 
-def test_photographs_whose_names_are_no_text_are_learned_from(tmp_path: Path) -> None:
+def test_photographs_whose_names_are_not_utf_8_are_trained_on(tmp_path: Path) -> None:
     for name in (b"caf\xe9.png", b"two\nlines.png"):
         paint_photo(0).save(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     sets = collect(config(tmp_path, 1), ALONE)

@@ -1,4 +1,4 @@
-"""A data set that is not what was written is refused, by the name of the file."""
+"""A damaged data set is refused, by the name of the file."""
 
 import json
 import pickle  # noqa: TID251, as torch's loader does between processes
@@ -48,12 +48,12 @@ def test_whole_set_is_read_by_number(prepared: Prepare) -> None:
     assert sets.train.read(0).shape == (SIZE, SIZE, 3)
 
 
-def test_samples_survive_the_way_into_another_process(prepared: Prepare) -> None:
+def test_samples_are_usable_in_another_process(prepared: Prepare) -> None:
     folder = prepared("raw")
     samples = ShardSamples(folder, "train", read_set(folder, "data.shards").options)
     samples.read(0)
     sent = pickle.dumps(samples)
-    assert len(sent) < SIZE * SIZE * 3, "pixels were sent, not the place where they are"
+    assert len(sent) < SIZE * SIZE * 3, "pixels were sent, not the folder"
     np.testing.assert_array_equal(pickle.loads(sent).read(5), samples.read(5))
 
 
@@ -74,7 +74,7 @@ def test_samples_survive_the_way_into_another_process(prepared: Prepare) -> None
         (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json has format None"),
         (lambda folder: edit_manifest(folder, lambda content: content.update(format=2)), "format 2, this version"),
         (lambda folder: edit_manifest(folder, lambda content: content.pop("splits")), "damaged at splits"),
-        (lambda folder: edit_manifest(folder, lambda content: content.update(splits={})), "no samples to learn from"),
+        (lambda folder: edit_manifest(folder, lambda content: content.update(splits={})), "no samples to train on"),
     ],
 )
 def test_damaged_set_is_refused_by_the_name_of_the_file(
@@ -103,16 +103,16 @@ def test_index_of_other_shards_is_refused_even_if_the_manifest_agrees(prepared: 
 
 def test_sizes_must_agree(prepared: Prepare) -> None:
     folder = prepared("jpeg")
-    with pytest.raises(UserError, match=r"data.size=64: .* holds pictures of 32 px; use --data.size 32"):
+    with pytest.raises(UserError, match=r"data.size=64: .* holds images of 32 px; use --data.size 32"):
         collect(load_config(None, {"data": {"shards": folder, "size": 64}}), ALONE)
 
 
 def test_photographs_and_shards_together_are_refused(prepared: Prepare, painted: Path) -> None:
-    with pytest.raises(UserError, match=r"data.photos and data.shards are both set"):
+    with pytest.raises(UserError, match=r"data.photos and data.shards: both are set"):
         collect(load_config(None, {"data": {"shards": prepared("raw"), "photos": painted, "size": SIZE}}), ALONE)
 
 
-def test_without_a_val_split_some_samples_are_set_aside(painted: Path, tmp_path: Path) -> None:
+def test_without_a_val_split_some_samples_are_held_out(painted: Path, tmp_path: Path) -> None:
     from hpc_recolor.data import pack
     from hpc_recolor.data.shards import PrepareOptions
     from hpc_recolor.runtime.progress import silent

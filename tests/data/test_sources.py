@@ -61,11 +61,11 @@ def test_checking_photographs_leaves_warnings_as_they_were(photos: Path) -> None
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
-def test_data_sets_are_no_photographs(prepared: Prepare, unfinished: bool) -> None:
+def test_data_sets_are_not_photographs(prepared: Prepare, unfinished: bool) -> None:
     folder = prepared("jpeg")
     if unfinished:
         (folder / "manifest.json").rename(folder / "progress.jsonl")
     paint_photo(0).save(folder.parent / "photo.png")
     assert find_photos(folder.parent, "data.photos") == [folder.parent / "photo.png"]
-    with pytest.raises(UserError, match=f"data.photos={folder}: is a data set .*--data.shards"):
+    with pytest.raises(UserError, match=f"data.photos={folder}: is a prepared data set.*--data.shards"):
         find_photos(folder, "data.photos")

@@ -1,4 +1,4 @@
-"""What is wrong with a data set or with photographs is found, all of it, and named with its fix."""
+"""Every problem of a data set or of photographs is found and named, with its fix."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def raw(number: int) -> bytes:
 def test_nothing_is_wrong_with_a_whole_set(prepared: Prepare, shard_format: ShardFormat) -> None:
     findings = examine(prepared(shard_format))
     assert {finding.severity for finding in findings} == {"ok"}
-    assert "val 3, train 12" in find(findings, "data set").what
+    assert "val 3, train 12" in find(findings, "data set").message
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_damage_is_named_with_file_and_fix(prepared: Prepare, file: str, damage:
     damage(folder / file)
     (found,) = bad(examine(folder))
     assert found.severity == "error"
-    assert found.what.startswith((file, f"has no {file}"))
+    assert found.message.startswith((file, f"has no {file}"))
     assert "prepare" in found.fix
 
 
@@ -104,8 +104,8 @@ def test_every_damaged_file_is_named(prepared: Prepare) -> None:
     flip_a_bit(folder / "train-00000.raw")
     (folder / "val-00000.raw").unlink()
     first, second = bad(examine(folder))
-    assert first.what == "train-00000.raw is not what was written (SHA-256 differs)"
-    assert second.what == "val-00000.raw is missing"
+    assert first.message == "train-00000.raw is not what was written (SHA-256 differs)"
+    assert second.message == "val-00000.raw is missing"
 
 
 def test_index_of_other_shards_is_found_even_if_the_manifest_agrees(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_index_of_other_shards_is_found_even_if_the_manifest_agrees(tmp_path: Pa
     record = record_of(folder / "train-index.npy").model_dump()
     edit_manifest(folder, lambda content: content["files"].update({"train-index.npy": record}))  # type: ignore[attr-defined]
     (found,) = bad(examine(folder))
-    assert found.what == "train-index.npy does not fit the shards"
+    assert found.message == "train-index.npy does not fit the shards"
 
 
 def test_unfinished_set_asks_for_the_same_command(prepared: Prepare) -> None:
@@ -122,7 +122,7 @@ def test_unfinished_set_asks_for_the_same_command(prepared: Prepare) -> None:
     (folder / "manifest.json").unlink()
     (folder / "progress.jsonl").write_text("the header\na shard\n")
     (found,) = examine(folder)
-    assert (found.severity, found.what) == ("warning", "unfinished: shards written so far: 1")
+    assert (found.severity, found.message) == ("warning", "unfinished: shards written so far: 1")
     assert "same prepare command" in found.fix
 
 
@@ -130,20 +130,20 @@ def test_samples_in_two_splits_are_an_error(tmp_path: Path) -> None:
     folder = build_set(tmp_path / "set", "raw", {"val": [raw(0), raw(1)], "train": [raw(2), raw(1), raw(2)]})
     (found,) = bad(examine(folder))
     assert (found.subject, found.severity) == ("duplicates", "error")
-    assert found.what == "1 in two splits: val1 in val is train1 in train"
+    assert found.message == "1 in two splits: val1 in val is train1 in train"
     assert "prepare" in found.fix
 
 
 def test_samples_twice_in_a_split_are_a_warning(tmp_path: Path) -> None:
     (found,) = bad(examine(build_set(tmp_path / "set", "raw", {"train": [raw(2), raw(1), raw(2)]})))
-    assert (found.severity, found.what) == ("warning", "1 of 3 (33.3 %): train2 is train0")
+    assert (found.severity, found.message) == ("warning", "1 of 3 (33.3 %): train2 is train0")
 
 
 def test_samples_that_do_not_decode_are_named(tmp_path: Path) -> None:
     whole = [encoded(paint_photo(number, SIZE, SIZE), "JPEG") for number in range(3)]
     (found,) = bad(examine(build_set(tmp_path / "set", "jpeg", {"train": [*whole, b"no photograph"]})))
     assert (found.subject, found.severity) == ("samples", "error")
-    assert found.what.startswith("1 of 4 (25.0 %) cannot be used: 1 foreign; train3 (foreign")
+    assert found.message.startswith("1 of 4 (25.0 %) cannot be used: 1 foreign; train3 (foreign")
     assert "prepare" in found.fix
 
 
@@ -151,7 +151,7 @@ def test_gray_samples_are_counted(tmp_path: Path) -> None:
     gray = [paint_photo(number, SIZE, SIZE).convert("L").convert("RGB").tobytes() for number in range(2)]
     few = examine(build_set(tmp_path / "few", "raw", {"train": [gray[0], *map(raw, range(4))]}))
     assert not bad(few)
-    assert find(few, "near-gray").what == "1 of 5 (20.0 %) with a colorfulness below 3: train0"
+    assert find(few, "near-gray").message == "1 of 5 (20.0 %) with a colorfulness below 3: train0"
     (found,) = bad(examine(build_set(tmp_path / "many", "raw", {"train": [*gray, raw(0)]})))
     assert (found.subject, found.severity) == ("near-gray", "warning")
     assert "--min-colorfulness" in found.fix
@@ -164,10 +164,12 @@ def test_photographs_are_found_measured_and_compared(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no photograph")
     findings = examine(tmp_path)
     assert not bad(findings)
-    assert find(findings, "photographs").what == "4 found, beside 1 other files"
+    assert find(findings, "photographs").message == "4 found, and 1 other files"
     sizes = find(findings, "sizes")
-    assert sizes.what.startswith("shorter sides from 31 px, median 82; longest side 200 px; 1 of 4 (25.0 %) below 32")
-    assert find(findings, "duplicates").what.startswith("1 of 4 (25.0 %): ")
+    assert sizes.message.startswith(
+        "shorter sides from 31 px, median 82; longest side 200 px; 1 of 4 (25.0 %) below 32"
+    )
+    assert find(findings, "duplicates").message.startswith("1 of 4 (25.0 %): ")
 
 
 def test_bad_photographs_are_counted_by_kind(tmp_path: Path) -> None:
@@ -179,10 +181,10 @@ def test_bad_photographs_are_counted_by_kind(tmp_path: Path) -> None:
     # What cannot be used whatever the limits on size and color.
     unusable = [photo for photo in written if not photo.decodes or re.search("anim", photo.reason or "")]
     assert found.severity == "error"
-    assert found.what.startswith(f"{len(unusable)} of {len(written) + 2 * len(pairs)} ")
-    assert "1 empty" in found.what and "and 8 more" in found.what
-    assert all(name in find(findings, "near-gray").what for name in ("bad/gray.jpg", "bad/near-gray.png"))
-    assert find(findings, "duplicates").what.startswith(f"{len(pairs)} of ")
+    assert found.message.startswith(f"{len(unusable)} of {len(written) + 2 * len(pairs)} ")
+    assert "1 empty" in found.message and "and 8 more" in found.message
+    assert all(name in find(findings, "near-gray").message for name in ("bad/gray.jpg", "bad/near-gray.png"))
+    assert find(findings, "duplicates").message.startswith(f"{len(pairs)} of ")
 
 
 def test_a_few_unreadable_photographs_are_a_warning(photos: Path, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_a_few_unreadable_photographs_are_a_warning(photos: Path, tmp_path: Path
         paint_photo(number).save(folder / f"{number}.png")
     (folder / "empty.jpg").touch()
     (found,) = bad(examine(folder))
-    assert (found.severity, found.what) == (
+    assert (found.severity, found.message) == (
         "warning",
         "1 of 10 (10.0 %) cannot be used: 1 empty; photos/empty.jpg (empty)",
     )
@@ -203,9 +205,9 @@ def test_places_without_photographs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"DIR=.*nowhere: no such file or folder; name "):
         examine(tmp_path / "nowhere")
     (found,) = examine(tmp_path)
-    assert found.severity == "error" and found.what.startswith("no photographs in it")
+    assert found.severity == "error" and found.message.startswith("no photographs in it")
     (tmp_path / "half.zip").write_bytes(b"PK\3\4 and no more")
     (found,) = examine(tmp_path / "half.zip")
     assert found.severity == "error" and "fetch it again" in found.fix
     (found,) = examine(tmp_path / ("long" * 100))
-    assert found.severity == "error" and "File name too long" in found.what
+    assert found.severity == "error" and "File name too long" in found.message
