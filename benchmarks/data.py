@@ -1,4 +1,4 @@
-"""`python -m benchmarks.data`: images a second from photographs, shards and caches, and what the step asks for."""
+"""`python -m benchmarks.data`: images/s from photographs, shards and caches, and what the training step needs."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ from hpc_recolor.runtime.errors import UserError
 app = cli.command("benchmarks.data")
 
 BASELINE = "torchvision, photographs"
-# In a turn. On a CPU each takes seconds; on a GPU they must outlast the batches that are ready when the clock starts.
+# Steps per turn. On a CPU each takes seconds; on a GPU they must outlast the batches that are ready at the start.
 STEPS = {"cpu": 1, "cuda": 30}
 
 Loader = Callable[[], Any]  # -> closable iterator of batches
@@ -39,12 +39,12 @@ def data(
 ) -> None:
     """Time loaders on the same photographs (data.photos), one after the other in every round, then the training step.
 
-    torchvision's DataLoader with data.threads workers is what the others are compared with. Shards are prepared from
-    the same photographs, in a temporary folder. The last figures say whether the step ever waits for its data.
+    The baseline is torchvision's DataLoader with data.threads workers. Shards are prepared from the same photographs,
+    in a temporary folder. The last figures show whether the step waits for its data.
     """
     config = load_config(None, cli.given(flags))
     if not config.data.photos:
-        raise UserError("data.photos is not set: name a folder of photographs with --data.photos DIR")
+        raise UserError("data.photos", "not set", "name a folder of photographs with --data.photos DIR")
     check_out(out)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(config, rounds, turn_s, Path(folder))
@@ -54,13 +54,13 @@ def data(
 
 
 def measure(config: Config, rounds: int, turn_s: float, work: Path) -> dict[str, Any]:
-    """Images a second of every turn, and milliseconds of steps with and without a loader."""
+    """Images/s of every turn, and milliseconds of steps with and without a loader."""
     from hpc_recolor.runtime.distributed import start
 
     world = start(config.train.device, config.train.threads)
     loaders = build_loaders(config, world, work)
     rates: dict[str, list[float]] = {name: [] for name in loaders}
-    warm_up_batches = 2 * config.data.threads + 6  # more than any loader has ready when the clock starts
+    warm_up_batches = 2 * config.data.threads + 6  # more than any loader reads ahead
     for number in range(rounds):
         for name in sorted(loaders, reverse=number % 2 == 1):
             batch_size = config.train.batch_size
@@ -84,19 +84,19 @@ def print_result(result: dict[str, Any], config: Config) -> None:
         f"{machine['gpu'] or 'CPU'}, {machine['cores']} cores, {config.data.threads} threads or workers, batch "
         f"{config.train.batch_size}, {config.data.size} px, medians of {len(result['images_per_s'][BASELINE])} turns"
     )
-    print(f"{'':28}{'images/s':>10}{'a core':>10}{'x torchvision':>15}")
+    print(f"{'':28}{'images/s':>10}{'per core':>10}{'x torchvision':>15}")
     for name, rate in medians.items():
         print(f"{name:28}{rate:10.0f}{rate / machine['cores']:10.0f}{rate / medians[BASELINE]:15.1f}")
     steps = {name: median(times) for name, times in result["step_ms"].items()}
     alone_ms = steps.pop("no loader")
-    asked = config.train.batch_size / alone_ms * 1000
-    print(f"the step (width {config.model.width}) takes {alone_ms:.0f} ms: it asks for {asked:.0f} images/s")
+    needed = config.train.batch_size / alone_ms * 1000
+    print(f"the step (width {config.model.width}) takes {alone_ms:.0f} ms: it needs {needed:.0f} images/s")
     for name, step_ms in steps.items():
-        print(f"  fed by {name}: {step_ms:.0f} ms, {medians[name] / asked:.1f} times what it asks for")
+        print(f"  with {name}: {step_ms:.0f} ms, {medians[name] / needed:.1f} times the images/s that it needs")
 
 
 def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
-    """Every way of getting at the photographs of a config, by name."""
+    """Every way to load the photographs of a config, by name."""
     from hpc_recolor.data import pack
     from hpc_recolor.data.batches import training_batches
     from hpc_recolor.data.order import SampleOrder
@@ -134,7 +134,7 @@ def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
 
 
 def torchvision_batches(photos: Any, config: Config, world: Any) -> Iterator[Any]:
-    """What one would write without this project: Pillow, torchvision's transforms, DataLoader with workers."""
+    """The usual way without this project: Pillow, torchvision's transforms, DataLoader with workers."""
     from torch.utils.data import DataLoader, RandomSampler
 
     from benchmarks.plain_photos import PlainPhotos
@@ -148,12 +148,12 @@ def torchvision_batches(photos: Any, config: Config, world: Any) -> Iterator[Any
         pin_memory=world.device.type == "cuda",
         multiprocessing_context="forkserver",
     )
-    for pictures in loader:
-        yield pictures.to(world.device, non_blocking=True)
+    for images in loader:
+        yield images.to(world.device, non_blocking=True)
 
 
 def images_per_s(loader: Loader, batch_size: int, turn_s: float, warm_up_batches: int, device: Any) -> float:
-    """Images that a fresh loader hands over a second, once it runs."""
+    """Images/s of a new loader, after its warm-up."""
     with closing(loader()) as batches:
         for _ in range(warm_up_batches):
             next(batches)
@@ -168,15 +168,15 @@ def images_per_s(loader: Loader, batch_size: int, turn_s: float, warm_up_batches
 
 
 def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of a whole training step (colors, both networks), in turn: on one batch again and again, and fed by
-    loaders."""
+    """Milliseconds of a whole training step (colors, both networks), in turn: on one repeated batch, and on loaders'
+    batches."""
     from hpc_recolor.models.color_space import make_pair
     from hpc_recolor.training.engine.deepspeed_engine import build_engines
     from hpc_recolor.training.step import gan_step
 
     engines = build_engines(config, world)
-    fed_by = [name for name in loaders if name != BASELINE]
-    times: dict[str, list[float]] = {name: [] for name in ("no loader", *fed_by)}
+    measured = [name for name in loaders if name != BASELINE]
+    times: dict[str, list[float]] = {name: [] for name in ("no loader", *measured)}
     fixed, steps = next(loaders["DALI, raw shards"]()), STEPS[world.device.type]
 
     def steps_ms(batches: Iterator[Any]) -> float:

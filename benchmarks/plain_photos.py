@@ -1,4 +1,4 @@
-"""A data set of photographs as torchvision's documentation has it: Pillow decodes, transforms resize and flip."""
+"""A data set of photographs as in torchvision's documentation: Pillow decodes, transforms resize and flip."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 
 class PlainPhotos(Dataset[Tensor]):
-    """Photographs as uint8 (3, size, size), flipped at random. Light to import, for the workers' sake."""
+    """Photographs as uint8 (3, size, size), flipped at random. A module of its own, which workers import quickly."""
 
     def __init__(self, paths: Sequence[str], size: int) -> None:
         self.paths = paths
@@ -21,5 +21,5 @@ class PlainPhotos(Dataset[Tensor]):
 
     def __getitem__(self, number: int) -> Tensor:
         with Image.open(self.paths[number]) as photo:
-            picture: Tensor = self.transform(photo.convert("RGB"))
-        return picture
+            image: Tensor = self.transform(photo.convert("RGB"))
+        return image

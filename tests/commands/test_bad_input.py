@@ -64,7 +64,7 @@ def test_illegal_config_file_is_refused(
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, ["data.photos and data.shards are not set"]),
+        ({}, ["data.photos and data.shards: neither is set"]),
         ({"data.photos": "nowhere"}, ["data.photos=nowhere", "no such folder"]),
         ({"data.photos": "notes"}, ["data.photos=notes", "no photographs"]),
     ],
