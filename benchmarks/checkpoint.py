@@ -19,7 +19,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.runtime.errors import UserError
 
-app = cli.command("benchmarks.checkpoint")
+app = cli.command("benchmarks.checkpoint", distributed=True)
 
 INTERVAL_S = 300
 CHUNK_BYTES = 1 << 24

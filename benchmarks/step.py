@@ -18,7 +18,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.runtime.errors import UserError
 
-app = cli.command("benchmarks.step")
+app = cli.command("benchmarks.step", distributed=True)
 
 WARM_UP_ROUNDS = 2
 ZERO_STAGES = (0, 1, 2, 3)

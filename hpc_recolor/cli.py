@@ -1,4 +1,4 @@
-"""Command lines to function calls with cyclopts, and errors to one line and exit code 2."""
+"""Command lines to function calls with cyclopts, and errors to one line and an exit code."""
 
 import sys
 import time
@@ -14,15 +14,24 @@ from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, INTERRUPTED
 
-# A rank that left before rank 0 has spoken would have the launcher end rank 0 unheard.
+# If a rank exited before rank 0 has printed the error, the launcher would end rank 0 silently.
 WAIT_FOR_MAIN_S = 20
 
 # Every field of the config as a flag: --section.field VALUE, or --section.field=true for a switch.
 ConfigFlags = Annotated[Config, Parameter(name="*")]
 
+# Names of the commands that launchers start once a rank.
+_distributed: set[str] = set()
 
-def command(name: str) -> App:
-    """An app whose flags are spelled as the config's keys, in full."""
+
+def command(name: str, *, distributed: bool = False) -> App:
+    """An app whose flags are spelled as the config's keys, in full.
+
+    distributed: a launcher may start it on several ranks, and then rank 0 alone prints errors. All other commands
+    ignore RANK, which may be left over in a shell.
+    """
+    if distributed:
+        _distributed.add(name)
     spelling = Parameter(name_transform=lambda key: key, consume_multiple=True, negative_iterable=())
     return App(
         name=name,
@@ -30,41 +39,46 @@ def command(name: str) -> App:
         version_flags=(),
         default_parameter=spelling,
         result_action="return_value",
-        suppress_keyboard_interrupt=False,  # `run` says what it means
+        suppress_keyboard_interrupt=False,  # `exit_code` handles it
     )
 
 
 def given(flags: Config) -> dict[str, Any]:
-    """Only what was said on the command line, as a nested mapping."""
+    """The values given on the command line, and no others, as a nested mapping."""
     return flags.model_dump(exclude_unset=True)
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: its own or 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
-    return exit_code(lambda: app(argv, exit_on_error=False, print_error=False))
+    distributed = not _distributed.isdisjoint(app.name)
+    return exit_code(lambda: app(argv, exit_on_error=False, print_error=False), distributed=distributed)
 
 
-def exit_code(action: Callable[[], Any]) -> int:
-    """Do what a command does, say in one line what went wrong, and return the exit code."""
+def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
+    """Run `action`, print what went wrong as one line, and return the exit code.
+
+    distributed: whether RANK says which rank this is; then rank 0 prints for all.
+    """
+    prints = not distributed or is_main_process()
     try:
         result = action()
     except CycloptsError as error:
         cause = error.__cause__
-        return _fail(str(explain(cause, "command line") if isinstance(cause, ValidationError) else error))
+        return _fail(explain(cause, "command line") if isinstance(cause, ValidationError) else error, prints)
     except UserError as error:
-        return _fail(str(error), by_all=isinstance(error, RankError))
+        return _fail(error, prints or isinstance(error, RankError))
     except EarlyEndError as end:
-        return end.exit_code  # it has been said
+        return end.exit_code  # the reason is already printed
     except KeyboardInterrupt:
-        if is_main_process():
-            print("interrupted; what was committed stays, and the same command goes on from there", file=sys.stderr)
+        if prints:
+            print("interrupted; committed work is kept, and the same command resumes from it", file=sys.stderr)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
-def _fail(message: str, by_all: bool = False) -> int:
-    if by_all or is_main_process():
-        print("error:", " ".join(message.split()), file=sys.stderr)
+def _fail(error: Exception, prints: bool) -> int:
+    if prints:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
     else:
-        time.sleep(WAIT_FOR_MAIN_S)  # the launcher ends it sooner, once rank 0 has left
+        time.sleep(WAIT_FOR_MAIN_S)  # the launcher ends this rank sooner, once rank 0 has exited
     return BAD_INPUT

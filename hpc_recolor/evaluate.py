@@ -9,7 +9,7 @@ from cyclopts.validators import Number
 
 from hpc_recolor import cli
 
-app = cli.command("hpc_recolor.evaluate")
+app = cli.command("hpc_recolor.evaluate", distributed=True)
 
 
 @app.default

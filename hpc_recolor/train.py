@@ -11,7 +11,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.runtime.signals import StopRequest
 
-app = cli.command("hpc_recolor.train")
+app = cli.command("hpc_recolor.train", distributed=True)
 
 
 @app.default

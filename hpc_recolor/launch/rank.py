@@ -87,7 +87,7 @@ def run(path: Path, request: StopRequest) -> int:
     """Train the run of a job folder, or of this array task of a sweep's. Returns the exit code."""
     info = RankInfo.from_environment()
     adopt(info.rank, info.size, info.local_rank, info.local_size, info.address(), info.port)
-    return cli.exit_code(lambda: _run(JobFolder(path), info, request))
+    return cli.exit_code(lambda: _run(JobFolder(path), info, request), distributed=True)
 
 
 def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:

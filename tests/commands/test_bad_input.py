@@ -101,7 +101,7 @@ def test_batch_that_ranks_cannot_share_is_refused_once(command: Command, tmp_pat
     result = command("train", "--data.photos", photos, *changed(TINY, **{"train.batch_size": 5}), ranks=2)
     assert result.returncode != 0
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert errors == ["error: train.batch_size=5 is not divisible by world size 2: use a multiple of 2"]
+    assert errors == ["error: train.batch_size=5: not divisible by world size 2; use a multiple of 2"]
     assert contents(tmp_path) == {}
 
 

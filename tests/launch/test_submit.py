@@ -22,7 +22,7 @@ REFUSED = {
     "--account=nobody": "not available; use one of research",
     "--qos=high": "not available; use one of normal",
     "--constraint=a100": "not available; leave it out",
-    "--nodes=3": "train.batch_size=4 is not divisible by world size 3: use a multiple of 3",
+    "--nodes=3": "train.batch_size=4: not divisible by world size 3; use a multiple of 3",
     "--nodes=0": "greater than or equal to 1",
     "--after=999999": "unknown to SLURM",
     "--after=1;reboot": "string should match pattern",

@@ -20,7 +20,7 @@ from hpc_recolor.training.watchdog.watchdog import Watchdog
 
 STEPS, FAULTY_STEP, LATE_S = 5, 3, 3.0
 
-app = cli.command("watched")
+app = cli.command("watched", distributed=True)
 
 
 def hang() -> None:

@@ -1,0 +1,31 @@
+"""Who prints an error: every command but those that a launcher starts on several ranks."""
+
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor import checkpoint, cli, jobs, train
+from hpc_recolor.runtime.exit_codes import BAD_INPUT
+
+
+@pytest.fixture
+def rank_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RANK=1, left over in a shell or set by a launcher."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli, "WAIT_FOR_MAIN_S", 0)
+
+
+@pytest.mark.usefixtures("rank_1")
+def test_a_leftover_rank_does_not_silence_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(jobs.app, ["list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out
+    assert cli.run(jobs.app, ["status", str(tmp_path)]) == BAD_INPUT
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
+    assert cli.run(checkpoint.app, ["list", "--nonsense"]) == BAD_INPUT
+    assert "--nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("rank_1")
+def test_of_a_command_on_several_ranks_rank_0_alone_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(train.app, ["--train.epochs", "0"]) == BAD_INPUT
+    assert capsys.readouterr().err == ""
