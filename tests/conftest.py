@@ -1,12 +1,8 @@
 """Photographs that tests make for themselves, commands as users run them, and one table of tolerances."""
 
-import io
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hpc_recolor import cli
-from tests.support.commands import Done, run_forked, run_fresh
+from tests.support.commands import Done, run_forked, run_fresh, run_here
 from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parents[1]
@@ -96,15 +91,7 @@ def invoke(tmp_path: Path) -> Command:
     """
 
     def run(name: str, *arguments: object) -> Done:
-        out, err = io.StringIO(), io.StringIO()
-        app = import_module(f"hpc_recolor.{name}").app
-        argv = [str(argument) for argument in arguments]
-        with pytest.MonkeyPatch.context() as patch, chdir(tmp_path), redirect_stdout(out), redirect_stderr(err):
-            patch.setenv("COLUMNS", "200")
-            for key in ("RANK", "WORLD_SIZE"):
-                patch.delenv(key, raising=False)
-            code = cli.run(app, argv)
-        return subprocess.CompletedProcess([name, *argv], code, out.getvalue(), err.getvalue())
+        return run_here(tmp_path, f"hpc_recolor.{name}", arguments)
 
     return run
 

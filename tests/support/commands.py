@@ -1,5 +1,6 @@
 """Modules run as programs, as users start them or as forks of the fork server, on one rank or several."""
 
+import io
 import os
 import socket
 import subprocess
@@ -7,10 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
+import pytest
+
+from hpc_recolor import cli
 from tests.support.fork_server import ForkServer, Process
 
 DEADLINE_S = 300.0
@@ -31,6 +36,19 @@ def launched(ranks: int) -> list[str]:
     """How python starts a module on so many ranks: directly, or under torchrun."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
     return [sys.executable, *(launcher if ranks > 1 else []), "-m"]
+
+
+def run_here(folder: Path, module: str, arguments: Sequence[object]) -> Done:
+    """The command of a module in this process. Returns the exit code and what Python code printed."""
+    out, err = io.StringIO(), io.StringIO()
+    app = import_module(module).app
+    argv = [str(argument) for argument in arguments]
+    with pytest.MonkeyPatch.context() as patch, chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("COLUMNS", "200")
+        for key in ("RANK", "WORLD_SIZE"):
+            patch.delenv(key, raising=False)
+        code = cli.run(app, argv)
+    return subprocess.CompletedProcess([module, *argv], code, out.getvalue(), err.getvalue())
 
 
 def run_fresh(folder: Path, module: str, arguments: Sequence[object], ranks: int = 1) -> Done:
