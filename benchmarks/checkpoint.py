@@ -33,10 +33,10 @@ def checkpoint(
         Path | None, Parameter(help="Folder on the disk to measure; by default the one for temporaries.")
     ] = None,
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
-    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+    flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Time saving and restoring a whole run, by default at full width, and how long training waits for it."""
-    config = load_config(None, cli.given(flags))
+    config = cli.load(None, flags)
     check_out(out)
     if folder and not folder.is_dir():
         raise UserError(f"folder={folder}: no such folder; name one on the disk to measure")

@@ -17,7 +17,6 @@ from cyclopts.validators import Number
 from benchmarks.machine import check_out, describe_machine, synchronize
 from hpc_recolor import cli
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import load_config
 from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("benchmarks.data")
@@ -35,14 +34,14 @@ def data(
     rounds: Annotated[int, Parameter(validator=Number(gte=3), help="Turns of each loader [rounds, 3 or more].")] = 7,
     turn_s: Annotated[float, Parameter(validator=Number(gt=0), help="Length of a turn [seconds].")] = 2.0,
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
-    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+    flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Time loaders on the same photographs (data.photos), one after the other in every round, then the training step.
 
     The baseline is torchvision's DataLoader with data.threads workers. Shards are prepared from the same photographs,
     in a temporary folder. The last figures show whether the step waits for its data.
     """
-    config = load_config(None, cli.given(flags))
+    config = cli.load(None, flags)
     if not config.data.photos:
         raise UserError("data.photos", "not set", "name a folder of photographs with --data.photos DIR")
     check_out(out)

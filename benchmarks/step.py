@@ -30,14 +30,14 @@ def step(
     rounds: Annotated[int, Parameter(validator=Number(gte=7), help="Timed rounds [rounds, 7 or more].")] = 11,
     steps: Annotated[int, Parameter(validator=Number(gte=1), help="Steps in a round [steps, 1 or more].")] = 2,
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
-    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+    flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Time our step at ZeRO 0 to 3 and plain PyTorch's (DDP on several ranks), alternating; print ratios of medians.
 
     Above 1 the engines' step is the faster. All start from the same weights and see the same random batches. On several
     ranks: torchrun --nproc_per_node 2 -m benchmarks.step ...
     """
-    config = load_config(None, cli.given(flags))
+    config = cli.load(None, flags)
     if config.loss.adversarial != "bce":
         raise UserError(f"loss.adversarial={config.loss.adversarial}: the plain step knows only bce")
     check_out(out)

@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import explain
+from hpc_recolor.config_file import explain, load_config, to_yaml
 from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, INTERRUPTED
@@ -19,6 +20,7 @@ WAIT_FOR_MAIN_S = 20
 
 # Every field of the config as a flag: --section.field VALUE, or --section.field=true for a switch.
 ConfigFlags = Annotated[Config, Parameter(name="*")]
+NO_FLAGS = Config()
 
 # Names of the commands that launchers start once a rank.
 _distributed: set[str] = set()
@@ -46,6 +48,16 @@ def command(name: str, *, distributed: bool = False) -> App:
 def given(flags: Config) -> dict[str, Any]:
     """The values given on the command line, and no others, as a nested mapping."""
     return flags.model_dump(exclude_unset=True)
+
+
+def load(file: Path | None, flags: Config) -> Config:
+    """The config of a file, or the defaults, with the given flags over it. Raises UserError as `load_config` does."""
+    return load_config(file, given(flags))
+
+
+def print_config(config: Config) -> None:
+    """Print a config as YAML that can be read back."""
+    print(to_yaml(config), end="")
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.runtime.signals import StopRequest
 
@@ -20,7 +19,7 @@ def demo(
     config: Annotated[Path, Parameter(help="Run config; data.photos and data.held_out are the demo's own.")] = Path(
         "configs/demo.yaml"
     ),
-    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+    flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Train a small colorizer on tiles of photographs that come inside pip packages, and show what it learned."""
     overrides = cli.given(flags)

@@ -71,7 +71,7 @@ def submit(
         bool, Parameter(negative=(), help="Show all ranks' logs until the job ends; Ctrl-C leaves it running.")
     ] = False,
     wait: Annotated[bool, Parameter(negative=(), help="Return when the job has ended, with 0 if it finished.")] = False,
-    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+    flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> int:
     """Train as a SLURM job. Takes the same config and flags as `train`.
 

@@ -7,8 +7,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config
-from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.runtime.signals import StopRequest
 
 app = cli.command("hpc_recolor.train", distributed=True)
@@ -21,7 +19,7 @@ def train(
     print_config: Annotated[
         bool, Parameter(name="--print-config", negative=(), help="Print the resulting config as YAML and stop.")
     ] = False,
-    flags: cli.ConfigFlags = Config(),  # noqa: B008, frozen
+    flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Train a colorizer on a folder of photographs, or on shards that `prepare` wrote.
 
@@ -31,9 +29,9 @@ def train(
     SIGUSR2, SIGTERM or Ctrl-C: all ranks save after the step they are in, and leave. Exit codes: 0 finished, 1 a rank
     failed, 2 bad input, 3 losses stayed not finite, 75 stopped and saved.
     """
-    resolved = load_config(config, cli.given(flags))
+    resolved = cli.load(config, flags)
     if print_config:
-        print(to_yaml(resolved), end="")
+        cli.print_config(resolved)
         return
     with StopRequest(until_exit=True) as request:
         from hpc_recolor.training import trainer  # after the parsing: it imports torch

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import hpc_recolor
 from hpc_recolor.data import shards
 from hpc_recolor.data.entries import Entry, Listing, list_entries
 from hpc_recolor.data.journal import JOURNAL, FinishedShard, Journal, JournalHeader, check_same, is_unfinished
@@ -23,6 +22,7 @@ from hpc_recolor.data.pack_sample import PackedSample, pack_sample
 from hpc_recolor.data.parallel import decoding_threads, map_in_order
 from hpc_recolor.data.shards import SPLITS, LeftOut, PrepareOptions, SetManifest, Split
 from hpc_recolor.run_folder.files import FileRecord, fsync, without_empty_folders, write_atomically
+from hpc_recolor.runtime.code_version import PACKAGE_VERSION
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import ProgressCallback
 
@@ -212,7 +212,7 @@ def _header(listing: Listing, options: PrepareOptions) -> JournalHeader:
     digest = hashlib.sha256()
     for entry in listing.entries:
         digest.update(os.fsencode(entry.name) + b"\0%d\n" % entry.size_bytes)
-    versions = {"hpc_recolor": hpc_recolor.__version__, "pillow": version("pillow"), "numpy": version("numpy")}
+    versions = {"hpc_recolor": PACKAGE_VERSION, "pillow": version("pillow"), "numpy": version("numpy")}
     return JournalHeader(options=options, source=digest.hexdigest(), versions=versions)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpc_recolor import __version__
 from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.evaluation import image_metrics, result_writer
@@ -33,7 +32,7 @@ from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder, open_run
-from hpc_recolor.runtime.code_version import code_commit
+from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
 from hpc_recolor.runtime.errors import UserError
 
@@ -184,7 +183,7 @@ class Evaluator:
             round_trip=image_metrics.ROUND_TRIPS[self.color],
             mean_color_ab=self.survey.mean_ab,
             formulas=formulas([option for option, file in weights.items() if file]),
-            versions={"hpc_recolor": code_commit() or __version__}
+            versions={"hpc_recolor": code_commit() or PACKAGE_VERSION}
             | {package: version(package) for package in ("torch", "torchmetrics", "torchvision")},
             device=self.world.device.type,
             lpips_weights=_weights_file(options.lpips_weights),

@@ -10,12 +10,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpc_recolor import __version__
 from hpc_recolor.reporting import compare, curves, forest, grids, numbers, tables, verdicts
 from hpc_recolor.reporting.pictures import Thumbnails
 from hpc_recolor.reporting.runs import Run, read_runs
 from hpc_recolor.run_folder.files import without_empty_folders, write_atomically
-from hpc_recolor.runtime.code_version import code_commit
+from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.errors import UserError
 
 HERE = Path(__file__).parent
@@ -86,7 +85,7 @@ def build(runs: Sequence[Run], wishes: Wishes, notes: Sequence[Block] = ()) -> s
         title=wishes.title,
         notes=notes,
         now=datetime.now(UTC),
-        version=code_commit() or __version__,
+        version=code_commit() or PACKAGE_VERSION,
         summary=verdicts.summary(judged, data, groups),
         runs=runs,
         data=data,

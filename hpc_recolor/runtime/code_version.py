@@ -5,6 +5,8 @@ from pathlib import Path
 
 import hpc_recolor
 
+PACKAGE_VERSION = hpc_recolor.__version__
+
 # A copy of the packages, as submitted jobs have, says it in a file beside them.
 COMMIT_FILE = "code_commit"
 

@@ -11,14 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-import hpc_recolor
 from hpc_recolor.config import Config
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.files import FileRecord
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import write
-from hpc_recolor.runtime.code_version import code_commit
+from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, gather, on_main, ranks_here
 from hpc_recolor.runtime.process import memory_bytes
 from hpc_recolor.training.run_state import Training, parameter_shapes, rank_tensors, shard_tensors, state_numbers
@@ -58,7 +57,7 @@ class Saver:
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.saving: Saving | None = None
         self.saved_images = 0
-        self.versions = {"hpc_recolor": hpc_recolor.__version__, "torch": torch.__version__} | {
+        self.versions = {"hpc_recolor": PACKAGE_VERSION, "torch": torch.__version__} | {
             name: version(name) for name in VERSIONS_OF
         }
         self.code_commit = code_commit() if world.is_main else None

@@ -14,14 +14,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpc_recolor import __version__
 from hpc_recolor.config import Config
 from hpc_recolor.evaluation.figures import plot_losses
 from hpc_recolor.evaluation.validation_scores import Scores
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
-from hpc_recolor.runtime.code_version import code_commit
+from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.process import processor_name
 from hpc_recolor.runtime.progress import SECONDS_BETWEEN_LINES
@@ -169,6 +168,6 @@ def describe_start(world: World) -> dict[str, Any]:
         "world_size": world.size,
         "device": world.device.type,
         "hardware": gpu or f"{torch.get_num_threads()} threads of {processor_name()}",
-        "versions": {"torch": version("torch"), "deepspeed": version("deepspeed"), "hpc_recolor": __version__},
+        "versions": {"torch": version("torch"), "deepspeed": version("deepspeed"), "hpc_recolor": PACKAGE_VERSION},
         "commit": code_commit(),
     }
