@@ -15,7 +15,7 @@ app = cli.command("hpc_recolor.colorize")
 @app.default
 def colorize(
     *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; any size, gray or color.")],
-    run: Annotated[Path, Parameter(help="Run folder; its newest checkpoint is taken.")],
+    run: Annotated[Path, Parameter(help="Run folder; its newest checkpoint is used.")],
     out: Annotated[Path, Parameter(help="Folder for the colored copies, as PNG.")],
 ) -> None:
     """Color photographs, keeping their luminance at full resolution.
@@ -23,12 +23,13 @@ def colorize(
     Writes OUT/NAME.png for each photograph. One that cannot be read is skipped and named.
     """
     if not photos:
-        raise UserError("PHOTO is missing: name at least one photograph or folder")
+        raise UserError("PHOTO", "missing", "name at least one photograph or folder")
     from hpc_recolor.evaluation.colorizer import colorize_files  # after the parsing: it imports torch
 
     skipped = colorize_files(list(photos), run, out)
     if skipped:
-        raise UserError(f"skipped {len(skipped)} photographs that cannot be read: {'; '.join(skipped)}")
+        problem = f"{len(skipped)} of the photographs cannot be read and were skipped: {', '.join(skipped)}"
+        raise UserError("PHOTO", problem, "replace or remove them")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are measured, and what epoch each is of."""
+"""Which checkpoints of a run are measured, and the epoch of each."""
 
 import sys
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from hpc_recolor.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """A whole checkpoint. epoch: that it was made after, or None where nothing tells; raw: whether the weights are
-    those of the last step, because the user wants these or the run keeps no average."""
+    """An undamaged checkpoint. sha256: of its manifest; epoch: after which it was saved, None if unknown; raw: whether
+    the weights are those of the last step, because the user asked for them or the run keeps no average."""
 
     path: Path
     manifest: Manifest
@@ -26,15 +26,15 @@ class Choice:
 
     @property
     def stem(self) -> str:
-        """The name of its results."""
+        """The name of its evaluation, without suffix."""
         name = self.path.name if self.epoch is None else f"epoch-{round(self.epoch):04d}"
         return f"{name}-raw" if self.raw else name
 
 
 def choose(run: RunFolder, epochs: Sequence[int], raw: bool) -> list[Choice]:
-    """The checkpoints of these epochs, or the newest whole one. For one process alone.
+    """The checkpoints of these epochs, or the newest undamaged one. Called on one rank only.
 
-    Raises UserError, naming the epochs that are there, if there is none of an epoch, and if one is damaged.
+    Raises UserError, naming the epochs that exist, if an epoch has no checkpoint, and if one is damaged.
     """
     per_epoch = images_per_epoch(run)
     if not epochs or not checkpoints.committed(run):
@@ -42,27 +42,29 @@ def choose(run: RunFolder, epochs: Sequence[int], raw: bool) -> list[Choice]:
         for line in skipped:
             print(line, file=sys.stderr)
         return [_choice(newest, per_epoch, raw)]
-    there = {path: epoch_of(checkpoints.read_manifest(path), per_epoch) for path in _readable(run)}
-    paths = [_of_epoch(run, epoch, there) for epoch in dict.fromkeys(epochs)]
+    saved = {path: epoch_of(checkpoints.read_manifest(path), per_epoch) for path in _readable(run)}
+    paths = [_of_epoch(run, epoch, saved) for epoch in dict.fromkeys(epochs)]
     for path in paths:
         damage = checkpoints.find_damage(path)
         if damage:
-            raise UserError(f"checkpoint {path} is damaged: {damage}; bring it back from a copy, or name another epoch")
+            raise UserError(
+                f"checkpoint {path}", f"damaged ({damage})", "restore it from a copy, or name another epoch"
+            )
     return [_choice(path, per_epoch, raw) for path in paths]
 
 
 def images_per_epoch(run: RunFolder) -> float | None:
-    """How many images an epoch of the run has, by what it told while it trained; None if it told nothing."""
+    """The number of images in an epoch of the run, from its metrics.jsonl; None if that does not say."""
     try:
         rows = read_metrics(run.metrics)
     except (OSError, ValueError):
         return None
-    told = [(row.get("images_seen"), row.get("epoch")) for row in rows if isinstance(row, dict)]
-    return next((images / epoch for images, epoch in reversed(told) if images and epoch), None)
+    logged = [(row.get("images_seen"), row.get("epoch")) for row in rows if isinstance(row, dict)]
+    return next((images / epoch for images, epoch in reversed(logged) if images and epoch), None)
 
 
 def epoch_of(manifest: Manifest, per_epoch: float | None) -> float | None:
-    """The epoch that a checkpoint is a milestone of, or how many the images that it has seen come to."""
+    """The epoch that a checkpoint is a snapshot of, else images_seen / images_per_epoch; None if neither is known."""
     if manifest.snapshot_epoch is not None:
         return float(manifest.snapshot_epoch)
     return manifest.images_seen / per_epoch if per_epoch else None
@@ -72,20 +74,22 @@ def _choice(path: Path, per_epoch: float | None, raw: bool) -> Choice:
     manifest = checkpoints.read_manifest(path)
     kind = checkpoints.weights_kind(checkpoints.fragments(path, manifest))
     sha256 = record_of(path / MANIFEST).sha256
-    return Choice(path, manifest, sha256, epoch_of(manifest, per_epoch), raw or kind == "weight")
+    epoch = epoch_of(manifest, per_epoch)
+    return Choice(path=path, manifest=manifest, sha256=sha256, epoch=epoch, raw=raw or kind == "weight")
 
 
 def _readable(run: RunFolder) -> list[Path]:
     return [path for path in checkpoints.committed(run) if checkpoints.find_damage(path, []) is None]
 
 
-def _of_epoch(run: RunFolder, epoch: int, there: dict[Path, float | None]) -> Path:
-    """The milestone of an epoch, which its images come to as well, or else the nearest that rounds to it."""
-    near = {path: abs(found - epoch) for path, found in there.items() if found is not None and round(found) == epoch}
+def _of_epoch(run: RunFolder, epoch: int, saved: dict[Path, float | None]) -> Path:
+    """The checkpoint nearest to an epoch among those that round to it; a snapshot of the epoch is at distance 0."""
+    near = {path: abs(found - epoch) for path, found in saved.items() if found is not None and round(found) == epoch}
     if not near:
-        known = ", ".join(f"{found:g}" for found in sorted({found for found in there.values() if found is not None}))
+        known = ", ".join(f"{found:g}" for found in sorted({found for found in saved.values() if found is not None}))
         raise UserError(
-            f"checkpoint={epoch}: {run.path} has none of that epoch, but of {known or 'no known epoch'}; name one of "
-            "these, and give train.snapshots to keep others"
+            f"checkpoint={epoch}",
+            f"{run.path} has none of that epoch, only of {known or 'unknown epochs'}",
+            "name one of these; train.snapshots keeps others",
         )
     return min(near, key=lambda path: (near[path], path.name))

@@ -21,13 +21,12 @@ from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError
 from recolor_kernels import lab_to_rgb_u8, rgb_to_lab
 
-# A strip of a photograph is converted at a time, and none is shown longer than this many of its short sides.
-STRIP_ROWS = 256
-LONGEST_ASPECT = 8
+STRIP_ROWS = 256  # converted at a time, which bounds memory
+LONGEST_ASPECT = 8  # the network's input is no longer than this many of its short sides
 
 
 class Colorizer:
-    """A generator in eval mode that colors Pillow pictures and keeps their luminance."""
+    """A generator in eval mode that colors Pillow images and keeps their luminance."""
 
     def __init__(self, generator: Generator, config: Config) -> None:
         self.generator = generator.eval()
@@ -36,7 +35,7 @@ class Colorizer:
 
     @classmethod
     def from_run(cls, folder: Path) -> "Colorizer":
-        """The generator of a run's newest checkpoint, on CPU. Raises UserError if there is none or it does not fit."""
+        """The generator of a run's newest checkpoint, on the CPU. Raises UserError if it is missing or does not fit."""
         run, config = open_run(folder)
         checkpoint, skipped = checkpoints.newest_whole(run)
         for line in skipped:
@@ -50,7 +49,7 @@ class Colorizer:
     def __call__(self, photo: Image.Image) -> Image.Image:
         """A colored copy: same size, upright, with the photo's own L* at full resolution and the predicted a*, b*.
 
-        photo: any mode and size; color in it is used for nothing but its luminance.
+        photo: any mode and size; of a color photograph only the luminance is used.
         """
         upright = to_rgb(photo)
         ab_N2HW = F.interpolate(self._predict_ab(upright), size=(upright.height, upright.width), mode="bilinear")
@@ -77,7 +76,7 @@ def _as_tensor(photo: Image.Image) -> Tensor:
 
 
 def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
-    """Color photographs, or all of a folder, into out/NAME.png, telling each on stdout.
+    """Color photographs, or all of a folder, into out/NAME.png, and print each result.
 
     Returns a line for each photograph that cannot be read. Raises UserError before anything is written if a path does
     not exist, if two results would have one name, or if a result would replace one of the photographs.
@@ -92,9 +91,8 @@ def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
         except (UnfitPhotoError, OSError) as error:
             skipped.append(f"{file} ({error})")
             continue
-        picture = colorizer(photo)
         content = BytesIO()
-        picture.save(content, "PNG")
+        colorizer(photo).save(content, "PNG")
         _write(target, content.getvalue())
         print(target)
     return skipped
@@ -105,14 +103,16 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
     targets: dict[Path, Path] = {}
     for file in files:
         if not file.is_file():
-            raise UserError(f"PHOTO={file}: no such file; name a photograph or a folder of them")
+            raise UserError(f"PHOTO={file}", "no such file", "name a photograph or a folder of photographs")
         target = out / f"{file.stem}.png"
         if target in targets.values():
             raise UserError(
-                f"PHOTO={file}: a second result would be {target}; color these in two calls, to two folders"
+                f"PHOTO={file}", f"a second result would be {target}", "color these in two calls, to two folders"
             )
         if target.resolve() in originals:
-            raise UserError(f"out={out}: {target} is one of the photographs and would be replaced; name another folder")
+            raise UserError(
+                f"out={out}", f"{target} is one of the photographs and would be replaced", "name another folder"
+            )
         targets[file] = target
     return targets
 
@@ -122,4 +122,6 @@ def _write(target: Path, content: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, content)
     except OSError as error:
-        raise UserError(f"out={target.parent}: cannot write {target} ({error.strerror})") from None
+        raise UserError(
+            f"out={target.parent}", f"cannot write {target} ({error.strerror})", "name a folder that you can write to"
+        ) from None

@@ -1,4 +1,4 @@
-"""Pictures of samples and of losses."""
+"""Images of samples, and plots of losses."""
 
 from itertools import product
 from pathlib import Path
@@ -14,22 +14,25 @@ GAP = 4
 
 
 def sample_grid(columns: dict[str, NDArray[np.uint8]], across: int = 2) -> Image.Image:
-    """Pictures side by side under captions, `across` samples in a row. columns: caption -> uint8 (N,H,W,3)."""
+    """Images side by side under captions, `across` samples in a row. columns: caption -> uint8 (N,H,W,3)."""
     count, height, width, _ = next(iter(columns.values())).shape
     block = len(columns) * (width + GAP) + GAP
     rows = -(-count // across)
     grid = Image.new("RGB", (across * block, CAPTION_HEIGHT + rows * (height + GAP)), "white")
     draw = ImageDraw.Draw(grid)
-    for number, (column, (caption, pictures)) in product(range(across), enumerate(columns.items())):
+    for number, (column, (caption, images)) in product(range(across), enumerate(columns.items())):
         left = number * block + column * (width + GAP)
         draw.text((left, 2), caption, fill="black")
-        for row, picture in enumerate(pictures[number::across]):
-            grid.paste(Image.fromarray(picture), (left, CAPTION_HEIGHT + row * (height + GAP)))
+        for row, image in enumerate(images[number::across]):
+            grid.paste(Image.fromarray(image), (left, CAPTION_HEIGHT + row * (height + GAP)))
     return grid
 
 
 def plot_losses(metrics: Path, out: Path) -> None:
-    """Draw both networks' losses, in training and on held-out photographs, over the epochs of a metrics.jsonl."""
+    """Plot both networks' losses, in training and on held-out photographs, over the epochs of a metrics.jsonl.
+
+    out: the figure, in the format of its suffix.
+    """
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     every = read_metrics(metrics)
@@ -48,7 +51,7 @@ def plot_losses(metrics: Path, out: Path) -> None:
         (right, held_out, "gray_ab_error", "gray copy", "C1-"),
     )
     for axes, rows, key, label, style in curves:
-        points = [row for row in rows if key in row]  # runs of earlier versions noted less
+        points = [row for row in rows if key in row]  # earlier versions logged less
         axes.plot([row["epoch"] for row in points], [row[key] for row in points], style, label=label)
     for axes, title in (
         (left, "Discriminator against generator"),

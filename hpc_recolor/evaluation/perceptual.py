@@ -1,4 +1,4 @@
-"""LPIPS and FID, with weights from files that the user has. Nothing is downloaded, and no file of theirs unpickled."""
+"""LPIPS and FID, with weights from local files. Nothing is downloaded, and no file of the user's is unpickled."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ FEATURES = 2048
 
 @dataclass(frozen=True)
 class Perceptual:
-    """The networks that judge pictures, on one device; None for what is not measured."""
+    """The networks behind LPIPS and FID, on one device; None for what is not measured."""
 
     lpips: nn.Module | None = None
     inception: nn.Module | None = None
@@ -27,35 +27,35 @@ class Perceptual:
     def load(cls, lpips_weights: Path | None, fid_weights: Path | None, device: torch.device) -> "Perceptual":
         """lpips_weights: torchvision's AlexNet; fid_weights: torch-fidelity's Inception-v3; both .pth or .safetensors.
 
-        Raises UserError if a file is not there or holds something else, or if torch-fidelity is missing.
+        Raises UserError if a file is missing or contains something else, or if torch-fidelity is not installed.
         """
         lpips = _build_lpips(lpips_weights).to(device) if lpips_weights else None
         inception = _build_inception(fid_weights).to(device) if fid_weights else None
         return cls(lpips, inception)
 
     @torch.no_grad()
-    def distances(self, pictures_u8_NHWC: Tensor, originals_u8_NHWC: Tensor) -> dict[str, Tensor]:
-        """LPIPS of each picture, float64 (N,), where it is measured."""
+    def distances(self, images_u8_NHWC: Tensor, originals_u8_NHWC: Tensor) -> dict[str, Tensor]:
+        """LPIPS of each image by its key, float64 (N,); empty if it is not measured. Both: uint8 (N,H,W,3)."""
         if not self.lpips:
             return {}
-        both = (_planes(rgb).float() / 127.5 - 1 for rgb in (pictures_u8_NHWC, originals_u8_NHWC))
+        both = (_planes(rgb).float() / 127.5 - 1 for rgb in (images_u8_NHWC, originals_u8_NHWC))
         return {"lpips": self.lpips(*both).double().flatten()}
 
     @torch.no_grad()
-    def features(self, pictures_u8_NHWC: Tensor) -> Tensor | None:
-        """What FID compares of each picture, float32 (N,2048) on the CPU, where it is measured."""
-        return self.inception(_planes(pictures_u8_NHWC)).cpu() if self.inception else None
+    def features(self, images_u8_NHWC: Tensor) -> Tensor | None:
+        """The features that FID compares, float32 (N,2048) on the CPU; None if it is not measured."""
+        return self.inception(_planes(images_u8_NHWC)).cpu() if self.inception else None
 
 
-def new_fid(numbers: int) -> Any:
-    """torchmetrics' FID of features (N,numbers), for one process: update(features, real=...), then compute()."""
+def new_fid(num_features: int) -> Any:
+    """torchmetrics' FID of features (N,num_features), on one process: update(features, real=...), then compute()."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return FrechetInceptionDistance(feature=_Features(numbers), sync_on_compute=False)
+    return FrechetInceptionDistance(feature=_Features(num_features), sync_on_compute=False)
 
 
 class _Features(nn.Module):
-    """In place of the network that makes features: they come in."""
+    """Stands in for the feature extractor: its input already is features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -66,25 +66,27 @@ class _Features(nn.Module):
 
 
 def read_weights(file: Path, key: str) -> dict[str, Tensor]:
-    """A state dict by name from a .safetensors file, or a .pth one that holds nothing but tensors.
+    """A state dict from a .safetensors file, or from a .pth file that contains only tensors.
 
-    key: what the user named the file by. Raises UserError if it is not there or holds anything else.
+    key: the option that named the file. Raises UserError if it is missing or contains anything else.
     """
     if not file.is_file():
-        raise UserError(f"{key}={file}: no such file; name one with the weights, it is not downloaded")
+        raise UserError(f"{key}={file}", "no such file", "name a file with the weights; they are not downloaded")
     try:
         weights = load_file(file) if file.suffix == ".safetensors" else _read_pth(file)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{key}={file}: cannot be read ({error}); fetch it again") from None
-    except Exception:  # whatever PyTorch raises over what is no file of tensors
-        raise UserError(f"{key}={file}: is no file of tensors alone; name a .pth or .safetensors of weights") from None
+        raise UserError(f"{key}={file}", f"cannot be read ({error})", "download it again") from None
+    except Exception:  # PyTorch raises many types for files that contain other objects
+        raise UserError(
+            f"{key}={file}", "contains objects other than tensors", "name a .pth or .safetensors file of weights"
+        ) from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{key}={file}: holds no state dict; name a file with weights by name")
+        raise UserError(f"{key}={file}", "contains no state dict", "name a file that maps names to weights")
     return weights
 
 
 def _read_pth(file: Path) -> Any:
-    """By PyTorch's own reader of downloaded weights, told that this one is there already, and to read tensors alone."""
+    """Read by torch.hub, which finds the file in its cache and so downloads nothing; restricted to tensors."""
     with TemporaryDirectory() as folder:
         Path(folder, "weights.pth").symlink_to(file.resolve())
         return torch.hub.load_state_dict_from_url(
@@ -102,8 +104,9 @@ def _build_lpips(file: Path) -> nn.Module:
     wrong = [key for name, key in own.items() if _shape(weights, key) != backbone.state_dict()[name].shape]
     if wrong:
         raise UserError(
-            f"lpips-weights={file}: is not torchvision's AlexNet: {wrong[0]} is missing or of another shape; name "
-            "alexnet-owt-7be5be79.pth"
+            f"lpips-weights={file}",
+            f"not torchvision's AlexNet: {wrong[0]} is missing or has another shape",
+            "name alexnet-owt-7be5be79.pth",
         )
     backbone.load_state_dict({name: weights[key] for name, key in own.items()})
     return network
@@ -111,18 +114,22 @@ def _build_lpips(file: Path) -> nn.Module:
 
 def _build_inception(file: Path) -> nn.Module:
     if not find_spec("torch_fidelity"):
-        raise UserError(f"fid-weights={file}: FID needs torch-fidelity; pip install 'hpc-recolor[fid]'")
+        raise UserError(
+            f"fid-weights={file}", "FID needs torch-fidelity", "install it with pip install 'hpc-recolor[fid]'"
+        )
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     weights = read_weights(file, "fid-weights")
-    with TemporaryDirectory() as folder:  # torch-fidelity would unpickle anything: it gets a file of ours
+    with TemporaryDirectory() as folder:  # torch-fidelity unpickles anything, so it gets a copy that we wrote
         clean = Path(folder, "weights.pth")
         torch.save(weights, clean)
         try:
             return NoTrainInceptionV3("inception-v3-compat", [str(FEATURES)], str(clean))
         except RuntimeError:
             raise UserError(
-                f"fid-weights={file}: is not torch-fidelity's Inception-v3; name its weights-inception-2015-12-05-*.pth"
+                f"fid-weights={file}",
+                "not torch-fidelity's Inception-v3",
+                "name its weights-inception-2015-12-05-*.pth",
             ) from None
 
 

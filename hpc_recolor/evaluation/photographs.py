@@ -1,4 +1,4 @@
-"""The photographs that a run is measured on: found, and handed to the ranks in batches that are always the same."""
+"""The photographs that a run is measured on: found, and divided among the ranks in batches that never change."""
 
 import os
 import re
@@ -21,26 +21,27 @@ from hpc_recolor.runtime.distributed import World, gather, on_main
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
 
-# Batch k goes to rank k % ranks. So every picture always has the same neighbors, which decide the last bits of
-# convolutions, and any number of ranks computes the same numbers.
+# Batch k goes to rank k % ranks, so every image is always in the same batch: the batch decides the last bits of
+# convolutions, and any number of ranks has to compute the same numbers.
 BATCH_SIZE = 8
 
 LOADED_TOGETHER_BYTES = 2**26
-KEPT_BYTES = 2**29  # a rank's share is loaded once if it is no larger
+CACHE_BYTES = 2**29  # a rank's share is kept in memory if it is no larger
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs by number. name: of the folder that the results go to; root: what their names begin with."""
+    """Photographs by number. name: of the folder that the results go to; root: folder that `label` leaves out."""
 
     name: str
     samples: Samples
     data: DataConfig
     world: World
     root: Path | None = None
-    _kept: list[Batch] = field(default_factory=list)
+    _cached: list[Batch] = field(default_factory=list)
 
     def __len__(self) -> int:
+        """The number of photographs."""
         return len(self.samples)
 
     def label(self, number: int) -> str:
@@ -48,50 +49,54 @@ class Photographs:
         name = self.samples.name(number)
         return os.path.relpath(name, self.root) if self.root else name
 
-    def rounds(self, doing: str) -> Iterator[Batch | None]:
-        """This rank's batches, in order; None in a last round that has none left for it. Rank 0 shows progress."""
+    def rounds(self, task: str) -> Iterator[Batch | None]:
+        """This rank's batches, in order; None in a last round without one for it. Rank 0 shows progress.
+
+        task: what the progress bar says.
+        """
         together = BATCH_SIZE * self.world.size
-        with show_progress(doing, shown=self.world.is_main) as tell:
+        with show_progress(task, shown=self.world.is_main) as tell:
             batches = self._batches()
             for start in range(0, len(self), together):
                 yield next(batches, None)
                 tell(min(start + together, len(self)), len(self))
 
     def _batches(self) -> Iterator[Batch]:
-        if self._kept:
-            yield from self._kept
+        if self._cached:
+            yield from self._cached
             return
-        picture_bytes = shards.pixel_bytes(self.data.size)
+        image_bytes = shards.pixel_bytes(self.data.size)
         first, step = BATCH_SIZE * self.world.rank, BATCH_SIZE * self.world.size
         starts = list(range(first, len(self), step))
-        at_once = max(1, LOADED_TOGETHER_BYTES // (picture_bytes * BATCH_SIZE))
-        keep = len(starts) * BATCH_SIZE * picture_bytes <= KEPT_BYTES
+        at_once = max(1, LOADED_TOGETHER_BYTES // (image_bytes * BATCH_SIZE))
+        fits = len(starts) * BATCH_SIZE * image_bytes <= CACHE_BYTES
         for place in range(0, len(starts), at_once):
             for batch in self._load(starts[place : place + at_once]):
-                if keep:
-                    self._kept.append(batch)
+                if fits:
+                    self._cached.append(batch)
                 yield batch
 
     def _load(self, starts: list[int]) -> Iterator[Batch]:
         batches = [range(start, min(start + BATCH_SIZE, len(self))) for start in starts]
         numbers = [number for batch in batches for number in batch]
-        pictures = load_images(Subset(self.samples, numbers), self.data, self.world)
+        images = load_images(Subset(self.samples, numbers), self.data, self.world)
         for place, batch in enumerate(batches):
             start = place * BATCH_SIZE
-            yield Batch(pictures[start : start + len(batch)], torch.tensor(batch))
+            yield Batch(images[start : start + len(batch)], torch.tensor(batch))
 
 
 def find_photographs(config: Config, folder: Path | None, learned: str, world: World) -> Photographs:
     """The run's own test photographs, or those of a folder; all ranks get the same.
 
-    learned: fingerprint of what the run has learned from. Raises UserError if they are not there, do not fit the run,
-    are fewer than two, or cannot be told from those that it has learned from.
+    learned: fingerprint of the photographs that the run was trained on. Raises UserError if they are missing, do not
+    fit the run, are fewer than two, or cannot be separated from those that it was trained on.
     """
     found = _in_folder(folder, config, world) if folder else _own(config, learned, world)
     if len(found) < 2:
-        where = f"data={folder}" if folder else f"data={found.name}"
         raise UserError(
-            f"{where}: a test set with fewer than two images ({len(found)}) tells nothing; name more with --data DIR"
+            f"data={folder or found.name}",
+            f"a test set needs at least two images, this one has {len(found)}",
+            "name more with --data DIR",
         )
     return found
 
@@ -102,7 +107,7 @@ def _own(config: Config, learned: str, world: World) -> Photographs:
     there = on_main(world, lambda: folder is not None and folder.is_dir())
     if folder is None or not there:
         raise UserError(
-            f"data.{key}={folder}: is not there any more, or not from here; name photographs with --data DIR"
+            f"data.{key}={folder}", "no longer exists, or not on this machine", "name photographs with --data DIR"
         )
     if key == "photos" and data.held_out:
         return _photos(folder, "held-out", "data.held_out", data, world)
@@ -110,8 +115,9 @@ def _own(config: Config, learned: str, world: World) -> Photographs:
         sets = collect(config, world, progress)
     if sets.fingerprint != learned:
         raise UserError(
-            f"data.{key}={folder}: has changed since the run was trained, so nobody knows what it has not seen; name "
-            "photographs with --data DIR"
+            f"data.{key}={folder}",
+            "has changed since the run was trained, so its test photographs are unknown",
+            "name photographs with --data DIR",
         )
     if data.shards is None:
         return Photographs("held-out", sets.held_out, data, world, root=folder)
@@ -130,18 +136,19 @@ def _in_folder(folder: Path, config: Config, world: World) -> Photographs:
 
 
 def _check_split(folder: Path, data: DataConfig) -> tuple[shards.Split, shards.PrepareOptions]:
-    """The split of a data set to measure on, whole."""
+    """The split of a data set to measure on, verified, and how the data set was prepared."""
     manifest = shards.read_set(folder, "data")
     options = manifest.options
     for key, value, ours in (("size", options.size, data.size), ("fit", options.fit, data.fit)):
         if value != ours:
             raise UserError(
-                f"data={folder}: was prepared with {key}={value}, the run was trained with data.{key}={ours}; prepare "
-                f"the photographs with --{key} {ours}, or name a folder of photographs"
+                f"data={folder}",
+                f"was prepared with {key}={value}, the run was trained with data.{key}={ours}",
+                f"prepare the photographs with --{key} {ours}, or name a folder of photographs",
             )
     splits: list[shards.Split] = [split for split in ("test", "val") if split in manifest.splits]
     if not splits:
-        raise UserError(f"data={folder}: has neither a test nor a val split; prepare it with --test N")
+        raise UserError(f"data={folder}", "has neither a test nor a val split", "prepare it with --test N")
     shards.verify(folder, [file for file in manifest.files if file.startswith(f"{splits[0]}-")], manifest, "data")
     return splits[0], options
 

@@ -1,4 +1,4 @@
-"""Which runs can be compared: by what their numbers are of, and by what their configs differ in."""
+"""Which runs can be compared: by what was measured, and by the config keys in which they differ."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ class Group:
 
     @property
     def runs(self) -> list[Run]:
+        """Each run of the group once."""
         return list({run.number: run for run, _ in self.evaluations}.values())
 
     @property
@@ -34,7 +35,7 @@ class Group:
 
 @dataclass(frozen=True)
 class ConfigRow:
-    """A key of the configs: each run's value as text, which of them stand out, and whether they differ at all."""
+    """A config key: each run's value as text, and which of them stand out."""
 
     key: str
     values: tuple[str, ...]
@@ -42,22 +43,23 @@ class ConfigRow:
 
     @property
     def differs(self) -> bool:
+        """Whether the runs have different values."""
         return len(set(self.values)) > 1
 
 
 def choose_data(runs: Sequence[Run]) -> str | None:
-    """The data that most runs were measured on; None if none was measured."""
+    """The data that most runs were measured on; None if no run was measured."""
     counts: dict[str, int] = {}
     for run in runs:
         for name in run.evaluations:
             counts[name] = counts.get(name, 0) + 1
-    order = {name: place for place, name in enumerate(PREFERRED_DATA)}
+    order = {name: rank for rank, name in enumerate(PREFERRED_DATA)}
     ranked = sorted(counts, key=lambda name: (-counts[name], order.get(name, len(order)), name))
     return ranked[0] if ranked else None
 
 
 def group(runs: Sequence[Run], data: str | None) -> list[Group]:
-    """Evaluations by what they can be compared by: first the group of most runs, and of equal ones the first."""
+    """Evaluations in groups that can be compared, the group of most runs first; ties keep the order of the runs."""
     groups: dict[tuple[Any, ...], list[tuple[Run, StoredEvaluation]]] = {}
     for run in runs:
         for evaluation in run.measured(data):
@@ -66,7 +68,7 @@ def group(runs: Sequence[Run], data: str | None) -> list[Group]:
 
 
 def why_apart(group: Group, other: Group) -> str:
-    """What hinders a comparison of two groups, as `64 px, not 128 px`."""
+    """Why two groups cannot be compared, such as `64 px, not 128 px`."""
     one, two = group.evaluations[0][1].protocol, other.evaluations[0][1].protocol
     reasons = []
     if one.size != two.size:
@@ -79,7 +81,7 @@ def why_apart(group: Group, other: Group) -> str:
 
 
 def config_rows(runs: Sequence[Run]) -> list[ConfigRow]:
-    """All keys of the configs. Values that fewer than half of the runs have stand out; with no such half, all do."""
+    """All config keys. Values that at most half of the runs have stand out."""
     trees = [dict(leaves(run.config.model_dump(mode="json"))) for run in runs]
     rows = []
     for key in trees[0]:
@@ -92,7 +94,7 @@ def config_rows(runs: Sequence[Run]) -> list[ConfigRow]:
 
 
 def learned_differences(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
-    """Keys in which two runs differ and that decide what is learned, with both values."""
+    """Keys that affect what is learned and in which two runs differ, with both values."""
     first, second = (dict(leaves(run.config.model_dump(mode="json"))) for run in (one, other))
     return [
         (key, first[key], second[key])
@@ -102,7 +104,7 @@ def learned_differences(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
 
 
 def one_key_apart(runs: Sequence[Run]) -> Iterator[tuple[Run, Run, str, Any, Any]]:
-    """All pairs of runs that differ in one thing that is learned or learned from: both, the key, both values."""
+    """All pairs of runs that differ in one key that affects what is learned: both runs, the key, both values."""
     for one, other in combinations(runs, 2):
         differences = learned_differences(one, other)
         if len(differences) == 1:

@@ -1,4 +1,4 @@
-"""Curves of training as the page's script draws them."""
+"""Training curves, as data for the page's script."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ CRITERIA = {"bce": "cross-entropy", "l1": "L1 of the probability", "mse": "least
 
 @dataclass(frozen=True)
 class Plot:
-    """title and note: above it; series: run number, label, line (`solid` training, `dots` held out beside training,
-    `marked` held out alone, `reference`), and x (epochs, images) and y as lists; noisy: worth a running mean."""
+    """A plot. title and note: above it; series: run number, label, line (`solid` training, `dots` held out beside
+    training, `marked` held out alone, `reference`), and x (epochs, images) and y as lists; noisy: whether a running
+    mean helps."""
 
     title: str
     note: str
@@ -27,7 +28,7 @@ class Plot:
 
 
 def plots(runs: Sequence[Run]) -> list[Plot]:
-    """All plots that have something to show. Losses in different spaces or of other criteria get plots of their own."""
+    """All plots with data. Losses in different color spaces or with different criteria get separate plots."""
     made = [
         *_losses(runs),
         _held_out(runs, "ciede2000", "gray_ciede2000", "gray copy"),

@@ -1,4 +1,4 @@
-"""Intervals of CIEDE2000 against the gray copy, as places on a common axis."""
+"""Forest plot: intervals of CIEDE2000 against the gray copy, as positions on a common axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Forest:
 
 
 def intervals(verdicts: Sequence[Verdict]) -> Forest | None:
-    """The intervals of all runs with values for single images; None if there are none."""
+    """The intervals of all runs that have values of single images; None if there are none."""
     standings = [(verdict, standing) for verdict in verdicts for standing in verdict.standings]
     if not standings:
         return None

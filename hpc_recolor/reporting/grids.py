@@ -1,4 +1,4 @@
-"""Grids of pictures: photographs in rows, gray copy, models and original in columns."""
+"""Image grids: photographs in rows; gray copy, models and original in columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from typing import Any
 
 from hpc_recolor.evaluation.results import ImageScores, StoredEvaluation
 from hpc_recolor.reporting.numbers import number
-from hpc_recolor.reporting.pictures import Thumbnails
 from hpc_recolor.reporting.runs import Run
+from hpc_recolor.reporting.thumbnails import Thumbnails
 
 EXTREMES = 20
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What the page's script makes a grid of. title: above it; shown, photographs: how many of how many.
+    """A grid, as data for the page's script. title: above it; shown of photographs: how many rows it has.
 
     content: columns (label, run number or None) and rows (name, note, gray, original, and one cell a column:
     number of the thumbnail and text, or None).
@@ -29,7 +29,7 @@ class Grid:
 
 
 def comparison_grids(runs: Sequence[Run], data: str | None, images: int, thumbnails: Thumbnails) -> list[Grid]:
-    """Last epochs side by side; runs that were measured on other photographs come into a grid of their own."""
+    """Last epochs side by side; runs that were measured on other photographs get a grid of their own."""
     groups: dict[tuple[str, ...], list[tuple[Run, StoredEvaluation]]] = {}
     for run in runs:
         last = run.last(data)
@@ -38,12 +38,12 @@ def comparison_grids(runs: Sequence[Run], data: str | None, images: int, thumbna
     ordered = sorted(groups.values(), key=lambda members: -len(members))
     return [
         _grid(
-            f"together-{place}",
-            "All runs" if len(members) == len(runs) else _members(members),
-            None,
-            [(run.name, run, evaluation) for run, evaluation in members],
-            images,
-            thumbnails,
+            id=f"together-{place}",
+            title="All runs" if len(members) == len(runs) else _members(members),
+            run=None,
+            columns=[(run.name, run, evaluation) for run, evaluation in members],
+            images=images,
+            thumbnails=thumbnails,
         )
         for place, members in enumerate(ordered)
     ]
@@ -54,15 +54,15 @@ def _members(members: Sequence[tuple[Run, StoredEvaluation]]) -> str:
 
 
 def epoch_grids(runs: Sequence[Run], data: str | None, images: int, thumbnails: Thumbnails) -> list[Grid]:
-    """For each run that was measured more than once: its epochs side by side."""
+    """For each run that was measured at more than one epoch: its epochs side by side."""
     return [
         _grid(
-            f"epochs-{run.number}",
-            run.name,
-            run,
-            [(one.epoch_text.capitalize(), run, one) for one in run.measured(data)],
-            images,
-            thumbnails,
+            id=f"epochs-{run.number}",
+            title=run.name,
+            run=run,
+            columns=[(one.epoch_text.capitalize(), run, one) for one in run.measured(data)],
+            images=images,
+            thumbnails=thumbnails,
         )
         for run in runs
         if len(run.measured(data)) > 1
@@ -97,7 +97,7 @@ def _extreme(
 ) -> Grid:
     rows = [_row(photo, [(evaluation, photo)], thumbnails) for photo in photos]
     content = {"cards": True, "columns": [{"label": run.name, "run": run.number}], "rows": rows}
-    return Grid(id, title, run, len(rows), len(evaluation.images), content)
+    return Grid(id=id, title=title, run=run, shown=len(rows), photographs=len(evaluation.images), content=content)
 
 
 def _grid(
@@ -109,7 +109,7 @@ def _grid(
     thumbnails: Thumbnails,
 ) -> Grid:
     by_number = [{photo.number: photo for photo in evaluation.images} for _, _, evaluation in columns]
-    kept = [photo for photo in columns[0][2].images if _has_picture(photo, columns, by_number)][:images]
+    kept = [photo for photo in columns[0][2].images if _has_image(photo, columns, by_number)][:images]
     rows = []
     for photo in kept:
         cells = [
@@ -118,15 +118,17 @@ def _grid(
         ]
         rows.append(_row(photo, cells, thumbnails))
     labels = [{"label": label, "run": of.number} for label, of, _ in columns]
-    return Grid(id, title, run, len(rows), len(columns[0][2].images), {"columns": labels, "rows": rows})
+    content = {"columns": labels, "rows": rows}
+    photographs = len(columns[0][2].images)
+    return Grid(id=id, title=title, run=run, shown=len(rows), photographs=photographs, content=content)
 
 
-def _has_picture(
+def _has_image(
     photo: ImageScores,
     columns: Sequence[tuple[str, Run, StoredEvaluation]],
     by_number: Sequence[dict[int, ImageScores]],
 ) -> bool:
-    """Whether every column kept a picture of it: best and worst ones, that only one run kept, make no row."""
+    """Whether every column has an image of it. Best and worst images, which one run alone kept, get no row."""
     found = (photos.get(photo.number) for photos in by_number)
     return all(
         other is not None and evaluation.image_file(other, "model") is not None
@@ -149,7 +151,7 @@ def _row(
 
 
 def _cell(evaluation: StoredEvaluation, photo: ImageScores | None, thumbnails: Thumbnails) -> dict[str, Any] | None:
-    """Thumbnails of the gray copy, the model's picture and the original, with the CIEDE2000; None if not kept."""
+    """Thumbnails of the gray copy, the model's image and the original, with the CIEDE2000; None if not kept."""
     model = thumbnails.add(evaluation.image_file(photo, "model")) if photo else None
     if photo is None or model is None:
         return None

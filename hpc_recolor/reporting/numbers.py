@@ -9,7 +9,7 @@ from typing import Literal
 BLANK = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
-OF = "\N{RIGHT SINGLE QUOTATION MARK}"  # the photograph's
+APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
 
 # Half of a 95 % interval of a mean, in standard errors: the normal approximation.
 NORMAL_95 = 1.959964
@@ -27,6 +27,7 @@ class Difference:
 
     @property
     def difference(self) -> float:
+        """The mean difference."""
         return self.mean - self.other_mean
 
     @property
@@ -38,7 +39,7 @@ class Difference:
 
     @property
     def digits(self) -> int:
-        """Decimals that the interval is worth: two digits of its half width."""
+        """Decimals to show: two significant digits of the half width."""
         if not self.half_width:
             return 2
         return min(3, max(1, 1 - math.floor(math.log10(self.half_width))))
@@ -51,7 +52,7 @@ class Difference:
 
 
 def pair(values: Iterable[tuple[float | None, float | None]]) -> Difference | None:
-    """The difference of paired values, one pair an image; pairs with a blank are left out, None if none is left."""
+    """The difference of paired values, one pair per image, without pairs that have a blank; None if none is left."""
     pairs = [(one, other) for one, other in values if one is not None and other is not None]
     if not pairs:
         return None
@@ -61,7 +62,7 @@ def pair(values: Iterable[tuple[float | None, float | None]]) -> Difference | No
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with so many decimals, thousands parted by commas, a true minus; a dash for a blank."""
+    """A number with `digits` decimals, commas between thousands, and a typographic minus; a dash for None."""
     if value is None or not math.isfinite(value):
         return BLANK
     text = f"{value:,.{digits}f}"
@@ -71,7 +72,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`48 s`, `12 min`, `3 h 20 min`, `2 d 4 h`; a dash for a blank."""
+    """`48 s`, `12 min`, `3 h 20 min`, `2 d 4 h`; a dash for None."""
     if seconds is None:
         return BLANK
     if seconds < 120:

@@ -1,9 +1,9 @@
-"""What GPUs could compute at most, by NVIDIA's data sheets: dense, at boost clock."""
+"""Peak throughput of GPUs from NVIDIA's data sheets: dense, at boost clock."""
 
 import re
 
-# By words of the name that torch tells, the more special first: TFLOP/s of the tensor cores in 16 bits, and of float32
-# outside them, as TF32 stays off (hpc_recolor/distributed.py).
+# Words of the device name that torch reports, more specific names first -> TFLOP/s of the tensor cores in 16 bits, and
+# of float32 outside them, since TF32 stays off (hpc_recolor/runtime/distributed.py).
 PEAKS = {
     ("B200",): (2250.0, 75.0),
     ("H200", "NVL"): (835.5, 60.0),
@@ -18,7 +18,7 @@ PEAKS = {
 def peak_tflop_per_s(hardware: str, precision: str) -> float | None:
     """The peak of a GPU for a run of this train.precision [TFLOP/s].
 
-    None for what is not listed, as processors, and for a part of a GPU (MIG).
+    None for devices that are not listed, such as CPUs, and for a part of a GPU (MIG).
     """
     words = set(re.split(r"[\s-]+", hardware))
     found = None if "MIG" in words else next((peak for name, peak in PEAKS.items() if words.issuperset(name)), None)

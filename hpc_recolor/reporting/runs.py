@@ -1,4 +1,4 @@
-"""A run folder as the page sees it: config, curves, evaluations, and what its newest checkpoint is."""
+"""A run folder as the report shows it: config, curves, evaluations, and its newest checkpoint."""
 
 import json
 import math
@@ -19,7 +19,7 @@ COLOR_NAMES = {"rgb": "RGB", "lab": "Lab"}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The newest committed checkpoint. parameters: weights of each network, none if its manifest cannot be read."""
+    """The newest committed checkpoint. parameters: weights by network, empty if its manifest cannot be read."""
 
     name: str
     size_bytes: int
@@ -41,10 +41,11 @@ class Run:
 
     @property
     def color_name(self) -> str:
+        """The run's color space: `RGB` or `Lab`."""
         return COLOR_NAMES[self.config.model.color]
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl of one kind, as they were written."""
+        """The rows of metrics.jsonl of one kind, as written."""
         return [row for row in self.metrics if row.get("kind") == kind]
 
     def measured(self, data: str | None) -> tuple[StoredEvaluation, ...]:
@@ -52,7 +53,7 @@ class Run:
         return self.evaluations.get(data, ()) if data else ()
 
     def last(self, data: str | None) -> StoredEvaluation | None:
-        """The evaluation that stands for the run: of its most trained weights, averaged where they were measured."""
+        """The evaluation that represents the run: of its most trained weights, averaged ones if they were measured."""
         found = self.measured(data)
         return max(found, key=lambda one: (one.protocol.images_seen, not one.raw)) if found else None
 
@@ -60,7 +61,7 @@ class Run:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The runs in the order given, each once.
 
-    Raises UserError, in one line, for the first that is no run, has no checkpoint, or holds a file that is damaged.
+    Raises UserError for the first that is not a run folder, has no checkpoint, or contains a damaged file.
     """
     once: dict[Path, Path] = {}
     for folder in folders:
@@ -70,7 +71,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Names of folders that differ; where names are equal, with as many of the folders above as make them differ."""
+    """Unique names of folders: the last part of the path, with as many parent folders as that takes."""
     whole = [folder.resolve().parts for folder in folders]
     names = []
     for parts in whole:
@@ -83,11 +84,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(number: int, folder: Path, name: str) -> Run:
     if not folder.is_dir():
-        raise UserError(f"RUN={folder}: no such folder; name a folder that training wrote")
+        raise UserError(f"RUN={folder}", "no such folder", "name a folder that training wrote")
     run, config = open_run(folder)
     saved = checkpoints.committed(run)
     if not saved:
-        raise UserError(f"RUN={folder}: it has no checkpoint yet; train first, or leave it out")
+        raise UserError(f"RUN={folder}", "no checkpoint yet", "train first, or leave this run out")
     return Run(
         number=number,
         name=name,
@@ -107,14 +108,16 @@ def _metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
     try:
         rows: list[Any] = read_metrics(run.metrics)
     except OSError as error:
-        raise UserError(f"{run.metrics} cannot be read ({error.strerror})") from None
-    except ValueError:  # JSONDecodeError and UnicodeDecodeError
         raise UserError(
-            f"{run.metrics} line {_broken_line(run.metrics)} is not JSON; remove the line, or bring the file back"
+            str(run.metrics), f"cannot be read ({error.strerror})", "check its permissions, or restore it from a copy"
         ) from None
+    except ValueError:  # JSONDecodeError and UnicodeDecodeError
+        subject = f"{run.metrics} line {_broken_line(run.metrics)}"
+        raise UserError(subject, "not JSON", "remove the line, or restore the file from a copy") from None
     for line, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise UserError(f"{run.metrics} line {line} holds a {type(row).__name__}, not key and value; remove it")
+            problem = f"a {type(row).__name__}, not a mapping of keys to values"
+            raise UserError(f"{run.metrics} line {line}", problem, "remove the line")
         yield row
 
 
@@ -132,7 +135,7 @@ def _describe(checkpoint: Path) -> Checkpoint:
     parameters: dict[str, int] = {}
     try:
         shapes = checkpoints.read_manifest(checkpoint).parameters
-    except UserError:  # a page about runs does not fail on what it only counts
+    except UserError:  # a report does not fail because weights cannot be counted
         shapes = {}
     for name, shape in shapes.items():
         network = name.partition("/")[0]

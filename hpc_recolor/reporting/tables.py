@@ -1,4 +1,4 @@
-"""The tables of the page: metrics with baselines, losses, how runs were trained."""
+"""The tables of the report: metrics with baselines, losses, and how runs were trained."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Any
 from hpc_recolor.evaluation.metric_registry import BY_KEY, METHODS, METRICS, Metric
 from hpc_recolor.evaluation.results import StoredEvaluation, finite
 from hpc_recolor.reporting.compare import Group
-from hpc_recolor.reporting.numbers import BLANK, OF, duration, number, size
+from hpc_recolor.reporting.numbers import APOSTROPHE, BLANK, duration, number, size
 from hpc_recolor.reporting.peaks import peak_tflop_per_s
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
 
-MODEL_ROWS = {"model": "as generated", "model_own_l": f"photograph{OF}s L*"}
+MODEL_ROWS = {"model": "as generated", "model_own_l": f"photograph{APOSTROPHE}s L*"}
 BASELINE_ROWS = {method.key: method.name.capitalize() for method in METHODS if method.baseline}
 
 
@@ -29,8 +29,8 @@ class Cell:
 
 
 @dataclass
-class Row:
-    """One row of numbers. run: None for a baseline."""
+class MetricsRow:
+    """One row of the metrics table. run: None for a baseline; way: how its lightness was made."""
 
     run: Run | None
     name: str
@@ -44,29 +44,31 @@ class Table:
     """metrics: the columns behind run, epoch and way; rows: models first, then baselines, then runs left blank."""
 
     metrics: tuple[Metric, ...]
-    rows: list[Row]
+    rows: list[MetricsRow]
 
 
 def metrics_table(group: Group, others: Iterable[Run] = ()) -> Table:
     """All evaluations of a group in rows, with their baselines. others: runs that get a row of blanks."""
     metrics = _columns(group)
     rows = [
-        Row(run, run.name, _epoch(evaluation), way, _cells(evaluation, row, metrics))
+        MetricsRow(run=run, name=run.name, epoch=_epoch(evaluation), way=way, cells=_cells(evaluation, method, metrics))
         for run, evaluation in group.evaluations
-        for row, way in MODEL_ROWS.items()
-        if row in evaluation.content.rows
+        for method, way in MODEL_ROWS.items()
+        if method in evaluation.content.rows
     ]
     rows += _baselines(group, metrics)
-    for place, metric in enumerate(metrics):
-        _mark(metric, [(row.run is not None, row.cells[place]) for row in rows])
-    rows += [Row(run, run.name, Cell(BLANK, None), "", [Cell(BLANK, None) for _ in metrics]) for run in others]
+    for column, metric in enumerate(metrics):
+        _mark(metric, [(row.run is not None, row.cells[column]) for row in rows])
+    for run in others:
+        blanks = [Cell(BLANK, None) for _ in metrics]
+        rows.append(MetricsRow(run=run, name=run.name, epoch=Cell(BLANK, None), way="", cells=blanks))
     return Table(metrics, rows)
 
 
 def _columns(group: Group) -> tuple[Metric, ...]:
-    there = {key for _, one in group.evaluations for row in one.content.rows.values() for key in row}
-    known = tuple(metric for metric in METRICS if metric.key in there)
-    unknown = sorted(there - BY_KEY.keys())
+    found = {key for _, one in group.evaluations for row in one.content.rows.values() for key in row}
+    known = tuple(metric for metric in METRICS if metric.key in found)
+    unknown = sorted(found - BY_KEY.keys())
     return known + tuple(Metric(key, key, "", digits=3, better="unranked", formula="") for key in unknown)
 
 
@@ -76,13 +78,13 @@ def _epoch(evaluation: StoredEvaluation) -> Cell:
     return Cell(evaluation.epoch_text.removeprefix("epoch "), order)
 
 
-def _cells(evaluation: StoredEvaluation, row: str, metrics: Sequence[Metric]) -> list[Cell]:
-    values = ((metric, evaluation.value(row, metric.key)) for metric in metrics)
+def _cells(evaluation: StoredEvaluation, method: str, metrics: Sequence[Metric]) -> list[Cell]:
+    values = ((metric, evaluation.value(method, metric.key)) for metric in metrics)
     return [Cell(number(value, metric.digits), value) for metric, value in values]
 
 
-def _baselines(group: Group, metrics: Sequence[Metric]) -> list[Row]:
-    """One row for each baseline; where runs differ in it (luma or L*, other training photographs), one for each."""
+def _baselines(group: Group, metrics: Sequence[Metric]) -> list[MetricsRow]:
+    """One row per baseline; several where its numbers differ between runs, as luma and L* do."""
     rows = []
     for key, name in BASELINE_ROWS.items():
         distinct: dict[tuple[str, ...], list[tuple[Run, StoredEvaluation]]] = {}
@@ -92,7 +94,8 @@ def _baselines(group: Group, metrics: Sequence[Metric]) -> list[Row]:
                 distinct.setdefault(tuple(cell.text for cell in cells), []).append((run, evaluation))
         for members in distinct.values():
             way = "" if len(distinct) == 1 else _whose([run for run, _ in members], group)
-            rows.append(Row(None, name, Cell(BLANK, None), way, _cells(members[0][1], key, metrics)))
+            cells = _cells(members[0][1], key, metrics)
+            rows.append(MetricsRow(run=None, name=name, epoch=Cell(BLANK, None), way=way, cells=cells))
     return rows
 
 
@@ -106,7 +109,7 @@ def _whose(runs: Sequence[Run], group: Group) -> str:
 
 
 def _mark(metric: Metric, column: Sequence[tuple[bool, Cell]]) -> None:
-    """Mark the best model, and baselines that are better. Values that print alike are alike."""
+    """Mark the best model, and baselines that are better. Values that round to the same text are equal."""
     if metric.better == "unranked":
         return
     scores = [
@@ -125,18 +128,18 @@ def _mark(metric: Metric, column: Sequence[tuple[bool, Cell]]) -> None:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a run was trained, as texts."""
+class TrainingFacts:
+    """How a run was trained: texts by name of the fact."""
 
     run: Run
     facts: dict[str, str]
 
 
-def training(runs: Sequence[Run]) -> list[Training]:
-    """Throughput, time, restarts, hardware and size of each run, as far as any of them tells it."""
+def training(runs: Sequence[Run]) -> list[TrainingFacts]:
+    """Throughput, time, restarts, hardware and size of each run, without facts that no run knows."""
     facts = [_facts(run) for run in runs]
     known = [name for name in facts[0] if any(one[name] != BLANK for one in facts)]
-    return [Training(run, {name: one[name] for name in known}) for run, one in zip(runs, facts, strict=True)]
+    return [TrainingFacts(run, {name: one[name] for name in known}) for run, one in zip(runs, facts, strict=True)]
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -165,7 +168,7 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _compute(steps: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]], precision: str) -> str:
-    """The median TFLOP/s of a process, and what share of the GPU's peak that is, where all starts had the same."""
+    """The median TFLOP/s of a process, and its share of the GPU's peak if all starts had the same GPU."""
     achieved = _median(steps, "rank_tflop_per_s")
     if achieved is None:
         return BLANK
@@ -180,7 +183,7 @@ def _median(rows: Iterable[dict[str, Any]], key: str) -> float | None:
 
 
 def time_in_steps_s(steps: Sequence[dict[str, Any]]) -> float | None:
-    """Time of the training steps alone: images between two rows over images/s, summed; None without rows."""
+    """Time of the training steps alone [s]: images between two rows over images/s, summed; None without rows."""
     total_s, seen = 0.0, 0.0
     for row in steps:
         now, rate = finite(row.get("images_seen")), finite(row.get("images_per_s"))
@@ -213,7 +216,7 @@ def _once(texts: Iterable[str]) -> list[str]:
 
 
 def losses_rows(group: Group) -> list[tuple[Run, StoredEvaluation, list[str]]]:
-    """The training losses on the same images: run, evaluation, and discriminator, adversarial, L1 as texts."""
+    """The training losses on the measured images: run, evaluation, and discriminator, adversarial, L1 as texts."""
     keys = ("discriminator", "adversarial", "l1")
     return [
         (run, one, [number(finite(one.content.losses.get(key)), 4) for key in keys]) for run, one in group.evaluations

@@ -1,4 +1,4 @@
-"""Sentences from numbers: does a run beat the gray copy, and what does one change to a run do."""
+"""Sentences from numbers: whether a run beats the gray copy, and what a single change does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from hpc_recolor.evaluation.metric_registry import BY_KEY, METHODS
 from hpc_recolor.evaluation.results import ImageScores, StoredEvaluation
 from hpc_recolor.reporting.compare import Group, one_key_apart, why_apart
-from hpc_recolor.reporting.numbers import MINUS, OF, Difference, number, pair, plural
+from hpc_recolor.reporting.numbers import APOSTROPHE, MINUS, Difference, number, pair, plural
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
 
 COMPARED = ("ciede2000", "ab_error", "colorfulness")
@@ -29,7 +29,7 @@ VALUE_NAMES = {
 
 @dataclass(frozen=True)
 class Standing:
-    """A way of taking a run's pictures against a baseline, for the plot of intervals. label: of the way."""
+    """A run's CIEDE2000 against the gray copy, for the plot of intervals. label: with which lightness."""
 
     label: str
     against_gray: Difference
@@ -37,9 +37,9 @@ class Standing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the numbers say of a run: a headline, sentences, and its CIEDE2000 against the gray copy's.
+    """What the numbers say about a run: a headline, sentences, and its CIEDE2000 against the gray copy's.
 
-    tone: `good` where it beats the gray copy, `bad` where it does not, `open` where that cannot be told.
+    tone: `good` where it beats the gray copy, `bad` where it does not, `open` where the numbers do not decide.
     """
 
     run: Run
@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs that differ in one thing."""
+    """Two runs that differ in one config key."""
 
     title: str
     one: Run
@@ -60,7 +60,7 @@ class Comparison:
     sentences: tuple[str, ...]
 
 
-def judge(run: Run, data: str | None) -> Verdict:
+def verdict_on(run: Run, data: str | None) -> Verdict:
     """The verdict on a run's last evaluation of some data."""
     evaluation = run.last(data)
     if evaluation is None:
@@ -80,17 +80,17 @@ def judge(run: Run, data: str | None) -> Verdict:
 
 
 def how_to_measure(run: Run, data: str | None) -> str:
-    """What to type for the numbers that are missing."""
+    """A sentence with the command for the numbers that are missing."""
     command = f"python -m hpc_recolor.evaluate {run.given}"
     others = ", ".join(run.evaluations)
     if not others or data is None:
-        return f"No evaluation yet; {command} makes one."
-    return f"No evaluation of {data} (there is {others}); {command} makes one of the run's own data."
+        return f"No evaluation yet; run {command}"
+    return f"No evaluation of {data}, only of {others}; to measure the run's own test data, run {command}"
 
 
 def compare(runs: Sequence[Run], data: str | None, groups: Sequence[Group]) -> list[Comparison]:
-    """A comparison for each pair of runs that differ in one thing that is learned."""
-    home = {run.number: one for one in reversed(groups) for run in one.runs}
+    """A comparison for each pair of runs that differ in one key that affects what is learned."""
+    group_of = {run.number: one for one in reversed(groups) for run in one.runs}
     found = []
     for one, other, key, value, other_value in one_key_apart(runs):
         title = f"{_value_name(key, value)} against {_value_name(key, other_value)}"
@@ -99,7 +99,7 @@ def compare(runs: Sequence[Run], data: str | None, groups: Sequence[Group]) -> l
             missing = one if first is None else other
             sentences = [f"{missing.name} has no numbers to compare."]
         elif first.comparable_by != second.comparable_by:
-            reason = why_apart(home[one.number], home[other.number])
+            reason = why_apart(group_of[one.number], group_of[other.number])
             sentences = [f"Not comparable: they were measured differently ({reason})."]
         else:
             sentences = _compare_two(first, second)
@@ -108,15 +108,15 @@ def compare(runs: Sequence[Run], data: str | None, groups: Sequence[Group]) -> l
 
 
 def summary(verdicts: Sequence[Verdict], data: str | None, groups: Sequence[Group]) -> str:
-    """The page in one line."""
+    """The report in one line."""
     count = plural(len(verdicts), "run")
     if not groups:
         return f"{count}, none measured yet."
-    judged = sum(bool(verdict.standings) for verdict in verdicts)
+    measured = sum(bool(verdict.standings) for verdict in verdicts)
     good = [verdict.headline for verdict in verdicts if verdict.tone == "good"]
     clear = good.count(BEATS)
     beat = "beats" if clear == 1 else "beat"
-    line = f"{count}, measured on {data}: {clear} of {judged} {beat} the gray copy in CIEDE2000 and ab error"
+    line = f"{count}, measured on {data}: {clear} of {measured} {beat} the gray copy in CIEDE2000 and ab error"
     line += f", {len(good) - clear} in one of the two" if len(good) > clear else ""
     best = _best([verdict for verdict in verdicts if verdict.run in groups[0].runs and verdict.standings])
     return f"{line}; best CIEDE2000 {best}." if best and len(verdicts) > 1 else f"{line}."
@@ -132,18 +132,15 @@ def _against(evaluation: StoredEvaluation, key: str, other_key: str) -> Differen
 
 
 def _standings(evaluation: StoredEvaluation) -> tuple[Standing, ...]:
-    ways = (
-        ("as generated", "ciede2000"),
-        (f"with the photograph{OF}s L*", "own_l_ciede2000"),
-    )
-    found = ((label, _against(evaluation, key, "gray_ciede2000")) for label, key in ways)
+    keys = {"as generated": "ciede2000", f"with the photograph{APOSTROPHE}s L*": "own_l_ciede2000"}
+    found = ((label, _against(evaluation, key, "gray_ciede2000")) for label, key in keys.items())
     return tuple(Standing(label, difference) for label, difference in found if difference)
 
 
 def _headline(differences: dict[tuple[str, str], Difference]) -> tuple[str, str]:
     signs = {metric: one.sign for (metric, baseline), one in differences.items() if baseline == "gray"}
     if not signs:
-        return "No values for single images, so no verdict", "open"
+        return "No values of single images, so no verdict", "open"
     better = [NAMES[metric] for metric, sign in signs.items() if sign < 0]
     worse = [NAMES[metric] for metric, sign in signs.items() if sign > 0]
     if better and worse:
@@ -152,16 +149,16 @@ def _headline(differences: dict[tuple[str, str], Difference]) -> tuple[str, str]
         return BEATS, "good"
     if better:
         return f"{BEATS} in {better[0]}", "good"
+    if len(worse) == len(signs):
+        return "Worse than the gray copy", "bad"
     if worse:
-        return "Worse than the gray copy" if len(worse) == len(
-            signs
-        ) else f"Worse than the gray copy in {worse[0]}", "bad"
-    return "No difference from the gray copy that these images can show", "open"
+        return f"Worse than the gray copy in {worse[0]}", "bad"
+    return "No significant difference from the gray copy", "open"
 
 
 def _against_baselines(metric: str, differences: dict[tuple[str, str], Difference]) -> str:
     parts = [
-        f"{_relation(difference)} the {name}{OF}s {number(difference.other_mean)}{_by(difference)}"
+        f"{_relation(difference)} the {name}{APOSTROPHE}s {number(difference.other_mean)}{_by(difference)}"
         for baseline, name in BASELINES.items()
         if (difference := differences.get((metric, baseline)))
     ]
@@ -172,7 +169,7 @@ def _against_baselines(metric: str, differences: dict[tuple[str, str], Differenc
 
 
 def _relation(difference: Difference) -> str:
-    return {-1: "below", 0: "not to be told from", 1: "above"}[difference.sign]
+    return {-1: "below", 0: "not distinguishable from", 1: "above"}[difference.sign]
 
 
 def _by(difference: Difference) -> str:
@@ -187,13 +184,13 @@ def _signed(difference: Difference) -> str:
 
 
 def _own_lightness(evaluation: StoredEvaluation) -> list[str]:
-    """RGB runs also with the photograph's own L*, as colorize keeps it."""
+    """RGB runs also with the photograph's own L*, which colorize keeps."""
     sentences = []
     gray = _against(evaluation, "own_l_ciede2000", "gray_ciede2000")
     if gray:
         mean = _against(evaluation, "own_l_ciede2000", "mean_color_ciede2000")
         values = {("ciede2000", "gray"): gray} | ({("ciede2000", "mean_color"): mean} if mean else {})
-        sentences.append(f"With the photograph{OF}s own L*: {_against_baselines('ciede2000', values)}")
+        sentences.append(f"With the photograph{APOSTROPHE}s own L*: {_against_baselines('ciede2000', values)}")
     ab_error = evaluation.value("model_own_l", "ab_error")
     if sentences and ab_error is not None:
         sentences[0] = f"{sentences[0][:-1]}; ab error {number(ab_error)}."
@@ -207,7 +204,7 @@ def _colorfulness(evaluation: StoredEvaluation) -> str:
     share = f" ({100 * both.mean / both.other_mean:.0f} %)" if both.other_mean > 0 else ""
     gray = evaluation.value("gray", "colorfulness")
     end = f"; the gray copy has {number(gray, 1)}" if gray is not None else ""
-    return f"Colorfulness {number(both.mean, 1)}, the originals{OF} {number(both.other_mean, 1)}{share}{end}."
+    return f"Colorfulness {number(both.mean, 1)}, the originals{APOSTROPHE} {number(both.other_mean, 1)}{share}{end}."
 
 
 def _compare_two(one: StoredEvaluation, other: StoredEvaluation) -> list[str]:
@@ -220,10 +217,10 @@ def _compare_two(one: StoredEvaluation, other: StoredEvaluation) -> list[str]:
             sentences.append(_sentence(name, difference))
     own = pair((_fair(mine), _fair(theirs)) for mine, theirs in pairs)
     if own and one.protocol.color != other.protocol.color:
-        sentences.append(_sentence(f"CIEDE2000 with the photograph{OF}s L* on both sides", own))
+        sentences.append(_sentence(f"CIEDE2000 with the photograph{APOSTROPHE}s L* on both sides", own))
     if one.protocol.images_seen != other.protocol.images_seen:
         sentences.append(f"After {one.protocol.images_seen:,} and {other.protocol.images_seen:,} images seen.")
-    return sentences or ["No values for single images to compare."]
+    return sentences or ["No values of single images to compare."]
 
 
 def _fair(photo: ImageScores) -> float | None:
@@ -238,7 +235,7 @@ def _sentence(name: str, difference: Difference) -> str:
     if difference.half_width is None:
         return f"{values} {over}: too few for an interval."
     if difference.sign == 0:
-        return f"{values}: no difference that these images can show ({_signed(difference)} {over})."
+        return f"{values}: no significant difference ({_signed(difference)} {over})."
     return f"{values}, {'lower' if difference.sign < 0 else 'higher'} by {difference.size_text} {over}."
 
 

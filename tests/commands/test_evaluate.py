@@ -90,7 +90,7 @@ def nothing(here: Path) -> None:
         (nothing, ["runs/none"], ["runs/none", "no run folder"]),
         (remove_checkpoints, [RUN], [RUN, "no checkpoint"]),
         (nothing, [RUN, "--checkpoint", "5"], ["checkpoint=5", "of 1, 2"]),
-        (one_photo, [RUN, "--data", "one"], ["data=one", "a test set with fewer than two images"]),
+        (one_photo, [RUN, "--data", "one"], ["data=one", "a test set needs at least two images"]),
         (nothing, [RUN, "--pictures", "-1"], ["pictures", "0"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value.__name__,

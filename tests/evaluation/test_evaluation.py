@@ -167,12 +167,12 @@ def test_a_checkpoint_is_found_by_its_milestone_or_by_the_images_that_it_has_see
 
     assert found() == [(44, 4.4, "epoch-0004")]
     assert found(2, 3, 2) == [(21, 2.0, "epoch-0002"), (32, 3.2, "epoch-0003")]
-    with pytest.raises(UserError, match=r"checkpoint=7: .* has none of that epoch, but of 1\.9, 2, 2\.7, 3\.2, 4\.4;"):
+    with pytest.raises(UserError, match=r"checkpoint=7: .* has none of that epoch, only of 1\.9, 2, 2\.7, 3\.2, 4\.4;"):
         found(2, 7)
     (run / "metrics.jsonl").unlink()
     assert found() == [(44, None, "images-000000000044")]
     assert found(2) == [(21, 2.0, "epoch-0002")]
-    with pytest.raises(UserError, match=r"checkpoint=3: .* but of 2;"):
+    with pytest.raises(UserError, match=r"checkpoint=3: .* only of 2;"):
         found(3)
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_named_and_never_measured(squares: Path, tmp_pat
     path = add_checkpoint(run, 20)
     (path / checkpoints.shard_file(0, 1)).write_bytes(b"")
     assert evaluate(run)[0][1].protocol.images_seen == 10
-    with pytest.raises(UserError, match="images-000000000020 is damaged"):
+    with pytest.raises(UserError, match="images-000000000020: damaged"):
         evaluate(run, epochs=(2,))
 
 

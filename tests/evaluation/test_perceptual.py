@@ -107,7 +107,7 @@ def test_fid_without_its_package_is_refused_with_the_way_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(perceptual, "find_spec", lambda _: None)  # as where it is not installed
-    with pytest.raises(UserError, match=r"fid-weights=.*torch-fidelity; pip install"):
+    with pytest.raises(UserError, match=r"fid-weights=.*torch-fidelity; install it with pip install"):
         Perceptual.load(None, tmp_path / "inception.pth", CPU)
 
 

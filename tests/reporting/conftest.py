@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from hpc_recolor.config_file import load_config, to_yaml
-from hpc_recolor.reporting.page import Wishes, write_report
+from hpc_recolor.reporting.page import ReportOptions, write_report
 from tests.conftest import paint_photo
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -153,7 +153,7 @@ def three_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def report(three_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the three runs."""
     out = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(three_runs, out, Wishes(images=12))
+    write_report(three_runs, out, ReportOptions(grid_size=12))
     return out
 
 

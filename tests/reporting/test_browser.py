@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from hpc_recolor.reporting.page import Wishes, write_report
+from hpc_recolor.reporting.page import ReportOptions, write_report
 from tests.reporting.conftest import LAB, MadeRun, Opener
 
-CELL = ".grid:not(.cards-grid) .cell:has(button.picture)"
+CELL = ".grid:not(.cards-grid) .cell:has(button.image)"
 NO_OVERFLOW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 
 
@@ -61,7 +61,7 @@ def test_every_header_sorts_both_ways_with_blanks_last(opened: Opener, report: P
 def test_a_picture_moves_by_mouse_from_gray_to_the_original_and_comes_back(opened: Opener, report: Path) -> None:
     page = opened(report)
     first_cell(page)
-    button = page.locator(f"{CELL} button.picture").first
+    button = page.locator(f"{CELL} button.image").first
     assert (opacity(page, "model"), opacity(page, "original")) == (1, 0)
     box = button.bounding_box()
     assert box is not None
@@ -90,7 +90,7 @@ def test_a_picture_moves_by_arrow_keys_and_says_where_it_is(opened: Opener, repo
 def test_a_finger_drags_a_picture_and_does_not_enlarge_it(opened: Opener, report: Path) -> None:
     page = opened(report, width=390, height=844, has_touch=True, is_mobile=True)
     first_cell(page)
-    button = page.locator(f"{CELL} button.picture").first
+    button = page.locator(f"{CELL} button.image").first
     button.scroll_into_view_if_needed()
     box = button.bounding_box()
     assert box is not None
@@ -131,7 +131,7 @@ def test_an_enlarged_picture_opens_walks_by_arrow_keys_and_closes(opened: Opener
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(slider).to_be_focused()
-    page.locator(f"{CELL} button.picture").nth(1).click()
+    page.locator(f"{CELL} button.image").nth(1).click()
     expect(dialog).to_be_visible()
     dialog.get_by_role("button", name="Close").click()
     expect(dialog).to_be_hidden()
@@ -164,7 +164,7 @@ def test_a_phone_shows_all_without_the_page_overflowing(opened: Opener, report: 
         section.scroll_into_view_if_needed()
         assert page.evaluate(NO_OVERFLOW)
     first_cell(page)
-    page.locator(f"{CELL} button.picture").first.click()
+    page.locator(f"{CELL} button.image").first.click()
     box = page.locator("dialog").bounding_box()
     assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390
 
@@ -250,7 +250,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of 5,000 photographs, of 500 different pictures."""
     folder = tmp_path_factory.mktemp("large")
     run = MadeRun(folder / "large", LAB, images=5000, kept=5000, different=500).write()
-    write_report([run], folder / "report.html", Wishes(images=5000))
+    write_report([run], folder / "report.html", ReportOptions(grid_size=5000))
     return folder / "report.html"
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from hpc_recolor.reporting import curves, tables
 from hpc_recolor.reporting.compare import config_rows, group
-from hpc_recolor.reporting.page import Wishes, build, read_notes, script_json, write_report
-from hpc_recolor.reporting.pictures import Thumbnails
+from hpc_recolor.reporting.page import ReportOptions, build, read_notes, script_json, write_report
 from hpc_recolor.reporting.runs import read_runs
+from hpc_recolor.reporting.thumbnails import Thumbnails
 from tests.conftest import paint_photo
 from tests.reporting.conftest import HOSTILE, LAB, LAB_L1, RGB, MadeRun
 
@@ -52,7 +52,7 @@ def test_names_notes_and_titles_are_shown_and_never_run(tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text(f"# {evil}\none {evil}\nline\n\nanother")
     out = tmp_path / "report.html"
-    write_report([run], out, Wishes(title=evil, notes=notes))
+    write_report([run], out, ReportOptions(title=evil, notes=notes))
     html = out.read_text()
     page = Texts(html)
     assert page.tags.count("script") == 4  # theme, data, the plots' library, ours
@@ -103,7 +103,7 @@ def test_numbers_that_cannot_be_compared_are_blank_with_a_reason_and_stand_apart
     (blank,) = [row for row in table.rows if row.name == "large"]
     assert {cell.text for cell in blank.cells} == {"\N{EN DASH}"}
     assert [row.name for row in tables.metrics_table(second).rows if row.run] == ["large"]
-    assert "left blank: 64 px, not 32 px" in Texts(build(runs, Wishes())).text
+    assert "left blank: 64 px, not 32 px" in Texts(build(runs, ReportOptions())).text
 
 
 def test_the_best_model_is_marked_and_a_baseline_only_where_it_wins(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_runs_without_metrics_or_evaluations_are_shown_with_what_gives_them(tmp_
     run = MadeRun(tmp_path / "young", LAB, images=2, kept=0).write()
     (run / "metrics.jsonl").unlink()
     (run / "evaluations" / "test" / "epoch-0002.json").unlink()
-    text = Texts(build(read_runs([run]), Wishes())).text
+    text = Texts(build(read_runs([run]), ReportOptions())).text
     assert f"python -m hpc_recolor.evaluate {run}" in text
     assert "No metrics.jsonl in its folder" in text
     assert "none measured yet" in text
@@ -136,7 +136,7 @@ def test_runs_without_metrics_or_evaluations_are_shown_with_what_gives_them(tmp_
 def test_an_evaluation_of_one_image_or_none_is_no_error(tmp_path: Path) -> None:
     for images in (0, 1):
         run = MadeRun(tmp_path / f"few{images}", RGB, images=images, kept=images).write()
-        text = Texts(build(read_runs([run]), Wishes())).text
+        text = Texts(build(read_runs([run]), ReportOptions())).text
         assert "Nothing to rank" in text
 
 
@@ -209,9 +209,9 @@ def test_numbers_and_pictures_may_be_of_different_data(tmp_path: Path) -> None:
     folder = made.write()
     made.data, made.images, made.kept = "public", 5, 5
     made.evaluate(2)
-    text = Texts(build(read_runs([folder]), Wishes(data="test", pictures="public"))).text
+    text = Texts(build(read_runs([folder]), ReportOptions(data="test", image_data="public"))).text
     assert "numbers of 30 images of test" in text
-    assert "pictures of public, 5 photographs" in text
+    assert "images of public, 5 photographs" in text
 
 
 def test_thumbnails_shrink_with_their_number_and_equal_pictures_are_one(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.reporting.page import Wishes, write_report
+from hpc_recolor.reporting.page import ReportOptions, write_report
 from hpc_recolor.reporting.runs import read_runs
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import Command, error_line
@@ -27,10 +27,10 @@ def test_a_broken_line_elsewhere_is_named(made: Path) -> None:
     metrics = made / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join([*lines[:6], '{"kind": "tra\n', *lines[6:]]))
-    with pytest.raises(UserError, match=r"metrics\.jsonl line 7 is not JSON"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 7: not JSON"):
         read_runs([made])
     metrics.write_text("".join([*lines[:3], "[1]\n"]))
-    with pytest.raises(UserError, match=r"metrics\.jsonl line 4 holds a list"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 4: a list, not a mapping"):
         read_runs([made])
 
 
@@ -95,22 +95,22 @@ def test_bad_runs_are_refused_in_one_line_and_nothing_is_written(command: Comman
 
 def test_wishes_that_cannot_be_met_are_refused(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for out, reason in ((tmp_path / "file" / "report.html", "cannot write"), (made, "it is a folder")):
+    for out, reason in ((tmp_path / "file" / "report.html", "cannot be written"), (made, "is a folder")):
         with pytest.raises(UserError, match=f"out=.*{reason}"):
-            write_report([made], out, Wishes())
-    for wishes in (Wishes(data="val"), Wishes(pictures="val")):
-        with pytest.raises(UserError, match="no run has an evaluation of that name; expected one of test"):
-            write_report([made], tmp_path / "report.html", wishes)
+            write_report([made], out, ReportOptions())
+    for options in (ReportOptions(data="val"), ReportOptions(image_data="val")):
+        with pytest.raises(UserError, match="no run has an evaluation of that name; use one of test"):
+            write_report([made], tmp_path / "report.html", options)
     with pytest.raises(UserError, match=r"notes=.*no-notes"):
-        write_report([made], tmp_path / "report.html", Wishes(notes=tmp_path / "no-notes"))
+        write_report([made], tmp_path / "report.html", ReportOptions(notes=tmp_path / "no-notes"))
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_picture_that_is_none_is_named(made: Path, tmp_path: Path) -> None:
     picture = made / "evaluations" / "test" / "epoch-0002" / "000001.png"
     picture.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"000001\.png is damaged"):
-        write_report([made], tmp_path / "report.html", Wishes())
+    with pytest.raises(UserError, match=r"000001\.png: damaged"):
+        write_report([made], tmp_path / "report.html", ReportOptions())
 
 
 def test_the_command_writes_the_page_without_torch_and_says_its_size(

@@ -1,13 +1,13 @@
-// One picture, large. Left and right go to other photographs, up and down to other runs of the same one.
+// One enlarged image. Left and right: other photographs; up and down: other runs of the same photograph.
 (() => {
   const dialog = document.getElementById("viewer"), stage = dialog.querySelector(".stage");
   const range = dialog.querySelector("input"), name = document.getElementById("viewer-name");
   const note = document.getElementById("viewer-note");
-  let state = null, came = null;
+  let state = null, opener = null;
 
   page.view = (content, row, column, from) => {
     state = { content, row, column };
-    came = from;
+    opener = from;
     show();
     dialog.showModal();
     stage.focus({ preventScroll: true });
@@ -17,10 +17,10 @@
     const { content, row, column } = state, photo = content.rows[row], cell = photo.cells[column];
     const place = dialog.open ? Number(range.value) : page.resting;
     name.textContent = photo.name;
-    note.textContent = `${content.columns[column].label} · ${cell ? `CIEDE2000 ${cell.text}` : "no picture kept"} · ${row + 1} of ${content.rows.length}`;
+    note.textContent = `${content.columns[column].label} · ${cell ? `CIEDE2000 ${cell.text}` : "no image kept"} · ${row + 1} of ${content.rows.length}`;
     dialog.classList.toggle("one-run", content.columns.length === 1);
-    // A fresh stage has none of the listeners of the last picture.
-    const box = page.make("div", "picture");
+    // A fresh stage has none of the listeners of the last image.
+    const box = page.make("div", "image");
     stage.replaceChildren(box);
     if (!cell) return;
     const set = page.scrub(box, freshRange(), page.layers(box, cell, `${content.columns[column].label}, ${photo.name}`), { returns: false });
@@ -64,5 +64,5 @@
     event.preventDefault();
     actions[keys[event.key]]();
   });
-  dialog.addEventListener("close", () => came?.isConnected && came.focus());
+  dialog.addEventListener("close", () => opener?.isConnected && opener.focus());
 })();

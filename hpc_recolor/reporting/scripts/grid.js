@@ -1,4 +1,4 @@
-// Grids of photographs. A row's pictures are made when it comes near, and removed when it is far again.
+// Grids of photographs. A row's images are created when it is near the viewport, and removed when it is far away.
 (() => {
   const GAP = 8, LABEL = 150, TALL_ROWS = 40, SMALLEST = 84, LARGEST = { 128: 168, 64: 104, 48: 88 };
   const grids = [];
@@ -7,10 +7,10 @@
     const column = grid.content.columns[place], cell = row.cells[place], name = `${column.label}, ${row.name}`;
     const figure = page.make("div", "cell");
     if (!cell) {
-      figure.append(page.make("div", "picture none"), caption(column.label, "not kept"));
+      figure.append(page.make("div", "image none"), caption(column.label, "not kept"));
       return figure;
     }
-    const button = page.make("button", "picture", { type: "button", tabindex: "-1", "aria-label": `Enlarge ${name}` });
+    const button = page.make("button", "image", { type: "button", tabindex: "-1", "aria-label": `Enlarge ${name}` });
     const range = page.make("input", "", { type: "range", min: 0, max: 100, step: 10, "aria-label": `Gray, colored, original: ${name}` });
     const layers = page.layers(button, cell, name);
     figure.set = page.scrub(button, range, layers, { returns: true });
@@ -23,7 +23,7 @@
 
   function makeStill(number, label, name) {
     const figure = page.make("div", "cell still");
-    const box = page.make("div", number === null ? "picture none" : "picture");
+    const box = page.make("div", number === null ? "image none" : "image");
     if (number !== null) {
       const image = page.make("img", "", { alt: `${label}, ${name}`, decoding: "async" });
       image.src = page.source(number);
@@ -71,7 +71,7 @@
   }
 
   function lay(grid) {
-    // As large as fits; where columns would be too narrow, the pictures of a photograph wrap.
+    // As large as fits; if columns would be too narrow, the images of a photograph wrap.
     const { box, content } = grid, columns = content.columns.length + 2, width = box.clientWidth;
     if (!width) return;
     const largest = LARGEST[page.data.side] ?? 128;

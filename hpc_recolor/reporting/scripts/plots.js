@@ -1,4 +1,4 @@
-// Curves that zoom: by drag, wheel, buttons and keys.
+// Plots with zoom: by drag, wheel, buttons and keys.
 (() => {
   const HEIGHT = 260, ZOOM = 0.6;
   const figures = [...document.querySelectorAll(".plot")];
@@ -30,14 +30,14 @@
     ];
   }
 
-  // The drawn point next to the mouse, of all series: [series, index, distance in px] or null.
+  // The point nearest to the mouse, of all series: [series, index, distance in px] or null.
   function nearest(chart) {
     const { left, top } = chart.cursor;
     if (left < 0) return null;
     const x = chart.data[0], middle = chart.posToIdx(left);
     let best = null;
     for (let number = 1; number < chart.series.length; number++) {
-      if (chart.series[number].alpha < 1) continue; // the pale readings behind a mean
+      if (chart.series[number].alpha < 1) continue; // the raw values behind a running mean
       const values = chart.data[number];
       for (const step of [-1, 1]) {
         let index = step < 0 ? middle : middle + 1;
@@ -50,7 +50,7 @@
     return best;
   }
 
-  function tell(chart) {
+  function showTooltip(chart) {
     let tip = chart.over.querySelector(".tip");
     if (!tip) chart.over.append((tip = page.make("div", "tip", { "aria-hidden": "true" })));
     const found = nearest(chart);
@@ -74,7 +74,7 @@
     return [...pale, ...shown.map((series) => (isTraining(series) ? { ...series, y: runningMean(series.y) } : series))];
   }
 
-  // Means over the nearest readings, `smoothing` percent of them; fewer near the ends.
+  // Means over the nearest readings, `smoothing` percent of all; fewer near the ends.
   function runningMean(values) {
     const half = Math.round((values.length * smoothing) / 200), sums = [0];
     for (const value of values) sums.push(sums.at(-1) + value);
@@ -87,7 +87,7 @@
   function describe(plot, shown) {
     const last = shown.filter((series) => !["reference", "pale"].includes(series.line))
       .map((series) => `${series.label} ends at ${format(series.y.at(-1))}`);
-    return `${plot.title}. ${last.join(", ") || "Nothing is drawn"}.`;
+    return `${plot.title}. ${last.join(", ") || "No data"}.`;
   }
 
   function draw(figure) {
@@ -105,7 +105,7 @@
       cursor: { y: false, drag: { x: true, y: false, dist: 4 }, points: { show: false } },
       axes: axes(),
       series: [{}, ...shown.map(lineOf)],
-      hooks: { setCursor: [tell], setScale: [(chart, key) => key === "x" && mark(figure, chart)] },
+      hooks: { setCursor: [showTooltip], setScale: [(chart, key) => key === "x" && mark(figure, chart)] },
     };
     const chart = new uPlot(options, data, box);
     charts.set(figure, chart);
@@ -120,7 +120,7 @@
     return [x[0], x.at(-1)];
   }
 
-  // For tests and styles: whether a part is shown.
+  // For tests and styles: whether the plot is zoomed.
   function mark(figure, chart) {
     const [low, high] = limits(chart), { min, max } = chart.scales.x;
     figure.classList.toggle("zoomed", min > low + 1e-9 || max < high - 1e-9);
@@ -177,15 +177,15 @@
   for (const radio of document.querySelectorAll("input[name=over]"))
     radio.addEventListener("change", () => { over = radio.value; drawAll(); });
   const smooth = document.getElementById("smooth");
-  const tellSmoothing = () => {
+  const showSmoothing = () => {
     smoothing = Number(smooth.value);
     smooth.nextElementSibling.value = smoothing ? `${smoothing} % of the readings` : "off";
   };
-  smooth?.addEventListener("input", () => { tellSmoothing(); drawAll(); });
-  if (smooth) tellSmoothing();
+  smooth?.addEventListener("input", () => { showSmoothing(); drawAll(); });
+  if (smooth) showSmoothing();
   page.onTheme.push(drawAll);
   page.onPrint.push(drawAll);
-  // Drawn when they come near, as the pictures are; later sizes follow the page.
+  // Resized with the page.
   const resized = new ResizeObserver((entries) => {
     for (const { target } of entries) {
       const figure = target.closest(".plot"), chart = charts.get(figure);

@@ -1,4 +1,4 @@
-// Tables that sort, panels that a list chooses, and the config keys that do not differ.
+// Sortable tables, panels chosen from a list, and the config keys that do not differ.
 (() => {
   const order = (row, column) => row.cells[column].dataset.order;
 

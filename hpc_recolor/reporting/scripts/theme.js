@@ -1,11 +1,11 @@
 "use strict";
-// What all parts of the page share: its data, the theme, printing, the section that is read.
+// Shared by all parts of the page: its data, the theme, printing, and the section in view.
 const page = {
   data: JSON.parse(document.getElementById("data").textContent),
   printing: false,
   onTheme: [], // called when colors change
   onPrint: [], // called with true before and false after printing
-  source: (number) => page.data.prefix + page.data.pictures[number],
+  source: (number) => page.data.prefix + page.data.images[number],
   color: (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim(),
   make(tag, className, attributes = {}) {
     const element = document.createElement(tag);
@@ -27,7 +27,7 @@ const page = {
   }
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* storage is off: for this visit only */ }
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* no storage: for this visit only */ }
     show();
   });
   preference.addEventListener("change", show);
@@ -62,7 +62,7 @@ const page = {
       if (id !== current) link.removeAttribute("aria-current");
       else if (!link.hasAttribute("aria-current")) {
         link.setAttribute("aria-current", "true");
-        bar.scrollTo({ left: link.offsetLeft - bar.offsetLeft - 24 }); // on phones the bar is longer than the page is wide
+        bar.scrollTo({ left: link.offsetLeft - bar.offsetLeft - 24 }); // on phones the bar is wider than the page
       }
     }
   }, { rootMargin: "-20% 0px -60% 0px" });

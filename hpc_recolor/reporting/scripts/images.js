@@ -1,8 +1,8 @@
-// One picture between the gray copy, the coloring and the original. A place is 0 (gray) to 50 (colored) to 100.
-page.resting = 50; // where pictures are that nobody touches
+// One image that blends between the gray copy, the colored result and the original: 0 (gray), 50 (colored), 100 (original).
+page.resting = 50; // the position of images that are not being moved
 
 page.blend = (layers, place) => {
-  // Near each end and in the middle one picture stands alone, so that it can be found without aiming.
+  // Near each end and in the middle only one image is visible, so that it is easy to reach.
   const share = (from) => Math.min(1, Math.max(0, (place - from) / 34));
   if (layers.model) layers.model.style.opacity = share(8);
   if (layers.original) layers.original.style.opacity = share(58);
@@ -27,7 +27,7 @@ page.layers = (box, cell, alt) => {
   return layers;
 };
 
-// Lets mouse, finger and the range input move a picture. Returns a function that sets the place.
+// Mouse, finger and the range input move the blend. Returns a function that sets its position.
 page.scrub = (box, range, layers, { returns }) => {
   let start = null, dragged = false;
   const set = (place) => {
@@ -52,7 +52,7 @@ page.scrub = (box, range, layers, { returns }) => {
   box.addEventListener("pointerleave", (event) => {
     if (event.pointerType === "mouse" && returns) set(page.resting);
   });
-  box.addEventListener("click", (event) => { // the end of a drag is no click
+  box.addEventListener("click", (event) => { // the end of a drag is not a click
     if (!dragged) return;
     dragged = false;
     event.stopImmediatePropagation();

@@ -1,4 +1,4 @@
-"""Pictures as thumbnails inside the page, each once."""
+"""Images as thumbnails inside the page, each stored once."""
 
 import base64
 import hashlib
@@ -9,15 +9,18 @@ from PIL import Image, features
 
 from hpc_recolor.runtime.errors import UserError
 
-# (up to so many photographs in a grid, side of a thumbnail [pixels], quality): a page stays a few MB.
+# (largest number of photographs in a grid, side of a thumbnail [pixels], quality): a page stays a few MB.
 SIZES = ((100, 128, 84), (1000, 64, 60), (10**9, 48, 45))
 
 
+FIX = "remove its evaluation and evaluate again"
+
+
 class Thumbnails:
-    """Thumbnails by number, in the order they were asked for. Equal files are one picture."""
+    """Thumbnails by number, in the order they were added. Equal files are one thumbnail."""
 
     def __init__(self, photos: int) -> None:
-        """photos: how many photographs the largest grid has."""
+        """photos: the number of photographs in the largest grid."""
         self.side_px, self.quality = next((side, quality) for up_to, side, quality in SIZES if photos <= up_to)
         self.format = "WEBP" if features.check("webp") else "JPEG"
         self.base64: list[str] = []
@@ -26,11 +29,11 @@ class Thumbnails:
 
     @property
     def prefix(self) -> str:
-        """What makes base64 text a picture's address."""
+        """The start of a data URL, which a thumbnail's base64 text completes."""
         return f"data:image/{self.format.lower()};base64,"
 
     def add(self, file: Path | None) -> int | None:
-        """The number of a picture, None for none. Raises UserError if the file is no picture."""
+        """The number of an image's thumbnail, None for None. Raises UserError if the file is not an image."""
         if file is None:
             return None
         known = self._by_file.get(file)
@@ -42,7 +45,7 @@ class Thumbnails:
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise UserError(f"picture {file} cannot be read ({error.strerror})") from None
+            raise UserError(f"image {file}", f"cannot be read ({error.strerror})", FIX) from None
         digest = hashlib.sha256(content).digest()
         if digest not in self._by_content:
             self._by_content[digest] = len(self.base64)
@@ -52,11 +55,11 @@ class Thumbnails:
     def _shrink(self, file: Path, content: bytes) -> bytes:
         small = BytesIO()
         try:
-            with Image.open(BytesIO(content)) as picture:
-                rgb = picture.convert("RGB")
+            with Image.open(BytesIO(content)) as image:
+                rgb = image.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).replace(str(file), file.name)
-            raise UserError(f"picture {file} is damaged ({reason}); remove its evaluation and evaluate again") from None
+            raise UserError(f"image {file}", f"damaged ({reason})", FIX) from None
         rgb.thumbnail((self.side_px, self.side_px), Image.Resampling.LANCZOS)
         rgb.save(small, self.format, quality=self.quality)
         return small.getvalue()
