@@ -7,7 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
+from hpc_recolor.runtime.distributed import world_size
 from hpc_recolor.runtime.signals import StopRequest
+from hpc_recolor.training import preflight
 
 app = cli.command("hpc_recolor.train", distributed=True)
 
@@ -23,18 +25,20 @@ def train(
 ) -> None:
     """Train a colorizer on a folder of photographs, or on shards that `prepare` wrote.
 
-    The same command again goes on from the newest checkpoint. On several ranks:
+    The same command resumes from the newest checkpoint. On several ranks:
     torchrun --nproc_per_node 2 -m hpc_recolor.train ...
 
-    SIGUSR2, SIGTERM or Ctrl-C: all ranks save after the step they are in, and leave. Exit codes: 0 finished, 1 a rank
-    failed, 2 bad input, 3 losses stayed not finite, 75 stopped and saved.
+    On SIGUSR2, SIGTERM or Ctrl-C all ranks finish their step, save and exit. Exit codes: 0 finished, 1 a rank failed,
+    2 bad input, 3 losses stayed non-finite, 75 stopped and saved.
     """
     resolved = cli.load(config, flags)
     if print_config:
         cli.print_config(resolved)
         return
+    if world_size() == 1:  # several ranks check it together, once connected
+        preflight.check(resolved, 1)
     with StopRequest(until_exit=True) as request:
-        from hpc_recolor.training import trainer  # after the parsing: it imports torch
+        from hpc_recolor.training import trainer  # after parsing and checks: imports torch
 
         trainer.train(resolved, request)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpc_recolor.config import Config
 from hpc_recolor.data import shards
+from hpc_recolor.data.inputs import check_inputs
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
 from hpc_recolor.data.sources import UnreadablePhoto, find_photos, find_unreadable_photos
@@ -35,14 +36,8 @@ def collect(config: Config, world: World, progress: ProgressCallback = silent) -
     progress: called with (photographs checked, total). Raises UserError if a folder is missing, a data set is damaged,
     or there are too few readable photographs.
     """
-    data = config.data
-    if (data.photos is None) == (data.shards is None):
-        raise UserError(
-            "data.photos and data.shards",
-            "both are set" if data.photos else "neither is set",
-            "name a folder of photographs with --data.photos DIR, or one that `prepare` wrote with --data.shards DIR",
-        )
-    return _from_shards(config, world) if data.shards else _from_photos(config, world, progress)
+    on_main(world, lambda: check_inputs(config.data))
+    return _from_shards(config, world) if config.data.shards else _from_photos(config, world, progress)
 
 
 def fingerprint(folder: Path, paths: Sequence[Path]) -> str:
@@ -92,12 +87,6 @@ def _from_shards(config: Config, world: World) -> SampleSets:
     assert data.shards
     folder = data.shards
     manifest = on_main(world, lambda: shards.read_set(folder, "data.shards"))
-    if data.held_out:
-        raise UserError(
-            f"data.held_out={data.held_out}",
-            "cannot be combined with data.shards",
-            "leave it out, and hold photographs out with `prepare --val N`",
-        )
     if manifest.options.size != data.size:
         raise UserError(
             f"data.size={data.size}",

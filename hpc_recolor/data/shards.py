@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from hpc_recolor.config import FitName, Section
+from hpc_recolor.data.inputs import check_shards_folder
 from hpc_recolor.data.samples import SampleKind
 from hpc_recolor.run_folder.files import FileRecord, file_damage
 from hpc_recolor.runtime.errors import UserError
@@ -109,8 +110,7 @@ def read_set(folder: Path, key: str) -> SetManifest:
     or a file is missing or damaged. Contents of shards are not read; see `verify`.
     """
     subject = f"{key}={folder}"
-    if not folder.is_dir():
-        raise UserError(subject, "no such folder", "name one that `python -m hpc_recolor.prepare` wrote")
+    check_shards_folder(folder, key)
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:

@@ -9,6 +9,7 @@ import numpy as np
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_photo_name, read_file, walk
+from hpc_recolor.data.inputs import check_photos_folder
 from hpc_recolor.data.parallel import decoding_threads
 from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.pipeline import chosen_loader, undecodable
@@ -32,8 +33,7 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
     Left out is what `walk` skips: hidden files and folders, run folders and data sets, and the folder `without`.
     key: the config key that named the folder, for messages. Raises UserError if the folder is missing or has none.
     """
-    if not folder.is_dir():
-        raise UserError(f"{key}={folder}", "no such folder", "name a folder of photographs")
+    check_photos_folder(folder, key)
     if is_data_set(os.listdir(folder)):
         raise UserError(
             f"{key}={folder}", "is a prepared data set, not a folder of photographs", f"use --data.shards {folder}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpc_recolor.config import Config, check_ranks
+from hpc_recolor.config import Config
 from hpc_recolor.config_file import to_yaml
 from hpc_recolor.launch import snapshot
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission, write_submission
@@ -17,8 +17,9 @@ from hpc_recolor.launch.profile import JobOptions, plain_path, working_directory
 from hpc_recolor.launch.slurm_time import format_time
 from hpc_recolor.launch.snapshot import Snapshot
 from hpc_recolor.run_folder.files import write_atomically
-from hpc_recolor.run_folder.folder import RunFolder, claim, find
+from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.training import preflight
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,8 @@ def plan(configs: Sequence[Config], options: JobOptions, command: str, sweep: st
     Raises UserError if a config cannot be trained on these ranks, if a run folder belongs to another config, or if a
     run already has a job.
     """
-    for config in configs:
-        check_ranks(config, options.ranks)
-        _check_photos(config)
-    runs = tuple(RunFolder(plain_path(find(config).path, "run.folder")) for config in configs)
+    found = [preflight.check(config, options.ranks) for config in configs]
+    runs = tuple(RunFolder(plain_path(run.path, "run.folder")) for run in found)
     if len({run.path for run in runs}) < len(runs):
         raise UserError("run.name", "two runs of the sweep have the same name", "give each config its own")
     for run in runs:
@@ -167,21 +166,6 @@ def _make_submission(plan: Plan, job: str) -> Submission:
         commit=plan.code.commit,
         command=plan.command,
     )
-
-
-def _check_photos(config: Config) -> None:
-    named = {
-        "data.photos": config.data.photos,
-        "data.shards": config.data.shards,
-        "data.held_out": config.data.held_out,
-    }
-    if not (config.data.photos or config.data.shards):
-        raise UserError(
-            "data.photos", "empty, and data.shards is empty too", "name a folder of photographs, or of shards"
-        )
-    for key, path in named.items():
-        if path and not path.exists():
-            raise UserError(f"{key}={path}", "no such folder", "name one that the nodes can read too")
 
 
 @contextmanager

@@ -9,19 +9,20 @@ from typing import NamedTuple, NoReturn
 
 import torch
 
-from hpc_recolor.config import Config, check_ranks
+from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import SampleSets, collect
 from hpc_recolor.models.color_space import make_pair
-from hpc_recolor.run_folder.folder import RunFolder, claim, find
+from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.metrics_log import read_metrics
-from hpc_recolor.runtime.distributed import World, average_, highest, on_main, start, stop, world_size
+from hpc_recolor.runtime.distributed import World, average_, highest, on_main, start, stop
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.progress import show_progress
 from hpc_recolor.runtime.signals import MAKE_ROOM, StopRequest
+from hpc_recolor.training import preflight
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.checkpointer import Saver
 from hpc_recolor.training.engine.deepspeed_engine import ZERO_SLOWDOWN, build_engines, set_lr
@@ -56,9 +57,8 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     world = start(config.train.device, config.train.threads)
     try:
         with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
-            check_ranks(config, world_size())
+            run = on_main(world, lambda: preflight.check(config, world.size))
             photos = _collect_photos(config, world, watchdog.enter)
-            run = on_main(world, lambda: find(config))
             with locked(run, world):
                 Trainer(config, world, photos, run, request, watchdog.enter).run_loop()
     finally:

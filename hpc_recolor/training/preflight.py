@@ -1,0 +1,18 @@
+"""Checks of a run before anything slow: no torch is imported, no process group joined, no image opened."""
+
+from hpc_recolor.config import Config, check_ranks
+from hpc_recolor.data.inputs import check_inputs
+from hpc_recolor.run_folder.folder import RunFolder, find
+from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
+
+
+def check(config: Config, ranks: int) -> RunFolder:
+    """The run folder of a config, which may not exist yet. Writes nothing.
+
+    Raises UserError if this many ranks cannot share a batch, if folders of the data are missing, if the DeepSpeed file
+    does not fit the config, or if the run folder belongs to something else.
+    """
+    check_ranks(config, ranks)
+    check_inputs(config.data)
+    deepspeed_config(config, ranks)
+    return find(config)
