@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 Command = Callable[..., Done]
+CommandIn = Callable[[Path], Command]
 
 # What `show_progress` prints every few seconds where there is no terminal.
 PROGRESS_LINE = re.compile(r".+: \d+ of \d+, \d+ \S+/s(, \d+ s left)?")
@@ -59,7 +60,7 @@ def fork_server() -> Iterator[ForkServer]:
 
 
 @pytest.fixture(scope="session")
-def command_in(fork_server: ForkServer) -> Callable[[Path], Command]:
+def command_in(fork_server: ForkServer) -> CommandIn:
     """`command_in(folder)("train", ...)`: `command` in a folder that more than one test uses."""
 
     def in_folder(folder: Path) -> Command:
@@ -74,7 +75,7 @@ def command_in(fork_server: ForkServer) -> Callable[[Path], Command]:
 
 
 @pytest.fixture
-def command(tmp_path: Path, command_in: Callable[[Path], Command]) -> Command:
+def command(tmp_path: Path, command_in: CommandIn) -> Command:
     """`command("train", "--flag", ..., ranks=2)` runs `python -m hpc_recolor.train --flag ...` in an empty folder.
 
     In a process of its own, forked from one that has imported everything. fresh: in a new interpreter, as users do, on

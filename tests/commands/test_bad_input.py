@@ -29,9 +29,9 @@ from tests.conftest import TINY, Command, changed, contents, error_line
     ids=" ".join,
 )
 def test_illegal_flags_are_refused(
-    command: Command, tmp_path: Path, photos: Path, flags: list[str], expected: list[str]
+    invoke: Command, tmp_path: Path, photos: Path, flags: list[str], expected: list[str]
 ) -> None:
-    line = error_line(command("train", "--data.photos", photos, *flags))
+    line = error_line(invoke("train", "--data.photos", photos, *flags))
     assert all(part in line for part in expected), line
     assert contents(tmp_path) == {}
 
@@ -51,12 +51,12 @@ def test_illegal_flags_are_refused(
     ids=["key", "section", "type", "no section", "no YAML", "list", "binary", "missing"],
 )
 def test_illegal_config_file_is_refused(
-    command: Command, tmp_path: Path, photos: Path, text: bytes | None, expected: list[str]
+    invoke: Command, tmp_path: Path, photos: Path, text: bytes | None, expected: list[str]
 ) -> None:
     if text is not None:
         (tmp_path / "mine.yaml").write_bytes(text)
     before = contents(tmp_path)
-    line = error_line(command("train", "--config", "mine.yaml", "--data.photos", photos))
+    line = error_line(invoke("train", "--config", "mine.yaml", "--data.photos", photos))
     assert all(part in line for part in ["mine.yaml", *expected]), line
     assert contents(tmp_path) == before
 
@@ -124,6 +124,6 @@ def test_folder_of_somebody_else_is_not_taken_as_run_folder(command: Command, tm
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "diary.txt").write_text("keep me")
     before = contents(tmp_path)
-    line = error_line(command("train", "--data.photos", photos, "--run.name", "mine", *TINY))
+    line = error_line(command("train", "--data.photos", photos, "--run.name", "mine", *TINY, fresh=True))
     assert "runs/mine" in line
     assert contents(tmp_path) == before

@@ -188,5 +188,5 @@ def test_folders_without_checkpoints_are_refused(tmp_path: Path, capsys: pytest.
 
 def test_as_a_command_it_ends_with_its_exit_code(run: RunFolder, command: Command) -> None:
     damage(run.checkpoints / "images-000000000016")
-    assert command("checkpoint", "verify", run.path).returncode == 1
+    assert command("checkpoint", "verify", run.path, fresh=True).returncode == 1
     assert "nowhere is no run folder" in error_line(command("checkpoint", "verify", "nowhere"))

@@ -1,8 +1,6 @@
 """Coloring by command: any photograph, its own size and luminance; bad input leaves nothing half-written."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +9,11 @@ import pytest
 from PIL import Image, ImageOps
 from skimage.color import rgb2lab
 
-from tests.conftest import TINY, Command, changed, contents, error_line, paint_photo
+from tests.conftest import TINY, Command, CommandIn, changed, contents, error_line, paint_photo
 
 
 @pytest.fixture(scope="module")
-def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory, command_in: CommandIn) -> Path:
     """The folder of a finished run, with another choice than the default wherever there is one."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "held_out").mkdir()
@@ -23,8 +21,8 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     choices = {"data.held_out": "held_out", "run.folder": "elsewhere", "run.name": "other", "loss.adversarial": "mse"}
     model = {"model.generator": "resnet", "model.color": "rgb", "model.norm": "instance"}
     flags = changed(TINY, **choices, **model)
-    start = [sys.executable, "-m", "hpc_recolor.train", "--data.photos", str(photos), *flags]
-    subprocess.run(start, cwd=folder, check=True, timeout=300)
+    done = command_in(folder)("train", "--data.photos", photos, *flags)
+    assert done.returncode == 0, done.stderr
     assert not (folder / "runs").exists()
     return folder / "elsewhere" / "other"
 
@@ -58,13 +56,15 @@ def lightness(photo: Image.Image) -> np.ndarray[tuple[int, int], np.dtype[np.flo
 
 
 @pytest.fixture(scope="module")
-def inputs_and_colored(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def inputs_and_colored(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory, command_in: CommandIn
+) -> tuple[Path, Path]:
     """A folder of photographs, and the folder with their colored copies."""
     folder = tmp_path_factory.mktemp("inputs")
     paint_inputs(folder)
     out = tmp_path_factory.mktemp("colored") / "made" / "here"
-    start = [sys.executable, "-m", "hpc_recolor.colorize", str(folder), "--run", str(trained), "--out", str(out)]
-    subprocess.run(start, cwd=trained, check=True, timeout=300)
+    done = command_in(trained)("colorize", folder, "--run", trained, "--out", out, fresh=True)
+    assert done.returncode == 0, done.stderr
     return folder, out
 
 

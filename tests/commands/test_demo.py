@@ -14,7 +14,7 @@ SHORT = ("--train.epochs", "1", "--model.width", "2", "--train.batch_size", "32"
 
 def test_demo_leaves_all_it_promises_and_says_how_well_it_did(command: Command, tmp_path: Path) -> None:
     config = ROOT / "configs" / "demo.yaml"
-    first, second = (command("demo", "--config", config, *SHORT) for _ in range(2))
+    first, second = (command("demo", "--config", config, *SHORT, fresh=fresh) for fresh in (True, False))
     for done in (first, second):
         assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "demo"

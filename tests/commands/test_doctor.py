@@ -37,7 +37,7 @@ def rows(table: str) -> dict[str, tuple[str, str]]:
 
 
 def test_whole_set_on_a_machine_that_can_train(command: Command, data_set: Path) -> None:
-    done = command("doctor", data_set)
+    done = command("doctor", data_set, fresh=True)
     found = rows(done.stdout)
     assert found["files"] == ("ok", "6 files are as written (SHA-256)")
     for subject in ("data set", "samples", "duplicates", "packages", "DALI", "DeepSpeed", "NCCL/gloo"):

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,29 +10,28 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import TINY, Command, changed, contents, error_line, paint_photo
+from tests.conftest import TINY, Command, CommandIn, changed, contents, error_line, paint_photo
+from tests.support.commands import environment
+from tests.support.fork_server import ForkServer
 
 RUN = "runs/train"
 TEST = 37  # five batches, the last of 5
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, command_in: CommandIn) -> Path:
     """A folder with `shards`, of 32 px, and a run that has learned from them for 2 epochs of 8."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "photos").mkdir()
     for number in range(8 + 3 + TEST):
         paint_photo(number).save(folder / "photos" / f"{number:02d}.png")
-    call(folder, "prepare", "photos", "--out", "shards", "--size", "32", "--val", "3", "--test", str(TEST))
-    model = {"model.color": "rgb", "model.width": 2, "data.shards": "shards", "train.epochs": 2}
-    call(folder, "train", *changed(TINY, **model), "--train.snapshots", "1", "--tracking.tensorboard=false")
-    return folder
-
-
-def call(folder: Path, name: str, *arguments: str) -> None:
-    start = [sys.executable, "-m", f"hpc_recolor.{name}", *arguments]
-    done = subprocess.run(start, cwd=folder, capture_output=True, text=True, timeout=300)
+    command = command_in(folder)
+    done = command("prepare", "photos", "--out", "shards", "--size", 32, "--val", 3, "--test", TEST)
     assert done.returncode == 0, done.stderr
+    model = {"model.color": "rgb", "model.width": 2, "data.shards": "shards", "train.epochs": 2}
+    done = command("train", *changed(TINY, **model), "--train.snapshots", 1, "--tracking.tensorboard=false")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture
@@ -57,7 +54,8 @@ def test_any_number_of_ranks_writes_the_same_digits_and_pixels(command: Command,
     found = {}
     for ranks in (1, 2, 4):
         shutil.rmtree(here / RUN / "evaluations", ignore_errors=True)
-        done = command("evaluate", RUN, "--checkpoint", 1, 2, "--pictures", 1, "--device", "cpu", ranks=ranks)
+        flags = ("--checkpoint", 1, 2, "--pictures", 1, "--device", "cpu")
+        done = command("evaluate", RUN, *flags, ranks=ranks, fresh=ranks == 1)
         assert done.returncode == 0, done.stderr
         assert "CIEDE2000" in done.stdout and "gray copy" in done.stdout
         found[ranks] = results(here / RUN)
@@ -105,23 +103,18 @@ def test_what_cannot_be_measured_is_refused_and_nothing_is_written(
     assert contents(here / "runs") == before
 
 
-def test_ctrl_c_leaves_nothing_that_looks_whole(here: Path) -> None:
-    run = here / RUN
-    measuring = subprocess.Popen(
-        [sys.executable, "-m", "hpc_recolor.evaluate", str(run), "--device", "cpu"],
-        cwd=here,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def test_ctrl_c_leaves_nothing_that_looks_whole(command: Command, here: Path, fork_server: ForkServer) -> None:
+    run, flags = here / RUN, (RUN, "--device", "cpu")
+    with (here / "stderr").open("w") as stderr:
+        measuring = fork_server.start("hpc_recolor.evaluate", flags, here, environment(), stderr=stderr)
     deadline_s = time.monotonic() + 120
     while not list(run.glob("evaluations/*/*/*.png")) and measuring.poll() is None:
         assert time.monotonic() < deadline_s
         time.sleep(0.001)
     measuring.send_signal(signal.SIGINT)
-    _, told = measuring.communicate(timeout=60)
-    assert measuring.returncode == 130, told
+    code, told = measuring.wait(60), (here / "stderr").read_text()
+    assert code == 130, told
     assert told.splitlines()[-1].startswith("interrupted") and "Traceback" not in told
     assert list(run.glob("evaluations/*/*.json")) == []
-    call(here, "evaluate", str(run), "--device", "cpu")
+    assert command("evaluate", *flags).returncode == 0
     assert len(list(run.glob("evaluations/*/*.json"))) == 1

@@ -5,43 +5,50 @@ import sys
 
 import pytest
 
+from hpc_recolor import cli, train
 from hpc_recolor.__main__ import COMMANDS
 from hpc_recolor.config import Config
 from tests.conftest import ROOT
 
+MODULES = (
+    *(f"hpc_recolor.{name}" for name in (*COMMANDS, "demo")),
+    *("benchmarks.data", "benchmarks.step", "benchmarks.kernels.__main__"),
+)
 HEAVY = ("torch", "deepspeed", "nvidia.dali", "triton", "submitit", "matplotlib")
-CHECK = """
+# One process for all: whichever module is the first to import something heavy is named.
+CHECK = f"""
 import sys
-from {module} import app
+from importlib import import_module
 from hpc_recolor import cli
-code = cli.run(app)
-heavy = [name for name in {heavy} if name in sys.modules]
-sys.exit(f"imported {{heavy}}" if heavy else code)
+for module in {MODULES}:
+    print(f"--- {{module}}", flush=True)
+    code = cli.run(import_module(module).app, ["--help"])
+    heavy = [name for name in {HEAVY} if name in sys.modules]
+    if heavy or code:
+        sys.exit(f"{{module}} imported {{heavy}}, exit code {{code}}")
 """
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *(f"hpc_recolor.{name}" for name in COMMANDS),
-        "hpc_recolor.demo",
-        "benchmarks.data",
-        "benchmarks.step",
-        "benchmarks.kernels.__main__",
-    ],
-)
-def test_help_imports_nothing_heavy(module: str) -> None:
-    script = CHECK.format(heavy=HEAVY, module=module)
-    done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, cwd=ROOT)
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """What each command prints, by its module."""
+    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    _, *found = done.stdout.split("--- ")
+    return {name: page for name, _, page in (each.partition("\n") for each in found)}
 
 
-def test_help_lists_every_field_with_type_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hpc_recolor.train", "--help"], capture_output=True, text=True, env={"COLUMNS": "500"}
-    )
-    lines = done.stdout.splitlines()
+@pytest.mark.parametrize("module", MODULES)
+def test_help_imports_nothing_heavy(pages: dict[str, str], module: str) -> None:
+    assert "Usage" in pages[module]
+
+
+def test_help_lists_every_field_with_type_default_and_meaning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    assert cli.run(train.app, ["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     for section, values in Config():
         for field, info in type(values).model_fields.items():
             row = next(line for line in lines if f"--{section}.{field} " in line)

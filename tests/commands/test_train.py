@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import TINY, Command, changed, contents, error_line, paint_photo
+from tests.conftest import TINY, Command, CommandIn, changed, contents, error_line, paint_photo
+from tests.support.commands import Done
 
 # Checkpoints after 8 and 12 photographs.
 FLAGS = (*TINY, "--checkpoint.every_images", "4")
@@ -26,22 +25,16 @@ def mixed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
+def first(mixed: Path, tmp_path_factory: pytest.TempPathFactory, command_in: CommandIn) -> tuple[Path, Done]:
     """One epoch over the 12 photographs that are not set aside: the run folder, and how the command ended."""
     folder = tmp_path_factory.mktemp("finished")
-    result = subprocess.run(
-        [sys.executable, "-m", "hpc_recolor.train", "--data.photos", str(mixed), *FLAGS],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = command_in(folder)("train", "--data.photos", mixed, *FLAGS, fresh=True)
     assert result.returncode == 0, result.stderr
     return folder / "runs" / "train", result
 
 
 @pytest.fixture
-def run(first: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path: Path) -> Path:
+def run(first: tuple[Path, Done], tmp_path: Path) -> Path:
     """A copy of the finished run, where `command` looks for it."""
     return Path(shutil.copytree(first[0], tmp_path / "runs" / "train"))
 
@@ -126,9 +119,7 @@ def test_other_settings_are_refused_by_name_and_change_nothing(command: Command,
     assert contents(run) == before
 
 
-def test_unreadable_photographs_are_left_out_and_named(
-    first: "tuple[Path, subprocess.CompletedProcess[str]]",
-) -> None:
+def test_unreadable_photographs_are_left_out_and_named(first: tuple[Path, Done]) -> None:
     run, result = first
     assert "left out 2 photographs" in result.stderr
     assert "truncated.jpg" in result.stderr and "text.png" in result.stderr
@@ -144,7 +135,7 @@ def test_finished_run_colors_photographs(command: Command, tmp_path: Path, run: 
 
 def test_two_ranks_train_one_run_that_one_rank_goes_on_with(command: Command, photos: Path, tmp_path: Path) -> None:
     flags = (*TINY, "--data.photos", str(photos), "--model.norm", "sync_batch", "--deepspeed.zero_stage", "2")
-    together = command("train", *flags, ranks=2)
+    together = command("train", *flags, ranks=2, fresh=True)
     assert together.returncode == 0, together.stderr
     manifest = json.loads(next((tmp_path / "runs").glob("train/checkpoints/*/manifest.json")).read_text())
     assert manifest["world_size"] == 2

@@ -116,7 +116,7 @@ def test_a_picture_that_is_none_is_named(made: Path, tmp_path: Path) -> None:
 def test_the_command_writes_the_page_without_torch_and_says_its_size(
     command: Command, tmp_path: Path, made: Path
 ) -> None:
-    done = command("report", made, "--out", "pages/report.html", "--title", "Cars", "--images", 1)
+    done = command("report", made, "--out", "pages/report.html", "--title", "Cars", "--images", 1, fresh=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("pages/report.html (")
     assert "<title>Cars</title>" in (tmp_path / "pages" / "report.html").read_text()
