@@ -105,14 +105,17 @@ def test_what_cannot_be_measured_is_refused_and_nothing_is_written(
 
 def test_ctrl_c_leaves_nothing_that_looks_whole(command: Command, here: Path, fork_server: ForkServer) -> None:
     run, flags = here / RUN, (RUN, "--device", "cpu")
-    with (here / "stderr").open("w") as stderr:
-        measuring = fork_server.start("hpc_recolor.evaluate", flags, here, environment(), stderr=stderr)
-    deadline_s = time.monotonic() + 120
-    while not list(run.glob("evaluations/*/*/*.png")) and measuring.poll() is None:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
-    measuring.send_signal(signal.SIGINT)
-    code, told = measuring.wait(60), (here / "stderr").read_text()
+    with (
+        (here / "stderr").open("w") as stderr,
+        fork_server.start("hpc_recolor.evaluate", flags, here, environment(), stderr=stderr) as measuring,
+    ):
+        deadline_s = time.monotonic() + 120
+        while not list(run.glob("evaluations/*/*/*.png")) and measuring.poll() is None:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.001)
+        measuring.send_signal(signal.SIGINT)
+        code = measuring.wait(60)
+    told = (here / "stderr").read_text()
     assert code == 130, told
     assert told.splitlines()[-1].startswith("interrupted") and "Traceback" not in told
     assert list(run.glob("evaluations/*/*.json")) == []

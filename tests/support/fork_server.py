@@ -41,7 +41,7 @@ REQUEST_BYTES = 1 << 20
 
 
 class Process:
-    """A forked process, used like `subprocess.Popen`. It is killed when this object is closed or dropped."""
+    """A forked process, used like `subprocess.Popen`. It is killed when this is left or dropped."""
 
     def __init__(self, arguments: Sequence[str], control: socket.socket) -> None:
         self.args, self._control = list(arguments), control
@@ -65,6 +65,7 @@ class Process:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
             assert status, "the fork server has ended"
             self.returncode = int(status)
+            self._control.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -85,7 +86,6 @@ class Process:
     ) -> None:
         self.kill()
         self.wait()
-        self._control.close()
 
 
 class ForkServer:
