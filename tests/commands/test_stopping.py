@@ -5,16 +5,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
-from tests.conftest import ROOT, TINY, changed
+from tests.conftest import TINY, changed
+from tests.support.commands import environment, launched, start_ranks
+from tests.support.fork_server import ForkServer, Process
 
 DEADLINE_S = 240
 # So many steps that a run does not end before the test has done with it, unless it says otherwise.
@@ -26,12 +28,13 @@ LONG = {
 }
 FAULTS = {
     "step": "trainer.gan_step = fail",
-    "save": "saver.write = fail",
+    "save": "checkpointer.write = fail",
 }
-SCRIPT = """
+# A module, so that an import of it alone plants the fault.
+PLANTED = """
 import os, sys
 from hpc_recolor import cli, train
-from hpc_recolor.training import saver, trainer
+from hpc_recolor.training import checkpointer, trainer
 
 def fail(*_):
     raise {error}("planted")
@@ -42,37 +45,85 @@ sys.exit(cli.run(train.app))
 """
 
 
-@contextmanager
-def ranks(folder: Path, photos: Path, *program: str, **values: object) -> Iterator["subprocess.Popen[str]"]:
-    """Two ranks of `train` under torchrun, in a process group of their own that is gone in the end."""
-    flags = changed(TINY, **{"data.photos": photos, "run.folder": folder / "runs"} | LONG | values)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, *(program or ("-m", "hpc_recolor.train")), *flags]
-    with (folder / "stderr").open("w") as stderr:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=stderr, stderr=stderr, text=True, start_new_session=True)
-    try:
-        yield process
-    finally:
-        for pid in (process.pid, *pids(folder)):
-            with_kill(pid)
-        process.wait()
+@dataclass
+class Ranks:
+    """Two ranks of `train`: forks, or under a launcher, which is then the one process."""
+
+    folder: Path
+    processes: "list[Process | subprocess.Popen[bytes]]" = field(default_factory=list)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the ranks, rank 0 first."""
+        if len(self.processes) > 1:
+            return [process.pid for process in self.processes]
+        return launched_pids(self.folder)
+
+    def wait(self) -> set[int]:
+        """How the ranks ended, after all have, of which a launcher tells only some. Forks end without its help."""
+        codes = {process.wait(DEADLINE_S) for process in self.processes}
+        if len(self.processes) == 1 and codes != {0}:
+            return {int(code) for code in re.findall(r"exitcode  : (-?\d+)", self.output)}
+        return codes
+
+    @property
+    def have_ended(self) -> bool:
+        return all(process.poll() is not None for process in self.processes)
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output").read_text()
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.output.splitlines() if line.startswith("error:")]
 
 
-def with_kill(pid: int) -> None:
+Start = Callable[..., AbstractContextManager[Ranks]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, photos: Path, fork_server: ForkServer) -> Start:
+    """`with start(**values) as ranks`: two ranks that are gone in the end. launcher: under torchrun; else forks."""
+
+    @contextmanager
+    def run(module: str = "hpc_recolor.train", launcher: bool = False, **values: object) -> Iterator[Ranks]:
+        flags = changed(TINY, **{"data.photos": photos, "run.folder": tmp_path / "runs"} | LONG | values)
+        ranks = Ranks(tmp_path)
+        with (tmp_path / "output").open("w") as output, ExitStack() as stack:
+            if launcher:
+                command, env = [*launched(2), module, *flags], environment()
+                ranks.processes.append(subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output))
+            else:
+                started = start_ranks(fork_server, tmp_path, module, flags, 2, output, output)
+                ranks.processes += [stack.enter_context(process) for process in started]
+            try:
+                yield ranks
+            finally:
+                for pid in (*ranks.pids, *(process.pid for process in ranks.processes)):
+                    if not ranks.have_ended:
+                        end(pid)
+                for process in ranks.processes:
+                    process.wait()
+
+    return run
+
+
+def end(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
-def pids(folder: Path) -> list[int]:
-    """The processes of the ranks, rank 0 first, as the kernel knows them by their command."""
+def launched_pids(folder: Path) -> list[int]:
+    """The ranks that a launcher has started, rank 0 first, as the kernel knows them by their command."""
     found = {}
     for place in Path("/proc").iterdir():
         try:
             command = (place / "cmdline").read_bytes()
-            environment = (place / "environ").read_bytes()
+            environ = (place / "environ").read_bytes()
         except (OSError, ValueError):
             continue
-        rank = re.search(rb"(?:^|\0)RANK=(\d+)\0", environment)
+        rank = re.search(rb"(?:^|\0)RANK=(\d+)\0", environ)
         if rank and str(folder / "runs").encode() in command and b"torch.distributed.run" not in command:
             found[int(rank[1])] = int(place.name)
     return [found[rank] for rank in sorted(found)]
@@ -89,10 +140,6 @@ def saved(folder: Path) -> list[int]:
     return sorted(int(path.name[7:]) for path in (folder / "runs" / "train" / "checkpoints").glob("images-*"))
 
 
-def errors(folder: Path) -> list[str]:
-    return [line for line in (folder / "stderr").read_text().splitlines() if line.startswith("error:")]
-
-
 def last_row(folder: Path) -> int:
     lines = (folder / "runs" / "train" / "metrics.jsonl").read_text().splitlines()
     return max(int(json.loads(line)["images_seen"]) for line in lines)
@@ -100,54 +147,51 @@ def last_row(folder: Path) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_rank_saves_on_all_and_the_same_command_goes_on(
-    number: signal.Signals, tmp_path: Path, photos: Path
+    number: signal.Signals, start: Start, tmp_path: Path
 ) -> None:
-    with ranks(tmp_path, photos) as process:
+    with start(launcher=number == signal.SIGUSR2) as ranks:
         until(lambda: saved(tmp_path))
-        os.kill(pids(tmp_path)[1 if number == signal.SIGUSR2 else 0], number)
-        process.wait(DEADLINE_S)
-    output = (tmp_path / "stderr").read_text()
-    stopped = re.search(r"stopped by .* after (\d+) images, which are saved", output)
-    assert stopped, output
+        os.kill(ranks.pids[1 if number == signal.SIGUSR2 else 0], number)
+        codes = ranks.wait()
+    stopped = re.search(r"stopped by .* after (\d+) images, which are saved", ranks.output)
+    assert stopped, ranks.output
     assert saved(tmp_path)[-1] == int(stopped[1])
-    assert f"exitcode  : {STOPPED}" in output
+    assert STOPPED in codes and codes <= {STOPPED, -signal.SIGTERM}  # a launcher terminates the last to leave
     total = int(stopped[1]) + 40
-    with ranks(tmp_path, photos, **{"train.epochs": -(-total // 12)}) as process:
-        assert process.wait(DEADLINE_S) == 0, (tmp_path / "stderr").read_text()
+    with start(**{"train.epochs": -(-total // 12)}) as ranks:
+        assert ranks.wait() == {0}, ranks.output
     assert saved(tmp_path)[-1] >= total
     assert last_row(tmp_path) == saved(tmp_path)[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_that_is_gone_is_named_and_the_run_goes_on_from_what_was_saved(
-    number: signal.Signals, tmp_path: Path, photos: Path
+    number: signal.Signals, start: Start, tmp_path: Path
 ) -> None:
-    with ranks(tmp_path, photos) as process:
+    with start(launcher=number == signal.SIGKILL) as ranks:
         until(lambda: saved(tmp_path))
-        rank_1 = pids(tmp_path)[1]
+        rank_1 = ranks.pids[1]
         os.kill(rank_1, number)
         started_s = time.monotonic()
-        until(lambda: errors(tmp_path))
+        until(lambda: ranks.errors)
         assert time.monotonic() - started_s < 60
         os.kill(rank_1, signal.SIGKILL) if number == signal.SIGSTOP else None
-        assert process.wait(DEADLINE_S) != 0
-    (line,) = errors(tmp_path)
+        assert 0 not in ranks.wait()
+    (line,) = ranks.errors
     assert "rank 1 on host" in line
     newest = saved(tmp_path)[-1]
-    with ranks(tmp_path, photos, **{"train.epochs": (newest + 40) // 12}) as process:
-        assert process.wait(DEADLINE_S) == 0, (tmp_path / "stderr").read_text()
-    assert f"from image {newest} to" in (tmp_path / "stderr").read_text()
+    with start(**{"train.epochs": (newest + 40) // 12}) as ranks:
+        assert ranks.wait() == {0}, ranks.output
+    assert f"from image {newest} to" in ranks.output
 
 
 @pytest.mark.parametrize(("fault", "error"), [("step", "MemoryError"), ("save", "ZeroDivisionError")])
 def test_a_rank_that_fails_is_named_with_its_phase_and_all_end(
-    fault: str, error: str, tmp_path: Path, photos: Path
+    fault: str, error: str, start: Start, tmp_path: Path
 ) -> None:
-    program = tmp_path / "planted.py"
-    program.write_text(SCRIPT.format(fault=FAULTS[fault], error=error))
-    with ranks(tmp_path, photos, str(program)) as process:
-        assert process.wait(DEADLINE_S) != 0
-    (line,) = errors(tmp_path)
+    (tmp_path / "planted.py").write_text(PLANTED.format(fault=FAULTS[fault], error=error))
+    with start("planted") as ranks:
+        assert ranks.wait() == {FAILED}
+    (line,) = ranks.errors
     assert re.search(rf"rank 1 on host \S+ .*failed while {'training' if fault == 'step' else 'saving'}", line), line
     assert f"{error}: planted" in line
-    assert f"exitcode  : {FAILED}" in (tmp_path / "stderr").read_text()

@@ -1,15 +1,20 @@
 """A study by one command: all rows prepared, trained, measured, and in one report; and again from where it stopped."""
 
+import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hpc_recolor import study
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.study import TEST, VAL, on_package_photos, read_rows, run_all
 from tests.conftest import Command, error_line, paint_photo
+from tests.support.commands import run_forked
+from tests.support.fork_server import ForkServer
 
 LEARNED = 8
 
@@ -43,10 +48,25 @@ def write_row(folder: Path, name: str, **changes: str) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
 
 
-def test_all_rows_end_in_one_report_and_again_costs_nothing(command: Command, sources: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer, tmp_path: Path) -> None:
+    """The study's commands run as forks instead of in new interpreters."""
+
+    def run(command: Sequence[str]) -> int:
+        _, _, module, *arguments = command
+        done = run_forked(fork_server, tmp_path, module, arguments)
+        print(done.stderr, file=sys.stderr)
+        return done.returncode
+
+    monkeypatch.setattr(study, "_run", run)
+
+
+def test_all_rows_end_in_one_report_and_again_costs_nothing(
+    invoke: Command, forked: None, sources: Path, tmp_path: Path
+) -> None:
     for name in ("cars", "general"):
         write_row(tmp_path / "rows", name)
-    first = command("study", "--configs", "rows", "--photos", sources)
+    first = invoke("study", "--configs", "rows", "--photos", sources)
     assert first.returncode == 0, first.stderr
     results = tmp_path / "runs" / "tiny"
     page = (results / "report.html").read_text()
@@ -56,7 +76,7 @@ def test_all_rows_end_in_one_report_and_again_costs_nothing(command: Command, so
             measured = sorted(path.stem for path in (results / name / "evaluations" / data).glob("*.json"))
             assert measured == ["epoch-0001", "epoch-0002"]
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*.safetensors")}
-    again = command("study", "--configs", "rows", "--photos", sources)
+    again = invoke("study", "--configs", "rows", "--photos", sources)
     assert again.returncode == 0, again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in results.rglob("*.safetensors")}
 
@@ -69,16 +89,16 @@ def test_all_rows_end_in_one_report_and_again_costs_nothing(command: Command, so
     ],
 )
 def test_a_row_without_photographs_is_refused_in_one_line(
-    command: Command, sources: Path, tmp_path: Path, shards: str, parts: list[str]
+    invoke: Command, sources: Path, tmp_path: Path, shards: str, parts: list[str]
 ) -> None:
     write_row(tmp_path / "rows", "cars", shards=shards)
-    line = error_line(command("study", "--configs", "rows", "--photos", sources))
+    line = error_line(invoke("study", "--configs", "rows", "--photos", sources))
     assert all(part in line for part in parts)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_without_configs_is_refused_in_one_line(command: Command) -> None:
-    assert "no .yaml file in it" in error_line(command("study", "--configs", "."))
+    assert "no .yaml file in it" in error_line(command("study", "--configs", ".", fresh=True))
 
 
 def test_a_command_that_fails_ends_the_study_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:

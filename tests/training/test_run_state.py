@@ -4,8 +4,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,9 @@ from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training.run_state import restore
 from hpc_recolor.training.trainer import Trainer
-from tests.conftest import ROOT
 from tests.support import training_runs
+from tests.support.commands import environment
+from tests.support.fork_server import ForkServer
 from tests.support.training_runs import differences, make, state, train
 from tests.training.test_resume import rows
 
@@ -191,21 +190,22 @@ def test_what_a_killed_save_left_is_cleared_away(photos: Path, tmp_path: Path, w
     assert sorted(run.checkpoints.iterdir()) == committed(run)
 
 
-def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(photos: Path, tmp_path: Path, world: World) -> None:
+def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(
+    photos: Path, tmp_path: Path, world: World, fork_server: ForkServer
+) -> None:
     """Killed twice while it saves at every step; then it must end as if it had never been killed."""
     config = run_config(photos, tmp_path / "killed", epochs=4, every_images=4)
     config_file = tmp_path / "config.yaml"
     config_file.write_text(to_yaml(config))
-    command = [sys.executable, "-m", "hpc_recolor.train", "--config", str(config_file)]
     run = RunFolder(config.run.folder / config.run.name)
     for delay_s in (0.0, 0.05):
         before = len(committed(run))
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while len(committed(run)) == before and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(delay_s)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        arguments = ("--config", config_file)
+        with fork_server.start("hpc_recolor.train", arguments, tmp_path, environment()) as process:
+            while len(committed(run)) == before and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(delay_s)
+            os.kill(process.pid, signal.SIGKILL)
         assert find_damage(committed(run)[-1]) is None
     resumed = state(train(config, world))
     whole = state(train(run_config(photos, tmp_path / "whole", epochs=4), world))

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import timeit
 from collections.abc import Callable, Iterator
@@ -18,13 +17,14 @@ from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
 from hpc_recolor.training.watchdog.heartbeat import Beat, Seen, State, accuse, furthest_behind
 from hpc_recolor.training.watchdog.watchdog import Watchdog
 from tests.conftest import ROOT
+from tests.support.commands import environment, launched, start_ranks
+from tests.support.fork_server import ForkServer, Process
 from tests.support.watched import FAULTY_STEP
 
 HOST = socket.gethostname()
 HANG_S, SILENCE_S = 4.0, 6.0
 # All ranks are to have ended so long after the limit; starting them takes the most of it on two slow cores.
 START_S, END_S = 90.0, 25.0
-LAUNCHER = (*("-m", "torch.distributed.run", "--standalone"), "--nproc_per_node")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Ranks:
     """Processes of one run; `processes` are the ranks, or the one launcher that holds them."""
 
     folder: Path
-    processes: list["subprocess.Popen[bytes]"]
+    processes: "list[Process | subprocess.Popen[bytes]]"
 
     def pid(self, rank: int) -> int | None:
         file = self.folder / str(rank)
@@ -44,7 +44,7 @@ class Ranks:
 
     @property
     def errors(self) -> str:
-        return "".join(file.read_text() for file in sorted(self.folder.glob("stderr *")))
+        return (self.folder / "stderr").read_text()
 
     @property
     def messages(self) -> list[str]:
@@ -78,33 +78,21 @@ Launch = Callable[..., Ranks]
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
+def launch(tmp_path: Path, fork_server: ForkServer) -> Iterator[Launch]:
     """`launch("killed", rank=1)` starts ranks of tests.support.watched; launcher: through torchrun."""
     started: list[Ranks] = []
 
     def run(fault: str, rank: int, ranks: int = 2, launcher: bool = False, endless: bool = False) -> Ranks:
-        call = ["-m", "tests.support.watched", "--fault", fault, "--rank", str(rank), "--pids", str(tmp_path)]
+        call = ["tests.support.watched", "--fault", fault, "--rank", str(rank), "--pids", str(tmp_path)]
         call += ["--hang_s", str(HANG_S), "--silence_s", str(SILENCE_S), f"--endless={str(endless).lower()}"]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        processes = []
-        for number in range(1 if launcher else ranks):
-            own: dict[str, object] = {
-                "RANK": number,
-                "LOCAL_RANK": number,
-                "WORLD_SIZE": ranks,
-                "LOCAL_WORLD_SIZE": ranks,
-            }
-            own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            with (tmp_path / f"stderr {number}").open("wb") as errors:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, *((*LAUNCHER, str(ranks)) if launcher else ()), *call],
-                        cwd=ROOT,
-                        env=os.environ | ({} if launcher else {key: str(value) for key, value in own.items()}),
-                        stderr=errors,
-                    )
-                )
+        processes: list[Process | subprocess.Popen[bytes]] = []
+        with (tmp_path / "stderr").open("w") as errors:
+            if launcher:
+                command = [*launched(ranks), *call]
+                processes.append(subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=errors))
+            else:
+                module, *flags = call
+                processes += start_ranks(fork_server, ROOT, module, flags, ranks, errors, errors)
         started.append(Ranks(tmp_path, processes))
         return started[-1]
 
