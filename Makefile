@@ -6,11 +6,15 @@ READY := .venv/ready
 # A folder with `general` and `cars` in it (folders, .tar or .zip), for study-small.
 PHOTOS :=
 
-.PHONY: help demo study-small test lint coverage gpu-suite clean
+# Processes that share the tests: one a core, and one for those that wait for SLURM.
+WORKERS := $(shell expr $$(nproc) + 1)
+
+.PHONY: help demo study-small test test-fast lint coverage gpu-suite clean
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare seven small runs, and write a report (1 hour on two cores)'
-	@echo 'make test       run all tests'
+	@echo 'make test       run all tests (12 minutes on two cores)'
+	@echo 'make test-fast  run those that start no processes, clusters and browsers (2 minutes)'
 	@echo 'make lint       check style, spelling and types'
 	@echo 'make coverage   run all tests and show which lines they miss (slower than make test)'
 	@echo 'make gpu-suite  all that needs a GPU: tests, speed, one epoch; installs nothing (9 minutes)'
@@ -23,7 +27,10 @@ study-small: $(READY)
 	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+
+test-fast: $(READY)
+	$(RUN) -m pytest -n $$(nproc) --dist loadgroup -m 'not slow'
 
 lint: $(READY)
 	$(RUN) -m ruff format --check .

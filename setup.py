@@ -59,6 +59,7 @@ setup(
             "mypy>=1.18",
             "playwright>=1.56",
             "pytest>=8.4",
+            "pytest-xdist>=3.8",
             "ruff>=0.14",
             "types-PyYAML",
         ],

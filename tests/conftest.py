@@ -32,6 +32,20 @@ TINY = (
 )
 
 
+# A test that needs one of these is slow; tests that are slow for another reason say so with a mark.
+SLOW_FIXTURES = {"fork_server", "cluster", "browser"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks slow tests, and keeps together on a worker of pytest-xdist what shares fixtures."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & SLOW_FIXTURES:
+            item.add_marker("slow")
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group("cluster" if "cluster" in fixtures else str(item.path)))
+
+
 def paint_photo(number: int, width: int = 48, height: int = 40) -> Image.Image:
     """A smooth colored picture, another one for each number."""
     draw = np.random.default_rng(number)
