@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.fork_server import ForkServer
+from tests.support.forked_ranks import ForkedRanks
 
 SCRIPTS = ROOT / "slurm" / "dev_cluster"
 PORTS = 7
@@ -31,6 +33,15 @@ def cluster() -> Iterator[Path]:
         yield folder
         script("down")
         assert not folder.exists()
+
+
+@pytest.fixture(scope="session")
+def forked_python(fork_server: ForkServer) -> Iterator[Path]:
+    """A `python` for profiles whose ranks need not import torch and the like again."""
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+        ranks = ForkedRanks(fork_server, Path(folder))
+        yield ranks.program
+        ranks.close()
 
 
 def script(name: str) -> str:

@@ -18,7 +18,7 @@ from hpc_recolor.runtime.errors import UserError
 from tests.conftest import TINY, contents
 from tests.support.live import DEADLINE_S, until
 
-HERE = JobOptions(cluster="local", ranks_per_node=2, gpus_per_node=0)
+LOCAL = JobOptions(cluster="local", ranks_per_node=2, gpus_per_node=0)
 
 # What `submit --cluster local` does, and then stays in the foreground as --follow does.
 SUBMIT = """
@@ -51,12 +51,13 @@ def until_over(last: Submission) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run of two ranks, submitted from its folder by a process whose group gets a SIGINT as soon as it trains."""
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory, forked_python: Path) -> RunFolder:
+    """A run of two ranks, submitted from its folder by a process whose group receives SIGINT once it trains."""
     folder = tmp_path_factory.mktemp("local")
+    options = LOCAL.model_copy(update={"python": str(forked_python)})
     (folder / "photos").symlink_to(photos)
     (folder / "config.yaml").write_text(to_yaml(tiny(Path("photos"))))
-    command = [sys.executable, "-c", SUBMIT, "config.yaml", HERE.model_dump_json()]
+    command = [sys.executable, "-c", SUBMIT, "config.yaml", options.model_dump_json()]
     run = RunFolder(folder / "runs" / "train")
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True) as typed:
         assert typed.stdout and typed.stdout.readline() == "submitted\n"
@@ -101,7 +102,7 @@ def test_more_than_one_node_is_refused_and_a_run_that_was_there_is_as_before(pho
     config = tiny(photos, folder=str(tmp_path / "runs"))
     claim(RunFolder(tmp_path / "runs" / "train"), config)
     before = contents(tmp_path)
-    made = submission.plan([config], HERE.model_copy(update={"nodes": 2}), "python -m hpc_recolor.submit")
+    made = submission.plan([config], LOCAL.model_copy(update={"nodes": 2}), "python -m hpc_recolor.submit")
     with pytest.raises(UserError, match="--nodes=2: --cluster local has only this machine"):
         submission.submit(made)
     assert contents(tmp_path) == before

@@ -20,9 +20,9 @@ from hpc_recolor.launch.job_states import JobState
 from hpc_recolor.launch.lifecycle import ENDED_STATES, NO_END_RECORDED, SLURM_ENDS, State
 from hpc_recolor.launch.overview import Overview, SchedulerReply, make_overview
 from hpc_recolor.run_folder.folder import RunFolder
-from tests.commands.test_jobs import end, refusal, start, submitted
 from tests.conftest import ROOT
 from tests.support.live import slurm, until
+from tests.support.submitted_runs import end, refusal, start, submitted
 
 STOPPED = end("stopped by SIGUSR2", 75)
 SOON = datetime.now().replace(microsecond=0) + timedelta(days=2)

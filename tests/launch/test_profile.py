@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from hpc_recolor.launch.profile import Container, JobOptions, Profile, load_profile, plain_path
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT
-from tests.launch.test_slurm_executor import options, text
+from tests.support.job_scripts import options, text
 
 NAMES = ("partition", "account", "qos", "network_interface")
 

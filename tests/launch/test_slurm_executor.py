@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,12 @@ import pytest
 from hpc_recolor.launch import slurm_executor
 from hpc_recolor.launch.job_folder import JobFolder
 from hpc_recolor.launch.profile import JobOptions, Profile, load_profile
-from hpc_recolor.launch.slurm_time import parse_time
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
 from tests.conftest import ROOT
+from tests.support.job_scripts import CODE, JOB, options, text
 
 SCRIPTS = Path(__file__).parent / "scripts"
-JOB = JobFolder(Path("/runs/cars/job"))
-CODE = JOB.code / "0123456789abcdef"
 PROFILES = ("dev_cluster", "gpu_cluster", "container_cluster")
 APPTAINER = {"container": {"runtime": "apptainer", "image": "/images/recolor.sif", "mounts": ["/data:/mnt"]}}
 OTHERS: dict[str, tuple[dict[str, Any], int | None]] = {
@@ -30,19 +27,6 @@ OTHERS: dict[str, tuple[dict[str, Any], int | None]] = {
     "apptainer_after_limited": (APPTAINER | {"gpus_per_node": 2, "after": "42", "max_requeues": 3}, None),
     "sweep": ({"at_once": 2}, 6),
 }
-
-
-def text(options: JobOptions, tasks: int | None = None) -> str:
-    made = slurm_executor.executor(JOB, CODE, "cars", options, tasks).text()
-    return made.replace(sys.executable, "/opt/python3") + "\n"
-
-
-def options(profile: Profile, **more: object) -> JobOptions:
-    """As `resolve` makes them, without asking a cluster."""
-    time_min = parse_time(profile.time) if profile.time else None
-    ranks = max(1, profile.gpus_per_node or 0)
-    said = {"nodes": 4, "time_min": time_min, "ranks_per_node": ranks}
-    return JobOptions.model_validate(profile.model_dump() | said | more)
 
 
 def made_scripts() -> dict[str, str]:

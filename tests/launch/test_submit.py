@@ -10,7 +10,7 @@ from hpc_recolor import cli
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
 from hpc_recolor.submit import app
 from tests.conftest import ROOT, contents
-from tests.support.live import flags, slurm
+from tests.support.live import flags, recolor, slurm
 
 REFUSED = {
     "--partition=urgnt": "no such partition, did you mean urgent?; use one of main, urgent",
@@ -67,6 +67,7 @@ def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    forked_python: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     odd = "--constraint=[a100*1]"  # a form that only sbatch checks
@@ -74,10 +75,11 @@ def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
     (line,) = capsys.readouterr().err.splitlines()
     assert "Invalid feature specification" in line
     assert contents(tmp_path) == {}
-    assert submit(photos, "--cluster=local", "--train.epochs=1") == 0
+    (tmp_path / "profile.yaml").write_text(f"python: {forked_python}")
+    assert submit(photos, "--cluster=local", "--train.epochs=1", "--profile=profile.yaml") == 0
     run = tmp_path / "runs" / "train"
     before = (run / "config.yaml").read_bytes()
-    subprocess.run([sys.executable, "-m", "hpc_recolor.jobs", "cancel", run], check=True, capture_output=True)
+    assert recolor(tmp_path, "jobs", "cancel", run).returncode == 0
     assert submit(photos, odd, "--train.epochs=3") == BAD_INPUT
     assert (run / "config.yaml").read_bytes() == before
 
@@ -142,10 +144,7 @@ def test_waiting_for_a_local_job_ends_with_it(photos: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "hpc_recolor.submit", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    shown = subprocess.run(
-        [sys.executable, "-m", "hpc_recolor.jobs", "list"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert "finished" in shown.stdout
+    assert "finished" in recolor(tmp_path, "jobs", "list").stdout
 
 
 def test_submitting_imports_no_torch(cluster: Path, photos: Path, tmp_path: Path) -> None:

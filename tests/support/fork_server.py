@@ -223,6 +223,9 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(found | request["env"])
     time.tzset()
+    if os.environ.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     os.chdir(request["cwd"])
     module, *arguments = request["argv"]
     sys.argv = [module, *arguments]
