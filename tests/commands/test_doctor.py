@@ -1,4 +1,4 @@
-"""The doctor's table and exit code, and what it finds on this machine."""
+"""The doctor's table and exit code, and its findings on this machine."""
 
 import re
 from importlib.metadata import version
@@ -60,8 +60,8 @@ def test_damaged_files_are_listed_with_fixes(command: Command, data_set: Path) -
     assert done.stdout.count("fix: copy that file again") == 2
 
 
-def test_missing_folder_is_refused_in_one_line(command: Command) -> None:
-    assert "DIR=nowhere: no such file or folder" in error_line(command("doctor", "nowhere"))
+def test_missing_folder_is_refused_in_one_line(invoke: Command) -> None:
+    assert "DIR=nowhere: no such file or folder" in error_line(invoke("doctor", "nowhere"))
 
 
 def test_table_is_whole_on_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,24 +75,24 @@ def test_table_is_whole_on_80_columns(capsys: pytest.CaptureFixture[str], monkey
     assert "[red]" in shown and "fix: pip install '.[cuda13]'" in shown
 
 
-def test_a_check_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failing_check_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'slurm_load_partitions: no controller' >&2\nexit 1\n")
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setenv("RANK", "0")  # and nothing else of what torchrun sets
+    monkeypatch.setenv("RANK", "0")  # and none of the other variables that torchrun sets
     findings = {finding.subject: finding for finding in machine.check_machine(tmp_path / "gone")}
     assert len(findings) == 11
-    for subject, said in (
+    for subject, text in (
         ("SLURM", "slurm_load_partitions: no controller"),
         ("NCCL/gloo", "RANK is set, but not"),
         ("free space", "No such file"),
     ):
         assert findings[subject].severity == "error" and findings[subject].fix
-        assert said in findings[subject].message
+        assert text in findings[subject].message
     assert findings["memory"].severity in ("ok", "warning")
 
 
-def test_little_room_is_a_warning_with_the_figure(tmp_path: Path) -> None:
+def test_little_free_space_is_a_warning_with_the_figure(tmp_path: Path) -> None:
     for finding in (
         machine.check_space({tmp_path, Path()}, low_gib=1e9),
         machine.check_shared_memory(tmp_path, low_gib=1e9),

@@ -1,4 +1,7 @@
-"""Preparing by command: what a data set holds, what is left out of it, and that no way to stop it leaves half a one."""
+"""Preparing by command: what a data set holds, what is left out, and that stopping it never leaves a broken one.
+
+The command runs in this process unless the promise is about processes: start-up, memory, users, and how they end.
+"""
 
 import hashlib
 import io
@@ -15,7 +18,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.conftest import ROOT, Command, contents, error_line, paint_photo
+from tests.conftest import ROOT, contents, error_line, paint_photo
 from tests.support import tolerances
 from tests.support.bad_photos import (
     DENIED,
@@ -36,9 +38,12 @@ from tests.support.bad_photos import (
     write_bad_photos,
     write_duplicates,
 )
+from tests.support.commands import Done, environment, run_here
+from tests.support.fork_server import ForkServer, Process
 
-Result = subprocess.CompletedProcess[str]
 Manifest = dict[str, Any]
+
+MODULE = "hpc_recolor.prepare"
 
 # 2 of the 15 photographs to validate on, 2 to test on, 11 to train on.
 SMALL = ("--size", "32", "--val", "2", "--test", "2")
@@ -49,22 +54,27 @@ BIG = ("--size", "1024", "--val", "2", "--test", "2")
 KILLS = 20
 KILLED_FOLDERS = 4
 
-SOMEBODY = 65534  # the user that owns nothing
+SOMEBODY = 65534  # a user that owns nothing
 
 
-def prepare(*arguments: object, before: tuple[str, ...] = ()) -> Result:
-    """Run the command; `before`: a command line that runs it."""
+def prepare(*arguments: object) -> Done:
+    """Run the command in this process."""
+    return run_here(Path(), MODULE, arguments)
+
+
+def prepare_fresh(*arguments: object, before: tuple[str, ...] = ()) -> Done:
+    """Run the command in a new interpreter; `before`: a command line that starts it."""
     return subprocess.run(
         [*before, *command_line(*arguments)], capture_output=True, encoding="utf-8", errors="replace", timeout=300
     )
 
 
 def command_line(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "hpc_recolor.prepare", *map(str, arguments)]
+    return [sys.executable, "-m", MODULE, *map(str, arguments)]
 
 
 def prepared(*arguments: object) -> Manifest:
-    """Run the command, which must succeed, and return the manifest of the folder after --out."""
+    """Run the command in this process. It must succeed. Returns the manifest of the folder after --out."""
     result = prepare(*arguments)
     assert result.returncode == 0, result.stderr
     return manifest_of(Path(str(arguments[arguments.index("--out") + 1])))
@@ -139,21 +149,13 @@ def state_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def refusal(result: Result) -> str:
-    """The line that a command ended with which had begun to work, so that progress may stand above it."""
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr, result.stderr
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    return line
-
-
 def worst_difference(pixels: np.ndarray, photo: Image.Image) -> int:
     """The largest difference of any channel of any pixel [levels of 255]."""
     return int(np.abs(pixels.astype(int) - np.asarray(photo).astype(int)).max())
 
 
 def opened(path: Path) -> Image.Image:
-    """A photograph as one sees it: turned, RGB."""
+    """A photograph as it looks: upright, RGB."""
     with Image.open(path) as photo:
         return ImageOps.exif_transpose(photo).convert("RGB")
 
@@ -171,12 +173,13 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def small(photos: Path, place: Path) -> Path:
-    """The 15 photographs, prepared by four threads."""
-    prepared(photos, "--out", place / "small", *SMALL, "--threads", 4)
+    """The 15 photographs, prepared by four threads of a new interpreter."""
+    result = prepare_fresh(photos, "--out", place / "small", *SMALL, "--threads", 4)
+    assert result.returncode == 0, result.stderr
     return place / "small"
 
 
-def test_manifest_says_what_the_data_set_holds(small: Path, photos: Path) -> None:
+def test_manifest_describes_the_data_set(small: Path, photos: Path) -> None:
     manifest = manifest_of(small)
     assert manifest["format"] == 1
     assert (manifest["found"], manifest["kept"], manifest["left_out"], manifest["beyond_limit"]) == (15, 15, [], 0)
@@ -191,12 +194,12 @@ def test_manifest_says_what_the_data_set_holds(small: Path, photos: Path) -> Non
 def test_manifest_has_size_and_checksum_of_every_other_file(small: Path) -> None:
     files = manifest_of(small)["files"]
     assert files.keys() | {"manifest.json"} == set(os.listdir(small))
-    for name, said in files.items():
+    for name, record in files.items():
         content = (small / name).read_bytes()
-        assert said == {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert record == {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_raw_shard_is_nothing_but_the_samples_in_order(small: Path) -> None:
+def test_raw_shard_is_the_concatenated_samples(small: Path) -> None:
     shard = np.memmap(small / "train-00000.raw", np.uint8, "r").reshape(-1, 32, 32, 3)
     assert len(shard) == 11
     np.testing.assert_array_equal(shard, np.stack(list(pixels_of(small).values())))
@@ -204,7 +207,7 @@ def test_raw_shard_is_nothing_but_the_samples_in_order(small: Path) -> None:
 
 @pytest.fixture(scope="module")
 def odd_sizes(place: Path) -> dict[str, tuple[Image.Image, int]]:
-    """Photographs below `place`/odd sizes: name -> (as one sees it, tolerance of its decoded pixels)."""
+    """Photographs below `place`/odd sizes: name -> (as it looks, tolerance of its decoded pixels)."""
     folder = place / "odd sizes"
     folder.mkdir()
     for number, suffix in enumerate(("png", "bmp", "tif")):
@@ -371,7 +374,7 @@ def test_small_and_gray_photographs_are_kept_where_limits_allow_them(
     assert_counts_add_up(without_limits)
 
 
-def test_odd_photographs_become_what_one_sees(without_limits: Path, place: Path, bad: list[BadPhotoCase]) -> None:
+def test_odd_photographs_are_decoded_as_they_look(without_limits: Path, place: Path, bad: list[BadPhotoCase]) -> None:
     samples = pixels_of(without_limits)
     for one in bad:
         if one.kept:
@@ -394,11 +397,11 @@ def test_bomb_is_refused_before_it_takes_memory(place: Path, bad: list[BadPhotoC
     for name in ("without", "with"):
         if name == "with":
             shutil.copy(place / "bad photos" / "bomb.png", folder)
-        # A process of its own in between: what a fresh one has of its parent counts as its peak.
+        # A process in between: memory that a new process shares with its parent counts in its peak.
         measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
         measure += "print('KiB:', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
         out = place / f"{name} bomb"
-        result = prepare(folder, "--out", out, "--size", 32, before=(sys.executable, "-S", "-E", "-c", measure))
+        result = prepare_fresh(folder, "--out", out, "--size", 32, before=(sys.executable, "-S", "-E", "-c", measure))
         assert result.returncode == 0, result.stderr
         peaks_mib.append(int(result.stdout.split("KiB:")[1]) / 1024)
     assert list(reasons_of(place / "with bomb")) == ["bomb/bomb.png"]
@@ -420,7 +423,7 @@ def test_duplicates_are_left_out_once_each(tmp_path: Path) -> None:
     assert_counts_add_up(tmp_path / "set")
 
 
-def test_what_is_no_regular_file_does_not_hold_the_command_up(tmp_path: Path) -> None:
+def test_pipes_do_not_block_the_command(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     os.mkfifo(tmp_path / "photos" / "pipe.jpg")
     os.mkfifo(tmp_path / "photos" / "pipe.dat")
@@ -468,7 +471,7 @@ def test_folders_and_photographs_without_permission_are_left_out_by_name(
     os.chmod(photos / "locked", 0o000)
     os.chmod(photos / "listed only", 0o444)
     try:
-        result = prepare(photos, "--out", out, "--size", 32, before=somebody)
+        result = prepare_fresh(photos, "--out", out, "--size", 32, before=somebody)
     finally:
         os.chmod(photos / "locked", 0o755)
         os.chmod(photos / "listed only", 0o755)
@@ -487,7 +490,7 @@ def test_target_without_permission_is_refused_by_name(somebody: tuple[str, ...],
     (place / "closed").mkdir(mode=0o755)
     if os.geteuid() != 0:
         os.chmod(place / "closed", 0o555)
-    line = refusal(prepare(source, "--out", place / "closed" / "set", *SMALL, before=somebody))
+    line = error_line(prepare_fresh(source, "--out", place / "closed" / "set", *SMALL, before=somebody))
     assert str(place / "closed") in line
     assert re.search("permission", line, re.IGNORECASE)
     assert contents(place / "closed") == {}
@@ -527,42 +530,35 @@ def held_bytes(folder: Path) -> int:
     return held
 
 
-def stopped_at(held: float, number: int, arguments: tuple[object, ...], out: Path) -> tuple[int, str]:
-    """Run the command and send it a signal once `out` holds that many bytes: exit code, and what it said on stderr."""
-    with (
-        tempfile.TemporaryFile("w+") as stderr,
-        subprocess.Popen(
-            command_line(*arguments, "--out", out), stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-        ) as process,
-    ):
-        while process.poll() is None:
-            if held_bytes(out) >= held:
-                process.send_signal(number)
-                break
-            time.sleep(0.001)
-        process.wait(300)
-        stderr.seek(0)
-        return process.returncode, stderr.read()
+def signal_at(held: float, number: int, process: "Process | subprocess.Popen[bytes]", out: Path) -> int:
+    """Send a process a signal once `out` holds that many bytes. Returns its exit code."""
+    while process.poll() is None:
+        if held_bytes(out) >= held:
+            process.send_signal(number)
+            break
+        time.sleep(0.001)
+    return process.wait(300)
 
 
-def test_run_killed_anywhere_goes_on_to_the_same_bytes(big: Path, whole: Path, tmp_path: Path) -> None:
+def test_run_killed_anywhere_resumes_to_the_same_bytes(
+    fork_server: ForkServer, big: Path, whole: Path, tmp_path: Path
+) -> None:
     all_bytes = held_bytes(whole)
-
-    def kill_and_go_on(number: int) -> list[tuple[int, int]]:
-        """One folder, killed five times on its way: exit codes, and what it held then [bytes]."""
-        out = tmp_path / f"killed{number}"
-        ends = []
-        for share in np.linspace(0, 1, KILLS)[number::KILLED_FOLDERS]:
-            code, stderr = stopped_at(share * all_bytes, signal.SIGKILL, (big, *BIG), out)
-            assert code in (0, -signal.SIGKILL), stderr
+    ends = []
+    for folder in range(KILLED_FOLDERS):
+        out = tmp_path / f"killed{folder}"
+        for share in np.linspace(0, 1, KILLS)[folder::KILLED_FOLDERS]:
+            with (
+                tempfile.TemporaryFile("w+") as stderr,
+                fork_server.start(MODULE, (big, "--out", out, *BIG), tmp_path, environment(), stderr=stderr) as process,
+            ):
+                code = signal_at(share * all_bytes, signal.SIGKILL, process, out)
+                stderr.seek(0)
+                assert code in (0, -signal.SIGKILL), stderr.read()
             ends.append((code, held_bytes(out)))
         prepared(big, "--out", out, *BIG)
         assert_same_files(out, whole)
         shutil.rmtree(out)
-        return ends
-
-    with ThreadPoolExecutor(2) as pool:
-        ends = [end for some in pool.map(kill_and_go_on, range(KILLED_FOLDERS)) for end in some]
     assert len(ends) == KILLS
     killed_at = [held for code, held in ends if code == -signal.SIGKILL]
     assert len(killed_at) > KILLS / 2
@@ -571,14 +567,19 @@ def test_run_killed_anywhere_goes_on_to_the_same_bytes(big: Path, whole: Path, t
 
 @pytest.fixture(scope="module")
 def interrupted(big: Path, whole: Path, place: Path) -> tuple[Path, int, str]:
-    """A run that Ctrl-C ended near its end: its folder, its exit code, and what it said on stderr."""
-    # Programs in the background of a script are born deaf to Ctrl-C.
+    """A run that Ctrl-C ended near its end: its folder, its exit code, and its stderr."""
+    out = place / "interrupted"
+    # Programs in the background of a script ignore Ctrl-C from birth.
     at_first = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code, stderr = stopped_at(0.9 * held_bytes(whole), signal.SIGINT, (big, *BIG), place / "interrupted")
+        with tempfile.TemporaryFile("w+") as stderr:
+            command = command_line(big, "--out", out, *BIG)
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True) as process:
+                code = signal_at(0.9 * held_bytes(whole), signal.SIGINT, process, out)
+            stderr.seek(0)
+            return out, code, stderr.read()
     finally:
         signal.signal(signal.SIGINT, at_first)
-    return place / "interrupted", code, stderr
 
 
 @pytest.fixture
@@ -587,7 +588,7 @@ def unfinished(interrupted: tuple[Path, int, str], tmp_path: Path) -> Path:
     return Path(shutil.copytree(interrupted[0], tmp_path / "set"))
 
 
-def test_interrupted_run_says_so_and_goes_on_to_the_same_bytes(
+def test_interrupted_run_says_so_and_resumes_to_the_same_bytes(
     interrupted: tuple[Path, int, str], unfinished: Path, big: Path, whole: Path
 ) -> None:
     _, code, stderr = interrupted
@@ -607,7 +608,7 @@ def test_other_options_over_an_unfinished_data_set_are_refused(unfinished: Path,
     assert state_of(unfinished) == before
 
 
-def test_files_of_somebody_else_in_an_unfinished_data_set_are_not_removed(unfinished: Path, big: Path) -> None:
+def test_other_files_in_an_unfinished_data_set_are_not_removed(unfinished: Path, big: Path) -> None:
     (unfinished / "diary.txt").write_text("keep me")
     before = state_of(unfinished)
     line = error_line(prepare(big, "--out", unfinished, *BIG))
@@ -622,13 +623,13 @@ def test_unfinished_data_set_that_lost_parts_does_not_become_a_broken_one(
     os.truncate(unfinished / "val-00000.raw", 1_000_000)
     result = prepare(big, "--out", unfinished, *BIG)
     if result.returncode:
-        assert re.search(r"(test|val)-00000\.raw", refusal(result))
+        assert re.search(r"(test|val)-00000\.raw", error_line(result))
         assert not (unfinished / "manifest.json").exists()
     else:
         assert_same_files(unfinished, whole)
 
 
-def test_torn_last_line_of_the_progress_does_not_stop_a_run_from_going_on(
+def test_torn_last_line_of_the_journal_does_not_stop_a_run_from_resuming(
     unfinished: Path, big: Path, whole: Path
 ) -> None:
     progress = unfinished / "progress.jsonl"
@@ -637,21 +638,22 @@ def test_torn_last_line_of_the_progress_does_not_stop_a_run_from_going_on(
     assert_same_files(unfinished, whole)
 
 
-def test_photograph_that_vanishes_meanwhile_is_left_out(big: Path, whole: Path, tmp_path: Path) -> None:
+def test_photograph_that_vanishes_meanwhile_is_left_out(
+    fork_server: ForkServer, big: Path, whole: Path, tmp_path: Path
+) -> None:
     last = names_of(whole)[-1]
     photos = Path(shutil.copytree(big, tmp_path / big.name))
-    with subprocess.Popen(
-        command_line(photos, "--out", tmp_path / "set", *BIG, "--threads", 1),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        start_new_session=True,
-    ) as process:
+    arguments = (photos, "--out", tmp_path / "set", *BIG, "--threads", 1)
+    with (
+        tempfile.TemporaryFile("w+") as stderr,
+        fork_server.start(MODULE, arguments, tmp_path, environment(), stderr=stderr) as process,
+    ):
         while held_bytes(tmp_path / "set") <= 0 and process.poll() is None:
             time.sleep(0.001)
         (photos / Path(last).name).unlink()
-        output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+        code = process.wait(300)
+        stderr.seek(0)
+        assert code == 0, stderr.read()
     reasons = reasons_of(tmp_path / "set")
     assert list(reasons) == [last]
     assert re.search(VANISHED, reasons[last], re.IGNORECASE)
@@ -673,8 +675,8 @@ def test_other_options_over_a_complete_data_set_are_refused_by_name(complete: Pa
     other = ("--size", 64, "--fit", "crop", "--format", "jpeg", "--limit", 5)
     line = error_line(prepare(photos, "--out", complete, *SMALL[2:], *other))
     assert all(key in line for key in ("size", "fit", "format", "limit", str(complete))), line
-    said = line.replace(str(complete), "")
-    assert "seed" not in said and "min_side" not in said, "what is the same is not named"
+    rest = line.replace(str(complete), "")
+    assert "seed" not in rest and "min_side" not in rest, "what is the same is not named"
     assert state_of(complete) == before
 
 
@@ -687,24 +689,22 @@ def test_changed_source_over_a_complete_data_set_is_refused(complete: Path, phot
     assert state_of(complete) == before
 
 
-def test_folder_of_somebody_else_is_not_taken_as_data_set(command: Command, tmp_path: Path, photos: Path) -> None:
+def test_folder_with_other_files_is_not_taken_as_data_set(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("keep me")
     before = contents(tmp_path)
-    line = error_line(command("prepare", photos, "--out", "mine", *SMALL))
-    assert "mine" in line
+    line = error_line(run_here(tmp_path, MODULE, (photos, "--out", "mine", *SMALL)))
+    assert "--out=mine" in line
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("source", ["nowhere", "nowhere.zip", "notes", "notes/readme.txt"])
-def test_source_that_is_missing_or_holds_no_photographs_is_refused(
-    command: Command, tmp_path: Path, source: str
-) -> None:
+def test_source_that_is_missing_or_holds_no_photographs_is_refused(tmp_path: Path, source: str) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "readme.txt").write_text("no photograph")
     before = contents(tmp_path)
-    line = error_line(command("prepare", source, "--out", "set"))
-    assert source in line
+    line = error_line(run_here(tmp_path, MODULE, (source, "--out", "set")))
+    assert f"SOURCE={source}" in line
     assert contents(tmp_path) == before
 
 
@@ -713,7 +713,7 @@ def test_source_of_which_nothing_is_kept_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos" / "text.jpg").write_text("no photograph")
     paint_photo(1).convert("L").save(tmp_path / "photos" / "gray.png")
     before = contents(tmp_path)
-    line = refusal(prepare(tmp_path / "photos", "--out", tmp_path / "set", "--size", 32))
+    line = error_line(prepare(tmp_path / "photos", "--out", tmp_path / "set", "--size", 32))
     assert "photos" in line
     assert contents(tmp_path) == before
 
@@ -733,15 +733,13 @@ def test_source_of_which_nothing_is_kept_is_refused(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_illegal_values_are_refused(
-    command: Command, tmp_path: Path, photos: Path, flags: list[str], expected: list[str]
-) -> None:
-    line = error_line(command("prepare", photos, "--out", "set", *flags))
+def test_illegal_values_are_refused(tmp_path: Path, photos: Path, flags: list[str], expected: list[str]) -> None:
+    line = error_line(run_here(tmp_path, MODULE, (photos, "--out", "set", *flags)))
     assert all(part in line for part in expected), line
     assert contents(tmp_path) == {}
 
 
-# --- No space left, and archives that mean harm
+# --- No space left, and malicious archives
 
 
 @pytest.fixture
@@ -758,15 +756,15 @@ def device(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_full_and_read_only_devices_are_named_and_the_run_goes_on_once_there_is_room(
+def test_full_and_read_only_devices_are_named_and_the_run_resumes_once_there_is_space(
     device: Path, big: Path, whole: Path
 ) -> None:
-    line = refusal(prepare(big, "--out", device / "set", *BIG))
+    line = error_line(prepare(big, "--out", device / "set", *BIG))
     assert str(device) in line and re.search("read-only", line, re.IGNORECASE)
     assert contents(device) == {}
 
     subprocess.run(["mount", "-o", "remount,rw,size=40m", device], check=True)
-    line = refusal(prepare(big, "--out", device / "set", *BIG))
+    line = error_line(prepare(big, "--out", device / "set", *BIG))
     assert str(device / "set") in line and "train-00000.raw" in line
     assert re.search("space|room", line)
     assert not (device / "set" / "manifest.json").exists()
