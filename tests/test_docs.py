@@ -1,16 +1,74 @@
-"""What the documentation names is there."""
+"""What the documentation names exists, and docs/architecture.md leaves out no file of its table `To add something`."""
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from hpc_recolor.config import AdversarialName, DataConfig, GeneratorName
+from hpc_recolor.evaluation.metric_registry import METRICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("docs/*.md"), *(ROOT / page for page in ("README.md", "CONTRIBUTING.md", "slurm/README.md"))]
 NAMED = sorted({match for page in PAGES for match in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", page.read_text())})
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+# A path in backticks, and the names in backticks that follow it in parentheses or after a comma.
+FILE = re.compile(r"`([\w./-]+\.(?:py|md|yaml|sh))`(?: \(([^)]*)\)|, `(\w+)`)?")
+ROWS = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", ARCHITECTURE, re.MULTILINE))
+PRODUCT = [*ROOT.glob("hpc_recolor/**/*.py"), *ROOT.glob("kernels/recolor_kernels/*.py")]
+ADDED: dict[str, list[str]] = {
+    "a generator": list(get_args(GeneratorName)),
+    "a loss (criterion)": ["bce", "mse"],  # "l1" is also the name of a metric
+    "a metric": ["mae", "psnr", "ssim"],  # the others are compared in the report, too
+    "a loader": ["dali"],  # "torch" is also a package
+}
 
 
 @pytest.mark.parametrize(("file", "test"), NAMED)
-def test_every_test_that_a_page_names_is_there(file: str, test: str) -> None:
+def test_every_test_that_a_page_names_exists(file: str, test: str) -> None:
     assert (ROOT / file).is_file()
     assert not test or f"\ndef {test}(" in (ROOT / file).read_text()
+
+
+def named_files(text: str) -> list[tuple[str, list[str]]]:
+    return [
+        (path, re.findall(r"`(\w+)`", inside) + ([after] if after else []))
+        for path, inside, after in FILE.findall(text)
+    ]
+
+
+@pytest.mark.parametrize(("path", "names"), named_files(ARCHITECTURE), ids=str)
+def test_files_and_names_exist(path: str, names: list[str]) -> None:
+    if "NAME" in path:
+        assert (ROOT / path).parent.is_dir()
+        return
+    content = (ROOT / path).read_text()
+    missing = [name for name in names if not re.search(rf"^\s*(def |class )?{name}\b", content, re.MULTILINE)]
+    assert not missing, f"docs/architecture.md: {path} does not define {missing}"
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\s([a-z_]+/[a-z_/]+(?:\.py|/))[, \n]", ARCHITECTURE))))
+def test_places_on_the_way_of_a_photograph_exist(path: str) -> None:
+    assert (ROOT / "hpc_recolor" / path).exists() or (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("kind", ADDED)
+def test_what_is_there_was_added_in_the_files_that_the_table_names(kind: str) -> None:
+    listed = {path for path, _ in named_files(ROWS[kind])}
+    for name in ADDED[kind]:
+        quoting = {str(file.relative_to(ROOT)) for file in PRODUCT if re.search(rf"[\"']{name}[\"']", file.read_text())}
+        own = {path for path in quoting if Path(path).stem == name}
+        assert quoting - own <= listed, f"docs/architecture.md: `{kind}` leaves out {sorted(quoting - own - listed)}"
+        assert quoting, f"{name}: found nowhere"
+
+
+def test_the_table_knows_the_names() -> None:
+    assert set(ADDED["a loss (criterion)"]) < set(get_args(AdversarialName))
+    assert {*ADDED["a loader"], "torch", "auto"} == set(get_args(DataConfig.model_fields["loader"].annotation))
+    assert set(ADDED["a metric"]) < {metric.key for metric in METRICS}
+
+
+def test_every_cluster_profile_has_a_stored_script() -> None:
+    profiles = {file.stem for file in (ROOT / "slurm" / "profiles").glob("*.yaml")}
+    assert profiles <= {file.stem for file in (ROOT / "tests" / "launch" / "scripts").glob("*.sh")}
