@@ -27,7 +27,7 @@ study-small: $(READY)
 	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-fast: $(READY)
 	$(RUN) -m pytest -n $$(nproc) --dist loadgroup -m 'not slow'

@@ -13,6 +13,8 @@ import pytest
 from benchmarks.compile_report.cases import cases
 from recolor_kernels import color
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 OPS = [case.op for case in cases()]

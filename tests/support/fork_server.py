@@ -29,11 +29,11 @@ from typing import Any, NoReturn, Self
 
 ROOT = Path(__file__).parents[2]
 
-# All that is slow to import. No module that is run as __main__: runpy warns of those. Not pytest: cyclopts asks for it.
+# What is slow to import and often needed. No module that is run as __main__, which runpy warns about, and not pytest:
+# cyclopts behaves differently where that is imported.
 PRELOADED = (
     *("numpy", "torch", "torch.utils.tensorboard", "triton", "recolor_kernels", "deepspeed", "nvidia.dali.fn"),
-    *("nvidia.dali.plugin.pytorch", "matplotlib.pyplot", "torchmetrics", "torchvision", "submitit", "wandb"),
-    *("skimage.color", "skimage.io", "sklearn.datasets"),
+    *("nvidia.dali.plugin.pytorch", "matplotlib.pyplot", "torchmetrics", "torchvision", "submitit"),
     *("hpc_recolor.training.trainer", "hpc_recolor.evaluation.evaluation", "hpc_recolor.reporting.page"),
     *("hpc_recolor.data.pack", "hpc_recolor.diagnostics.machine", "tests.support.training_runs"),
 )
