@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from hpc_recolor.data import pack
 from tests.conftest import ROOT, contents, error_line, paint_photo
 from tests.support import tolerances
 from tests.support.bad_photos import (
@@ -40,17 +41,19 @@ from tests.support.bad_photos import (
 )
 from tests.support.commands import Done, environment, run_here
 from tests.support.fork_server import ForkServer, Process
+from tests.support.small_shards import SMALL_SHARD_BYTES
 
 Manifest = dict[str, Any]
 
 MODULE = "hpc_recolor.prepare"
+WITH_SMALL_SHARDS = "tests.support.small_shards"
 
 # 2 of the 15 photographs to validate on, 2 to test on, 11 to train on.
 SMALL = ("--size", "32", "--val", "2", "--test", "2")
 
-# 3 MiB a sample and 64 MiB a shard: 2 photographs to validate on, 2 to test on, 21 and 1 to train on.
+# 3/4 MiB per sample and 16 MiB per shard: 2 photographs to validate on, 2 to test on, 21 and 1 to train on.
 BIG_COUNT = 26
-BIG = ("--size", "1024", "--val", "2", "--test", "2")
+BIG = ("--size", "512", "--val", "2", "--test", "2")
 KILLS = 20
 KILLED_FOLDERS = 4
 
@@ -69,8 +72,8 @@ def prepare_fresh(*arguments: object, before: tuple[str, ...] = ()) -> Done:
     )
 
 
-def command_line(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", MODULE, *map(str, arguments)]
+def command_line(*arguments: object, module: str = MODULE) -> list[str]:
+    return [sys.executable, "-m", module, *map(str, arguments)]
 
 
 def prepared(*arguments: object) -> Manifest:
@@ -161,6 +164,13 @@ def opened(path: Path) -> Image.Image:
 
 
 # --- What a data set holds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "SHARD_BYTES", SMALL_SHARD_BYTES)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -513,7 +523,8 @@ def big(place: Path) -> Path:
 def whole(big: Path, place: Path) -> Path:
     """All of them prepared without a stop."""
     prepared(big, "--out", place / "whole", *BIG)
-    assert sorted(path.stat().st_size >> 20 for path in (place / "whole").glob("*.raw")) == [3, 6, 6, 63]
+    sizes = sorted(path.stat().st_size >> 10 for path in (place / "whole").glob("*.raw"))
+    assert sizes == [768, 2 * 768, 2 * 768, 21 * 768]
     return place / "whole"
 
 
@@ -550,7 +561,9 @@ def test_run_killed_anywhere_resumes_to_the_same_bytes(
         for share in np.linspace(0, 1, KILLS)[folder::KILLED_FOLDERS]:
             with (
                 tempfile.TemporaryFile("w+") as stderr,
-                fork_server.start(MODULE, (big, "--out", out, *BIG), tmp_path, environment(), stderr=stderr) as process,
+                fork_server.start(
+                    WITH_SMALL_SHARDS, (big, "--out", out, *BIG), ROOT, environment(), stderr=stderr
+                ) as process,
             ):
                 code = signal_at(share * all_bytes, signal.SIGKILL, process, out)
                 stderr.seek(0)
@@ -573,8 +586,10 @@ def interrupted(big: Path, whole: Path, place: Path) -> tuple[Path, int, str]:
     at_first = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with tempfile.TemporaryFile("w+") as stderr:
-            command = command_line(big, "--out", out, *BIG)
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True) as process:
+            command = command_line(big, "--out", out, *BIG, module=WITH_SMALL_SHARDS)
+            with subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            ) as process:
                 code = signal_at(0.9 * held_bytes(whole), signal.SIGINT, process, out)
             stderr.seek(0)
             return out, code, stderr.read()
@@ -620,7 +635,7 @@ def test_unfinished_data_set_that_lost_parts_does_not_become_a_broken_one(
     unfinished: Path, big: Path, whole: Path
 ) -> None:
     (unfinished / "test-00000.raw").unlink()
-    os.truncate(unfinished / "val-00000.raw", 1_000_000)
+    os.truncate(unfinished / "val-00000.raw", 500_000)
     result = prepare(big, "--out", unfinished, *BIG)
     if result.returncode:
         assert re.search(r"(test|val)-00000\.raw", error_line(result))
@@ -646,7 +661,7 @@ def test_photograph_that_vanishes_meanwhile_is_left_out(
     arguments = (photos, "--out", tmp_path / "set", *BIG, "--threads", 1)
     with (
         tempfile.TemporaryFile("w+") as stderr,
-        fork_server.start(MODULE, arguments, tmp_path, environment(), stderr=stderr) as process,
+        fork_server.start(WITH_SMALL_SHARDS, arguments, ROOT, environment(), stderr=stderr) as process,
     ):
         while held_bytes(tmp_path / "set") <= 0 and process.poll() is None:
             time.sleep(0.001)
@@ -744,11 +759,11 @@ def test_illegal_values_are_refused(tmp_path: Path, photos: Path, flags: list[st
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 40 MiB of its own, read-only."""
+    """A file system of 10 MiB of its own, read-only."""
     folder = tmp_path / "device"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=40m,ro", "tmpfs", folder], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=10m,ro", "tmpfs", folder], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
@@ -763,14 +778,14 @@ def test_full_and_read_only_devices_are_named_and_the_run_resumes_once_there_is_
     assert str(device) in line and re.search("read-only", line, re.IGNORECASE)
     assert contents(device) == {}
 
-    subprocess.run(["mount", "-o", "remount,rw,size=40m", device], check=True)
+    subprocess.run(["mount", "-o", "remount,rw,size=10m", device], check=True)
     line = error_line(prepare(big, "--out", device / "set", *BIG))
     assert str(device / "set") in line and "train-00000.raw" in line
     assert re.search("space|room", line)
     assert not (device / "set" / "manifest.json").exists()
     assert held_bytes(device / "set") > 0
 
-    subprocess.run(["mount", "-o", "remount,size=400m", device], check=True)
+    subprocess.run(["mount", "-o", "remount,size=100m", device], check=True)
     prepared(big, "--out", device / "set", *BIG)
     assert_same_files(device / "set", whole)
 
