@@ -1,4 +1,4 @@
-"""What the config alone tells of the data: are its folders there, and do its keys fit together? Imports no torch."""
+"""Checks of the data section that need the config alone: folders exist, keys fit together. Imports no torch."""
 
 from pathlib import Path
 
@@ -29,12 +29,12 @@ def check_inputs(data: DataConfig) -> None:
 
 
 def check_photos_folder(folder: Path, key: str) -> None:
-    """Raise UserError unless there is such a folder. key: what the user named it by."""
+    """Raise UserError unless the folder exists. key: the flag or config key that named it."""
     if not folder.is_dir():
         raise UserError(f"{key}={folder}", "no such folder", "name a folder of photographs")
 
 
 def check_shards_folder(folder: Path, key: str) -> None:
-    """Raise UserError unless there is such a folder. key: what the user named it by."""
+    """Raise UserError unless the folder exists. key: the flag or config key that named it."""
     if not folder.is_dir():
         raise UserError(f"{key}={folder}", "no such folder", "name one that `python -m hpc_recolor.prepare` wrote")

@@ -204,7 +204,7 @@ class SetWriter:
         return UserError(
             f"--val={self.options.val}, --test={self.options.test}",
             f"{self.counts.total()} of {len(self.entries)} photographs are usable, none is left to train on{first}",
-            "hold out fewer, or mend the photographs that were left out",
+            "hold out fewer, or repair the photographs that were left out",
         )
 
 

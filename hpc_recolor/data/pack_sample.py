@@ -12,7 +12,7 @@ from hpc_recolor.data.entries import Entry
 from hpc_recolor.data.photo import SquareFit, UnfitPhotoError, colorfulness, to_square
 from hpc_recolor.data.shards import PrepareOptions
 
-JPEG_QUALITY = 95  # with full chroma: color is what is learned
+JPEG_QUALITY = 95  # with full chroma: color is the training target
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hpc_recolor.config import FitName
 
 # Pillow's names of the formats that DALI decodes too; decided by content, not by suffix.
 PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
-# A decoded photograph takes three bytes a pixel, on every thread at once.
+# A decoded photograph takes three bytes per pixel, in every thread at the same time.
 MAX_PIXELS = 100_000_000
 # A JPEG is decoded at a half, quarter or eighth of its size where it stays this many times larger than the result.
 DECODE_AT_LEAST = 3

@@ -45,18 +45,18 @@ def test_samples_are_flipped_as_the_order_says(square_photos: PhotoFiles) -> Non
     batch = next(training_batches(square_photos, order, 0, 20, DataConfig(size=SIZE), rank(0, 1)))
     assert batch.numbers.tolist() == numbers.tolist()
     assert len({tuple(flip) for flip in flips.tolist()}) == 4
-    for picture, number, (horizontal, vertical) in zip(batch.rgb_u8_NHWC, numbers, flips, strict=True):
+    for image, number, (horizontal, vertical) in zip(batch.rgb_u8_NHWC, numbers, flips, strict=True):
         expected = np.asarray(Image.open(square_photos.paths[number]))
         expected = expected[:, ::-1] if horizontal else expected
         expected = expected[::-1] if vertical else expected
-        np.testing.assert_array_equal(picture.numpy(), expected)
+        np.testing.assert_array_equal(image.numpy(), expected)
 
 
 def test_flips_that_are_off_do_not_happen(square_photos: PhotoFiles) -> None:
     data = DataConfig(size=SIZE, flip_horizontal=False, flip_vertical=False)
     batch = next(training_batches(square_photos, SampleOrder(10, 3), 0, 10, data, rank(0, 1)))
-    pictures = load_images(Subset(square_photos, batch.numbers.tolist()), data, rank(0, 1))
-    assert torch.equal(batch.rgb_u8_NHWC, pictures)
+    images = load_images(Subset(square_photos, batch.numbers.tolist()), data, rank(0, 1))
+    assert torch.equal(batch.rgb_u8_NHWC, images)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
@@ -71,7 +71,7 @@ def test_ranks_slice_the_global_batch(square_photos: PhotoFiles, ranks: int) -> 
         assert torch.equal(whole, torch.cat(slices))
 
 
-def test_the_stream_goes_on_from_any_place(square_photos: PhotoFiles) -> None:
+def test_the_stream_resumes_from_any_position(square_photos: PhotoFiles) -> None:
     data, order = DataConfig(size=SIZE), SampleOrder(10, 3)
     whole = list(islice(training_batches(square_photos, order, 0, 4, data, rank(0, 1)), 6))
     resumed = list(islice(training_batches(square_photos, order, 12, 4, data, rank(0, 1)), 3))
@@ -111,18 +111,18 @@ def test_odd_kinds_of_photographs_are_read_as_pillow_reads_them(tmp_path: Path, 
 @pytest.mark.parametrize(("fit", "corners_black"), [("stretch", False), ("crop", False), ("pad", True)])
 def test_every_fit_makes_a_square(tmp_path: Path, fit: FitName, corners_black: bool) -> None:
     Image.new("RGB", (60, 20), "white").save(tmp_path / "wide.png")
-    picture = load_images(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit=fit), rank(0, 1))[0]
-    assert picture.shape == (SIZE, SIZE, 3)
-    assert bool((picture[0, 0] == 0).all()) == corners_black
-    assert bool((picture[SIZE // 2, SIZE // 2] == 255).all())
+    image = load_images(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit=fit), rank(0, 1))[0]
+    assert image.shape == (SIZE, SIZE, 3)
+    assert bool((image[0, 0] == 0).all()) == corners_black
+    assert bool((image[SIZE // 2, SIZE // 2] == 255).all())
 
 
 def test_crop_keeps_the_center_undistorted(tmp_path: Path) -> None:
     wide = Image.new("RGB", (96, 32), "black")
     wide.paste(paint_photo(0, SIZE, SIZE), (32, 0))
     wide.save(tmp_path / "wide.png")
-    picture = load_images(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit="crop"), rank(0, 1))[0]
-    np.testing.assert_array_equal(picture.numpy(), np.asarray(paint_photo(0, SIZE, SIZE)))
+    image = load_images(PhotoFiles([tmp_path / "wide.png"]), DataConfig(size=SIZE, fit="crop"), rank(0, 1))[0]
+    np.testing.assert_array_equal(image.numpy(), np.asarray(paint_photo(0, SIZE, SIZE)))
 
 
 def test_no_photographs_make_an_empty_batch() -> None:
@@ -132,7 +132,7 @@ def test_no_photographs_make_an_empty_batch() -> None:
 @pytest.mark.parametrize("cache", ["none", "host", "device"])
 @pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("shard_format", ["raw", "jpeg"])
-def test_every_way_to_the_same_shards_gives_the_same_batches(
+def test_every_loader_and_cache_gives_the_same_batches_from_shards(
     prepared: Prepare,
     shard_format: Literal["raw", "jpeg"],
     loader: Literal["dali", "torch"],
@@ -147,21 +147,19 @@ def test_every_way_to_the_same_shards_gives_the_same_batches(
             batch = next(batches)
             numbers, flips = order.draw(place, 5)
             assert batch.numbers.tolist() == numbers.tolist()
-            for picture, number, (horizontal, vertical) in zip(batch.rgb_u8_NHWC, numbers, flips, strict=True):
+            for image, number, (horizontal, vertical) in zip(batch.rgb_u8_NHWC, numbers, flips, strict=True):
                 expected = samples.read(int(number))
                 if shard_format == "jpeg":
                     expected = np.asarray(Image.open(io.BytesIO(expected.tobytes())))
                 expected = expected[:: -1 if vertical else 1, :: -1 if horizontal else 1]
-                np.testing.assert_array_equal(picture.numpy(), expected)
+                np.testing.assert_array_equal(image.numpy(), expected)
 
 
 def test_torch_loader_resizes_photographs_as_prepare_does(photos: Path) -> None:
     files = PhotoFiles(find_photos(photos, "data.photos"))
-    pictures = load_images(files, DataConfig(size=SIZE, loader="torch", threads=1), rank(0, 1))
-    for picture, path in zip(pictures, files.paths, strict=True):
-        np.testing.assert_array_equal(
-            picture.numpy(), to_square(path.read_bytes(), SquareFit(size=SIZE, fit="stretch"))
-        )
+    images = load_images(files, DataConfig(size=SIZE, loader="torch", threads=1), rank(0, 1))
+    for image, path in zip(images, files.paths, strict=True):
+        np.testing.assert_array_equal(image.numpy(), to_square(path.read_bytes(), SquareFit(size=SIZE, fit="stretch")))
 
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])
@@ -183,11 +181,11 @@ def test_photograph_that_turns_unreadable_is_replaced_by_the_next(
             batch = next(batches)
             wanted = [5 if number == 4 else number for number in order.draw(start, 5)[0].tolist()]
             assert batch.numbers.tolist() == wanted
-            for picture, number in zip(batch.rgb_u8_NHWC, wanted, strict=True):
-                np.testing.assert_array_equal(picture.numpy(), np.asarray(Image.open(files.paths[number])))
-    said = capsys.readouterr().err
-    assert said.count(f"{lost} cannot be read") == 1
-    assert "replaced by the next one (1 of 15 so far)" in said
+            for image, number in zip(batch.rgb_u8_NHWC, wanted, strict=True):
+                np.testing.assert_array_equal(image.numpy(), np.asarray(Image.open(files.paths[number])))
+    printed = capsys.readouterr().err
+    assert printed.count(f"{lost} cannot be read") == 1
+    assert "replaced by the next one (1 of 15 so far)" in printed
 
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])

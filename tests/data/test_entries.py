@@ -1,4 +1,4 @@
-"""Which entries folders and archives have, that each is read as it was written, and what damage and malice come to."""
+"""Entries of folders and archives: which are found, that each is read as written, and damaged or malicious archives."""
 
 import bz2
 import gzip
@@ -52,7 +52,7 @@ def by_name(listing: Listing) -> dict[str, Entry]:
 
 
 def contents(listing: Listing) -> dict[str, bytes]:
-    """What can be read, by name; sizes are right."""
+    """Contents of readable entries by name. Their sizes must be right."""
     read = {entry.name: entry.read() for entry in listing.entries if not entry.problem}
     assert all(by_name(listing)[name].size_bytes == len(content) for name, content in read.items())
     return read
@@ -86,7 +86,7 @@ def make_tar(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORM
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A folder with two photographs, a file that is none, and what is hidden."""
+    """A folder with two photographs, another file, and hidden files."""
     (tmp_path / "train" / "deep").mkdir(parents=True)
     (tmp_path / "train" / ".thumbnails").mkdir()
     for name in ("a.JPG", "deep/b.png", ".thumbnails/c.jpg", ".d.jpg"):
@@ -130,7 +130,7 @@ def test_any_tree_of_files_is_read_back_from_folder_and_tar(tree: dict[tuple[str
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
-def test_photographs_are_known_by_their_first_bytes(tmp_path: Path, form: str, kind: str) -> None:
+def test_photographs_are_recognized_by_their_first_bytes(tmp_path: Path, form: str, kind: str) -> None:
     members = {"x/photo.data": encoded(form), "x/photo": encoded(form, 1), "x/BM.txt": b"BM" * 40, "x/short": b"\xff"}
     if kind == "folder":
         (tmp_path / "x").mkdir()
@@ -143,7 +143,7 @@ def test_photographs_are_known_by_their_first_bytes(tmp_path: Path, form: str, k
     assert listing.other_files == 2
 
 
-def test_names_that_were_taken_get_a_number_behind_the_first_part(tree: Path, tmp_path: Path) -> None:
+def test_names_that_exist_already_get_a_number_after_the_first_part(tree: Path, tmp_path: Path) -> None:
     members = {"train/a.JPG": b"1", "train~2/a.JPG": b"2", "b.png": b"3"}
     sources = (tree, make_zip(tmp_path / "1.zip", members), make_tar(tmp_path / "2.tar", members), tree)
     listing = listed(*sources)
@@ -252,7 +252,7 @@ def test_folders_without_permission_are_entries_with_a_problem() -> None:
     assert "locked: cannot be read" in refusal and "Permission denied" in refusal
 
 
-def test_what_we_write_ourselves_is_no_source(tree: Path) -> None:
+def test_run_folders_and_data_sets_are_not_sources(tree: Path) -> None:
     for folder, files in {
         "run": ("config.yaml", "samples/images-1.png"),
         "set": ("manifest.json", "train-index.npy", "train-00000.jpeg"),
@@ -398,7 +398,7 @@ def test_compressed_archives_leave_nothing_where_they_are_unpacked(tmp_path: Pat
     assert contents(listing) == {f"{number}.jpg": bytes([number]) * 999 for number in range(9)}
 
 
-def test_a_place_where_nothing_can_be_unpacked_is_named(tmp_path: Path) -> None:
+def test_a_folder_where_nothing_can_be_unpacked_is_named(tmp_path: Path) -> None:
     source = make_tar(tmp_path / "x.tar.gz", {"x.jpg": bytes(9)})
     (tmp_path / "labels").touch()
     with pytest.raises(UserError, match=r"SOURCE=.*x.tar.gz: .*\(Not a directory: .*labels"):
@@ -443,7 +443,7 @@ def test_a_damaged_zip_member_alone_cannot_be_read(tmp_path: Path, compression: 
     assert all(entry.read() == members[name] for name, entry in found.items() if name != "2.jpg")
 
 
-def test_a_tar_header_that_leads_back_ends(tmp_path: Path) -> None:
+def test_a_tar_header_that_leads_back_does_not_loop(tmp_path: Path) -> None:
     source = make_tar(tmp_path / "photos.tar", {"a.jpg": b"a", "b.jpg": b"b"}, tarfile.GNU_FORMAT)
     content = bytearray(source.read_bytes())
     for kind, size in ((b"0", -1024), (b"0", -512), (b"L", -512), (b"x", -1024), (b"x", 2**40), (b"L", 2**40)):
@@ -508,7 +508,7 @@ def test_many_threads_read_one_archive(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.zip", "train/labels.txt", "labels.txt.gz", "empty", "zeros.tar"])
-def test_sources_that_are_none_are_refused_with_reason_and_fix(tree: Path, tmp_path: Path, name: str) -> None:
+def test_invalid_sources_are_refused_with_reason_and_fix(tree: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "labels.txt.gz").write_bytes(gzip.compress(b"no archive" * 100))
     (tmp_path / "empty").touch()
     (tmp_path / "zeros.tar").write_bytes(bytes(10240))

@@ -1,4 +1,4 @@
-"""The sample order: pure, complete, and blind to batches and ranks."""
+"""The sample order: a pure function, complete, and independent of batches and ranks."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -34,7 +34,7 @@ def resumed_runs(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     return batch_size, draw(st.lists(st.tuples(ranks, st.integers(1, 9)), min_size=3, max_size=6))
 
 
-@settings(deadline=None)  # speed is not what is tested
+@settings(deadline=None)  # speed is not tested
 @given(SAMPLES, SEEDS, resumed_runs())
 def test_resumed_on_other_ranks_every_sample_still_comes_once_an_epoch(
     samples: int, seed: int, run: tuple[int, list[tuple[int, int]]]
@@ -42,7 +42,7 @@ def test_resumed_on_other_ranks_every_sample_still_comes_once_an_epoch(
     batch_size, stretches = run
     seen: list[int] = []
     flips: list[list[bool]] = []
-    for ranks, steps in stretches:  # the number of images seen is all that is carried over
+    for ranks, steps in stretches:  # only the number of images seen is carried over
         slices = [rank_slices(SampleOrder(samples, seed), len(seen), batch_size, rank, ranks) for rank in range(ranks)]
         for step in range(steps):
             for draw in slices:
@@ -75,7 +75,7 @@ def test_flips_are_fair_and_independent() -> None:
 
 
 def test_the_order_of_a_seed_never_changes() -> None:
-    """A run that goes on under a newer version must see each sample once an epoch."""
+    """A run that resumes under a newer version must see each sample once per epoch."""
     numbers, flips = SampleOrder(8, 0).draw(6, 6)
     assert numbers.tolist() == [4, 5, 7, 4, 5, 1]
     assert flips.astype(int).tolist() == [[1, 1], [0, 0], [0, 0], [0, 0], [1, 1], [1, 0]]

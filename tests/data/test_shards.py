@@ -58,7 +58,7 @@ def test_samples_are_usable_in_another_process(prepared: Prepare) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "train-00000.raw").unlink(), "train-00000.raw cannot be found"),
         (lambda folder: (folder / "train-00000.raw").write_bytes(b"short"), "train-00000.raw has 5 bytes, expected"),
@@ -78,13 +78,13 @@ def test_samples_are_usable_in_another_process(prepared: Prepare) -> None:
     ],
 )
 def test_damaged_set_is_refused_by_the_name_of_the_file(
-    prepared: Prepare, damage: Callable[[Path], object], said: str
+    prepared: Prepare, damage: Callable[[Path], object], message: str
 ) -> None:
     folder = prepared("raw")
     damage(folder)
     with pytest.raises(UserError, match=f"data.shards={folder}: ") as error:
         load(folder)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "prepare" in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""Photographs as they should not be, made on the spot, each with what should become of it."""
+"""Damaged and unusual photographs, generated, each with what `prepare` should do with it."""
 
 import os
 import struct
@@ -15,7 +15,7 @@ from tests.conftest import paint_photo
 BOMB_SIDE = 60_000  # pixels: 10.8 GB of RGB out of a file of 80 bytes
 ORIENTATION = 0x0112  # the EXIF tag
 
-# What the reasons must say, as regular expressions without regard to case.
+# What the reasons must contain, as case-insensitive regular expressions.
 TRUNCATED = r"truncated"
 EMPTY = r"empty|\b(no|0|zero) bytes"
 FOREIGN = r"identify|holds|no photograph|not a photograph|format|content"
@@ -27,7 +27,7 @@ DUPLICATE = r"duplicate|same"
 VANISHED = r"no such file|vanished|missing|gone"
 LOOP = r"symbolic link|loop"
 DENIED = r"permission"
-# Of archives' members.
+# For members of archives.
 UNSAFE_PATH = r"path|outside|\.\.|absolute|unsafe"
 UNSAFE_KIND = r"link|device|fifo|pipe|regular|no file|not a file|unsafe"
 
@@ -36,9 +36,9 @@ UNSAFE_KIND = r"link|device|fifo|pipe|regular|no file|not a file|unsafe"
 class BadPhotoCase:
     """A file that was written, and what `prepare` makes of it with its default limits (32 px, near-gray left out).
 
-    name: path inside the folder, with "/"; bytes that are no UTF-8 as `os.fsdecode` gives them.
-    reason: why it is left out, a regular expression without regard to case; None where it is kept.
-    decodes: whether pixels can be had from it at all, so that only a limit leaves it out.
+    name: path inside the folder, with "/"; bytes that are not UTF-8 as `os.fsdecode` returns them.
+    reason: why it is left out, a case-insensitive regular expression; None if it is kept.
+    decodes: whether it can be decoded at all, so that only a limit leaves it out.
     """
 
     name: str
@@ -51,9 +51,9 @@ class BadPhotoCase:
 
 
 def write_bad_photos(folder: Path) -> list[BadPhotoCase]:
-    """Every kind that a folder can hold by itself, no two alike but the duplicates; the folder is made.
+    """Every kind that a folder alone can hold, no two with the same pixels. Creates the folder.
 
-    Of each pair of duplicates either may be left out, so `write_duplicates` is apart; so is what needs another user.
+    Not included: duplicates, of which either may be left out (`write_duplicates`), and files that need another user.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [*write_unreadable(folder), *write_odd(folder), *write_beyond_limits(folder), *write_links(folder)]
@@ -77,7 +77,7 @@ def write_unreadable(folder: Path) -> list[BadPhotoCase]:
 
 
 def write_odd(folder: Path) -> list[BadPhotoCase]:
-    """Photographs that are whole, in forms and under names that trip readers up. All are kept."""
+    """Complete photographs in unusual formats and under unusual names. All are kept."""
     paint_photo(110, 64, 48).save(folder / "png.jpg", "PNG")
     paint_photo(111, 64, 48).save(folder / "jpeg.dat", "JPEG")
     paint_photo(112, 64, 48).convert("CMYK").save(folder / "cmyk.jpg")
@@ -103,15 +103,28 @@ def write_odd(folder: Path) -> list[BadPhotoCase]:
     return [
         BadPhotoCase(name)
         for name in (
-            *("png.jpg", "jpeg.dat", "cmyk.jpg", "sixteen-bit-rgb.png", "palette.png", "palette.bmp", "alpha.png"),
-            *("turned.jpg", "progressive.jpg", "multi-picture.jpg", "name with spaces.jpg", "name\nin two lines.jpg"),
-            *(no_utf8, "UPPER.JPG", "plain.webp", "plain.tif"),
+            "png.jpg",
+            "jpeg.dat",
+            "cmyk.jpg",
+            "sixteen-bit-rgb.png",
+            "palette.png",
+            "palette.bmp",
+            "alpha.png",
+            "turned.jpg",
+            "progressive.jpg",
+            "multi-picture.jpg",
+            "name with spaces.jpg",
+            "name\nin two lines.jpg",
+            no_utf8,
+            "UPPER.JPG",
+            "plain.webp",
+            "plain.tif",
         )
     ]
 
 
 def write_beyond_limits(folder: Path) -> list[BadPhotoCase]:
-    """Photographs that are whole, but animated, too small, too large or gray."""
+    """Complete photographs that are animated, too small, too large or gray."""
     frames = [paint_photo(number, 64, 48) for number in (130, 131, 132)]
     frames[0].save(folder / "gif.jpg", "GIF", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
@@ -163,7 +176,7 @@ def write_bomb(path: Path) -> None:
 
 
 def save_turned(photo: Image.Image, path: Path, orientation: int) -> None:
-    """Save with an EXIF orientation (1 to 8) that says how to turn the stored pixels."""
+    """Save with an EXIF orientation (1 to 8), which says how to turn the stored pixels."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     photo.save(path, exif=exif)
@@ -184,7 +197,7 @@ def encoded(photo: Image.Image, form: str, share: float = 1.0) -> bytes:
 
 
 def _png(width: int, height: int, bit_depth: int, color_type: int, rows: bytes) -> bytes:
-    """The chunks of a PNG, whether or not the rows fit what the header says."""
+    """The chunks of a PNG, whether or not the rows fit the header."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
