@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -74,8 +75,7 @@ def prepare(
         )
     except ValidationError as error:
         raise explain(error, "command line") from None
-    threads = len(os.sched_getaffinity(0)) if threads is None else threads
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise UserError(f"--threads={threads}", "less than 1", "use 1 or more")
     if bool(sources) == bool(download):
         raise UserError(
@@ -83,7 +83,12 @@ def prepare(
             "both are given" if sources else "neither is given",
             "name photographs (a folder, .zip or .tar), or use --download coco",
         )
+    _prepare(sources, out, options, threads or len(os.sched_getaffinity(0)), bool(download), mirror)
 
+
+def _prepare(
+    sources: Sequence[Path], out: Path, options: PrepareOptions, threads: int, download: bool, mirror: str | None
+) -> None:
     from hpc_recolor.data import pack
 
     if download and not pack.is_prepared(out, options):  # once prepared, the archive may be deleted

@@ -12,8 +12,6 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config
-from hpc_recolor.config_file import load_config
 from hpc_recolor.launch import sweep as sweeps
 from hpc_recolor.launch.job_folder import JobFolder, Submission
 from hpc_recolor.launch.profile import Profile, load_profile
@@ -78,12 +76,7 @@ def submit(
     Jobs that reach their time limit, are preempted or lose a node are requeued and resume, until the run is finished.
     The same command resumes a run; `python -m hpc_recolor.jobs` shows, cancels and restarts it.
     """
-    if (sweep and grid) or (sweep and config):
-        raise UserError("--sweep", "its files are whole configs", "leave out --grid and --config")
-    if (sweep or grid) and (cluster == "local" or follow):
-        raise UserError("--sweep, --grid", "only available as SLURM arrays", "leave out --cluster local and --follow")
-    if check and not dry_run:
-        raise UserError("--check", "only available with --dry-run", "add --dry-run")
+    _check_flags(sweep, grid, config, cluster == "local" or follow, check and not dry_run)
     given = {
         "nodes": nodes, "gpus_per_node": gpus_per_node, "time": time, "partition": partition, "account": account,
         "qos": qos, "constraint": constraint, "after": after, "at_once": at_once,
@@ -91,27 +84,26 @@ def submit(
     overrides = cli.given(flags)
     if name and not (sweep or grid):
         overrides["run"] = overrides.get("run", {}) | {"name": name}
-    configs = _configs(config, sweep, grid, overrides)
+    configs = sweeps.find_configs(config, sweep, grid, overrides)
     options = resolve(load_profile(profile) if profile else Profile(), given, cluster)
     array = _array_name(name) if sweep or grid else None
     planned = plan(configs, options, shlex.join(["python", "-m", "hpc_recolor.submit", *sys.argv[1:]]), array)
     if dry_run:
         return _print_plan(planned, check)
-    submissions = submit_plan(planned)
-    _print_submissions(planned, submissions)
-    if follow or wait:
-        return _wait(planned, follow)
-    return 0
+    _print_submissions(planned, submit_plan(planned))
+    return _wait(planned, follow) if follow or wait else 0
 
 
-def _configs(
-    file: Path | None, sweep: Sequence[Path], grid: Sequence[str], overrides: dict[str, dict[str, object]]
-) -> list[Config]:
-    if sweep:
-        return sweeps.of_files(sweep, overrides)
-    if grid:
-        return sweeps.of_grid(grid, file, overrides)
-    return [load_config(file, overrides)]
+def _check_flags(
+    sweep: Sequence[Path], grid: Sequence[str], config: Path | None, single_run: bool, check_alone: bool
+) -> None:
+    """Raise UserError for flags that exclude each other."""
+    if sweep and (grid or config):
+        raise UserError("--sweep", "its files are whole configs", "leave out --grid and --config")
+    if (sweep or grid) and single_run:
+        raise UserError("--sweep, --grid", "only available as SLURM arrays", "leave out --cluster local and --follow")
+    if check_alone:
+        raise UserError("--check", "only available with --dry-run", "add --dry-run")
 
 
 def _array_name(name: str | None) -> str:

@@ -11,6 +11,15 @@ from hpc_recolor.config_file import load_config, merge, nest, read_yaml
 from hpc_recolor.runtime.errors import UserError
 
 
+def find_configs(
+    file: Path | None, sweep: Sequence[Path], grid: Sequence[str], overrides: dict[str, Any]
+) -> list[Config]:
+    """The configs of a submission: those of a sweep's files or of a grid, else the one of `file` and overrides."""
+    if sweep:
+        return of_files(sweep, overrides)
+    return of_grid(grid, file, overrides) if grid else [load_config(file, overrides)]
+
+
 def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
     """A config for each file, with the same overrides. Runs are named by `run.name`, or else by their file.
 
