@@ -38,7 +38,7 @@ def choose(run: RunFolder, epochs: Sequence[int], raw: bool) -> list[Choice]:
     """
     per_epoch = images_per_epoch(run)
     if not epochs or not checkpoints.committed(run):
-        newest, skipped = checkpoints.newest_whole(run)
+        newest, skipped = checkpoints.newest_intact(run)
         for line in skipped:
             print(line, file=sys.stderr)
         return [_choice(newest, per_epoch, raw)]

@@ -37,7 +37,7 @@ class Colorizer:
     def from_run(cls, folder: Path) -> "Colorizer":
         """The generator of a run's newest checkpoint, on the CPU. Raises UserError if it is missing or does not fit."""
         run, config = open_run(folder)
-        checkpoint, skipped = checkpoints.newest_whole(run)
+        checkpoint, skipped = checkpoints.newest_intact(run)
         for line in skipped:
             print(line, file=sys.stderr)
         generator = build_generator(config.model, config.data.size)

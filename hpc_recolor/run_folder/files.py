@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what manifests say of them."""
+"""Atomic and durable file operations, and the file records that manifests hold."""
 
 import hashlib
 import os
@@ -17,14 +17,14 @@ class FileRecord(BaseModel):
 
 
 def record_of(file: Path) -> FileRecord:
-    """Size and SHA-256 of a file, as manifests hold them."""
+    """Size and SHA-256 of a file, as manifests hold them. Reads all of it. Raises OSError."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileRecord(size_bytes=file.stat().st_size, sha256=digest)
 
 
 def file_damage(file: Path, expected: FileRecord) -> str | None:
-    """What is wrong with a file, or None. Reads all of it, unless its size tells already."""
+    """What is wrong with a file, or None. Reads all of it, unless its size is wrong already."""
     try:
         size_bytes = file.stat().st_size
         if size_bytes != expected.size_bytes:
@@ -34,11 +34,11 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
         return f"{file.name} is missing"
     except OSError as error:
         return f"{file.name} cannot be read ({error.strerror})"
-    return None if found == expected else f"{file.name} is not what was written (SHA-256 differs)"
+    return None if found == expected else f"{file.name} differs from what was written (SHA-256)"
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a kill, finds the old content or the new, never a part."""
+    """Replace a file so that readers see the old content or the new, even after a kill. Raises OSError."""
     beside = file.with_name(f".{file.name}.writing")
     try:
         with beside.open("wb") as stream:
@@ -55,7 +55,7 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 @contextmanager
 def without_empty_folders(folder: Path) -> Iterator[None]:
-    """Folders that are made for `folder` meanwhile do not stay if nothing comes into them."""
+    """Afterwards, remove `folder` and its parents as far as the body created them and left them empty."""
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
@@ -66,7 +66,7 @@ def without_empty_folders(folder: Path) -> Iterator[None]:
 
 
 def fsync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Make a file's content, or the names in a folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

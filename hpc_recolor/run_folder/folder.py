@@ -1,4 +1,4 @@
-"""The run folder: what lies where, and who may go on in it. Files that are whole or not there."""
+"""The run folder: the paths inside it, and which config may resume it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import changed_keys, load_config, to_yaml
 from hpc_recolor.run_folder.files import write_atomically
-from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.errors import UserError, cannot_write
 
 GENERATOR_WEIGHTS = "generator.safetensors"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places inside a run folder."""
+    """The paths inside a run folder."""
 
     path: Path
 
@@ -43,27 +43,30 @@ class RunFolder:
 
 
 def find(config: Config) -> RunFolder:
-    """The run folder of a config, not yet there or holding the same run. Writes nothing.
+    """The run folder of a config: it does not exist yet, or holds the same run. Writes nothing.
 
-    Raises UserError if the folder holds another run, or files that are no run.
+    Raises UserError if it holds another run, or files of something else.
     """
     run = RunFolder(config.run.folder / config.run.name)
     if run.config.is_file():
         changes = changed_keys(load_config(run.config, {}), config)
         if changes:
             raise UserError(
-                f"run.name={config.run.name}: {run.path} holds another run ({'; '.join(changes)}); "
-                "give the same values to go on with it, or another run.name, or remove the folder"
+                f"run.name={config.run.name}",
+                f"{run.path} holds another run ({'; '.join(changes)})",
+                "give the same values to resume it, or another run.name, or remove the folder",
             )
     elif run.path.exists() and (
         not run.path.is_dir() or any(not path.name.startswith(".") for path in run.path.iterdir())
     ):
-        raise UserError(f"run.name={config.run.name}: {run.path} exists and is no run folder; give another run.name")
+        raise UserError(
+            f"run.name={config.run.name}", f"{run.path} exists and is not a run folder", "give another run.name"
+        )
     return run
 
 
 def make_folder(run: RunFolder) -> None:
-    """Create the run folder if need be. Raises UserError if that cannot be done."""
+    """Create the run folder unless it exists. Raises UserError if that fails."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,12 +83,13 @@ def claim(run: RunFolder, config: Config) -> None:
 
 
 def _unwritable(run: RunFolder, error: OSError) -> UserError:
-    return UserError(f"run.folder={run.path.parent}: cannot write {run.path} ({error.strerror})")
+    error.filename = str(run.path)
+    return cannot_write(f"run.folder={run.path.parent}", error, "name a folder that is writable, with free space")
 
 
 def open_run(folder: Path) -> tuple[RunFolder, Config]:
-    """An existing run folder and its config. Raises UserError if it is none."""
+    """An existing run folder and its config. Raises UserError if it is not a run folder."""
     run = RunFolder(folder)
     if not run.config.is_file():
-        raise UserError(f"{folder} is no run folder: it has no config.yaml; name a folder that training wrote")
+        raise UserError(str(folder), "is not a run folder: it has no config.yaml", "name a folder that training wrote")
     return run, load_config(run.config, {})

@@ -1,7 +1,7 @@
-"""One job at a time in a run folder, on one machine or on many that share it.
+"""A lock that admits one job at a time to a run folder, on one machine or on several that share it.
 
-RUN/.lock           who holds it, as JSON; its age, by the file system's own clock, is when the holder last refreshed
-RUN/.lock.changing  there for the milliseconds in which somebody takes or leaves the lock
+RUN/.lock           the holder, as JSON; its modification time, by the file system's own clock, is the last refresh
+RUN/.lock.changing  exists for the milliseconds in which a process acquires or releases the lock
 """
 
 import contextlib
@@ -20,16 +20,18 @@ from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.process import machine_id, start_time
 
-# A holder refreshes every few seconds; one that has not for so long is gone.
+# A holder refreshes every few seconds; one that has not for this long is considered dead.
 STALE_S = 60.0
 CHANGING_S = 10.0
 POLL_S = 0.02
 
 
 class Holder(BaseModel):
-    """A process that holds a lock. machine: the boot and the process namespace that pid counts in, since host names
-    may be shared; started: of the process [clock ticks after boot], which tells it from a later one with its number;
-    job, restart: SLURM's, restart counts how often the job was requeued."""
+    """A process that holds a lock.
+
+    machine: see process.machine_id; started: see process.start_time; job, restart: SLURM's job id, and how often the
+    job was requeued.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -42,6 +44,7 @@ class Holder(BaseModel):
 
     @classmethod
     def here(cls) -> "Holder":
+        """This process."""
         return cls(
             host=socket.gethostname(),
             machine=machine_id(),
@@ -56,9 +59,9 @@ class Holder(BaseModel):
 
 
 class RunLock:
-    """Holds a run folder for this process. One process a run takes it, rank 0.
+    """Context manager that locks a run folder for this process. In a run, rank 0 alone uses it.
 
-    Entering raises UserError if another job holds the folder, or if it cannot be written.
+    Entering raises UserError if another job holds the lock, or if the folder cannot be written.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -66,6 +69,7 @@ class RunLock:
         self.path = run.path / ".lock"
         self._mine = run.path / f".lock-{uuid.uuid4().hex}"
         self._held: int | None = None
+        self._subject = f"run folder {run.path}"
 
     def __enter__(self) -> Self:
         try:
@@ -73,26 +77,26 @@ class RunLock:
             os.write(self._held, Holder.here().model_dump_json().encode())
             self._take()
         except OSError as error:
-            self._forget()
+            self._discard()
             raise UserError(
-                f"run folder {self.run.path} cannot be locked ({error.strerror}); make it writable, with room in it"
+                self._subject, f"cannot be locked ({error.strerror})", "make it writable, with free space"
             ) from None
         except BaseException:
-            self._forget()
+            self._discard()
             raise
         return self
 
     def __exit__(self, *failure: object) -> None:
-        """Leave the lock, if it is still this process's. Never raises: a lock that is left over turns stale."""
+        """Release the lock if this process still holds it. Never raises: a leftover lock becomes stale."""
         with contextlib.suppress(OSError, UserError), self._changing():
             if self._is_mine():
                 self.path.unlink()
-        self._forget()
+        self._discard()
 
     def refresh(self) -> bool:
-        """Say that this process lives: every few seconds. False if the lock is another's by now, or was removed."""
+        """Mark the lock as alive; to be called every few seconds. False if it was taken over or removed."""
         assert self._held is not None
-        with contextlib.suppress(OSError):  # a file system that is away for a moment takes nothing from anybody
+        with contextlib.suppress(OSError):  # a file system that fails for a moment does not take the lock away
             os.utime(self._held)
         return self._is_mine()
 
@@ -116,9 +120,10 @@ class RunLock:
         holder = _parse(content)
         if self._is_alive(holder, flocked):
             raise UserError(
-                f"run folder {self.run.path} is in use by {holder or 'a process that cannot be told'}: wait for that "
-                "job or cancel it, or give another run.name; a job that is gone frees the folder within "
-                f"{STALE_S:.0f} s"
+                self._subject,
+                f"is in use by {holder or 'an unknown process'}",
+                "wait for that job or cancel it, or give another run.name; the lock of a job that has ended expires "
+                f"within {STALE_S:.0f} s",
             )
 
     def _is_alive(self, holder: Holder | None, flocked: bool) -> bool:
@@ -126,19 +131,19 @@ class RunLock:
         if holder and holder.machine == me.machine:
             return holder.started is not None and start_time(holder.pid) == holder.started
         if holder and me.job and holder.job == me.job and holder.restart != me.restart:
-            return False  # a job runs once at a time: it was requeued; file servers keep locks of hosts that died
+            return False  # a requeued job no longer runs elsewhere; file servers keep the locks of dead hosts
         if flocked:
             return True
         return self._age_s(self.path) < STALE_S
 
     def _age_s(self, path: Path) -> float:
-        """By the clock of the file system, which may be another machine's."""
+        """Time since a file was modified [s], by the clock of the file system, which may be another machine's."""
         assert self._held is not None
         os.utime(self._held)
         return os.fstat(self._held).st_mtime - path.stat().st_mtime
 
     def _is_mine(self) -> bool:
-        """A lock that was taken over is another file; one that cannot be seen just now is still this process's."""
+        """Whether this process holds the lock; a lock that was taken over is another file. True after an I/O error."""
         assert self._held is not None
         try:
             return os.path.samestat(os.fstat(self._held), self.path.stat())
@@ -149,9 +154,9 @@ class RunLock:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """One process at a time, on any file system. One that was killed meanwhile stands in the way for STALE_S.
+        """Admits one process at a time, on any file system. One killed inside blocks the others for STALE_S.
 
-        Two that clear such a one away in the same instant may both go on; then `refresh` tells the first of them.
+        Two processes that remove such a leftover at the same instant may both enter; the first learns it by `refresh`.
         """
         changing = self.path.with_name(".lock.changing")
         deadline_s = time.monotonic() + CHANGING_S
@@ -171,12 +176,10 @@ class RunLock:
             if self._age_s(changing) > STALE_S:
                 changing.unlink()
         if time.monotonic() > deadline_s:
-            raise UserError(
-                f"run folder {self.run.path} is being taken by another job just now; try again in {STALE_S:.0f} s"
-            )
+            raise UserError(self._subject, "is being locked by another job", f"try again in {STALE_S:.0f} s")
         time.sleep(POLL_S)
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         with contextlib.suppress(OSError):
             self._mine.unlink(missing_ok=True)
         if self._held is not None:
@@ -192,7 +195,7 @@ def _parse(content: bytes) -> Holder | None:
 
 
 def _try_flock(file: int) -> bool:
-    """False if another process has the file locked. True says nothing where the file system has no such locks."""
+    """False if another process has the file locked. Always true on file systems without flock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a row for each thing that was measured."""
+"""metrics.jsonl: one row a reading of the losses, validation or event."""
 
 import json
 from pathlib import Path
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl. A last line without its line break was cut by a kill, and is no row."""
+    """The rows of a metrics.jsonl. A last line without a line break was truncated by a kill and is ignored."""
     return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,6 +1,6 @@
-"""Files of named tensors: written hashed and safe on disk, checked, and put together again from the ranks' parts.
+"""Files of named tensors: hashed and synced while written, verified, and assembled from the ranks' fragments.
 
-Only safetensors: a JSON header and raw numbers, so that reading a file can run no code.
+safetensors only: a JSON header and raw numbers, so that reading a file cannot run code.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from hpc_recolor.runtime.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Large enough that writing and hashing let other threads run meanwhile, small enough to need no second copy of all.
+# Large enough to release the GIL while writing and hashing, small enough to need no second copy of a tensor.
 CHUNK_BYTES = 4 * 2**20
 
 SAFETENSORS_NAMES = {
@@ -33,10 +33,10 @@ SAFETENSORS_NAMES = {
 
 
 def write(file: Path, tensors: "Mapping[str, Tensor]") -> FileRecord:
-    """Write CPU tensors as a safetensors file and make it survive a power cut.
+    """Write CPU tensors as a safetensors file that survives a power cut.
 
-    The record is of what was to be written, hashed on its way and never read back. Raises OSError, with the file named
-    and nothing left of it, if it cannot be written.
+    The record is computed from memory while writing; the file is not read back. If a write fails, removes the file and
+    raises OSError that names it.
     """
     digest, size_bytes = hashlib.sha256(), 0
     try:
@@ -55,16 +55,16 @@ def write(file: Path, tensors: "Mapping[str, Tensor]") -> FileRecord:
 
 
 def format_damage(file: Path) -> str | None:
-    """Why a file is no safetensors file, or None. Reads its header, and runs nothing."""
+    """Why a file is not a safetensors file, or None. Reads its header; runs no code."""
     try:
         with safe_open(file, framework="np"):
             return None
     except (SafetensorError, OSError) as error:
-        return f"{file.name} is no safetensors file ({error})"
+        return f"{file.name} is not a safetensors file ({error})"
 
 
-class _Part(NamedTuple):
-    """Where elements start..end of a tensor lie."""
+class _Fragment(NamedTuple):
+    """Where elements start..end of a flattened tensor are stored."""
 
     start: int
     end: int
@@ -73,56 +73,56 @@ class _Part(NamedTuple):
 
 
 class Fragments:
-    """The tensors in some shard files, whichever file and however many parts they are in.
+    """The tensors in a set of shard files, however they are divided among the files.
 
-    A part's key is "network/kind/name@start": elements from `start` on of the flattened tensor, float32.
-    Raises UserError if a file is no safetensors file, or a part is not of that kind.
+    A fragment's key is "network/kind/name@start": elements from `start` on of the flattened tensor, float32.
+    Raises UserError if a file is not a safetensors file, or a fragment has another type or shape.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._parts: dict[str, list[_Part]] = {}
-        self._wholes: dict[str, Any] = {}
+        self._fragments: dict[str, list[_Fragment]] = {}
+        self._unsplit: dict[str, Any] = {}
         for path in files:
             self._add(path)
-        for parts in self._parts.values():
-            parts.sort(key=lambda part: (part.start, part.end))
+        for fragments in self._fragments.values():
+            fragments.sort(key=lambda fragment: (fragment.start, fragment.end))
 
     def names(self, network: str, kind: str) -> list[str]:
-        """The tensors of which there is a part."""
+        """The tensors of which there is at least one fragment, sorted."""
         prefix = f"{network}/{kind}/"
-        return sorted(name.removeprefix(prefix) for name in self._parts if name.startswith(prefix))
+        return sorted(name.removeprefix(prefix) for name in self._fragments if name.startswith(prefix))
 
     def read(self, network: str, kind: str, name: str, numel: int) -> "Tensor":
-        """A whole tensor, flat, float32 (numel). Raises UserError unless its parts cover it exactly once."""
-        parts = self._parts.get(f"{network}/{kind}/{name}", [])
-        end = max((part.end for part in parts), default=0)
+        """A flattened tensor, float32 (numel). Raises UserError unless its fragments cover it exactly once."""
+        fragments = self._fragments.get(f"{network}/{kind}/{name}", [])
+        end = max((fragment.end for fragment in fragments), default=0)
         if end > numel:
-            raise _incomplete(f"{network}/{kind}/{name}", f"it has elements up to {end}, expected {numel}")
+            raise _incomplete(f"{network}/{kind}/{name}", f"has elements up to {end}, expected {numel}")
         return self.read_range(network, kind, name, 0, numel)
 
     def read_range(self, network: str, kind: str, name: str, start: int, numel: int) -> "Tensor":
         """Elements start..start+numel of a flattened tensor, float32 (numel). Reads no others.
 
-        Raises UserError unless parts cover them exactly once.
+        Raises UserError unless fragments cover them exactly once.
         """
         import torch
 
         tensor, end = f"{network}/{kind}/{name}", start + numel
-        if tensor not in self._parts:
-            raise _incomplete(tensor, "it is not there")
-        needed = [part for part in self._parts[tensor] if part.start < end and part.end > start]
+        if tensor not in self._fragments:
+            raise _incomplete(tensor, "is missing")
+        needed = [fragment for fragment in self._fragments[tensor] if fragment.start < end and fragment.end > start]
         _check_cover(tensor, needed, start, end)
         result = torch.empty(numel)
-        for part in needed:
-            first, last = max(start, part.start), min(end, part.end)
-            values = part.file.get_slice(part.key)[first - part.start : last - part.start]
+        for fragment in needed:
+            first, last = max(start, fragment.start), min(end, fragment.end)
+            values = fragment.file.get_slice(fragment.key)[first - fragment.start : last - fragment.start]
             result[first - start : last - start] = values
         return result
 
     def averaged(self, network: str) -> "dict[str, Tensor]":
-        """The network's buffers, averaged over the ranks, by name."""
+        """The network's buffers by name, averaged over the ranks."""
         prefix = f"{network}/averaged/"
-        found = {key: file for key, file in self._wholes.items() if key.startswith(prefix)}
+        found = {key: file for key, file in self._unsplit.items() if key.startswith(prefix)}
         return {key.removeprefix(prefix): file.get_tensor(key) for key, file in found.items()}
 
     def _add(self, path: Path) -> None:
@@ -130,38 +130,38 @@ class Fragments:
             file: Any = safe_open(path, framework="pt")
             keys = file.keys()
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is no safetensors file ({error}); bring it back from a copy") from None
+            raise UserError(str(path), f"not a safetensors file ({error})", "restore it from a copy") from None
         for key in keys:
             if "@" not in key:
-                self._wholes[key] = file
+                self._unsplit[key] = file
                 continue
             tensor, start = key.rsplit("@", 1)
             entry = file.get_slice(key)
             if not start.isdecimal() or entry.get_dtype() != "F32" or len(entry.get_shape()) != 1:
-                raise UserError(f"{path}: {key} is no part of a float32 tensor; bring the file back from a copy")
-            part = _Part(int(start), int(start) + entry.get_shape()[0], file, key)
-            self._parts.setdefault(tensor, []).extend([part] if part.end > part.start else [])
+                raise UserError(str(path), f"{key} is not a fragment of a float32 tensor", "restore it from a copy")
+            fragment = _Fragment(start=int(start), end=int(start) + entry.get_shape()[0], file=file, key=key)
+            self._fragments.setdefault(tensor, []).extend([fragment] if fragment.end > fragment.start else [])
 
 
-def _check_cover(tensor: str, parts: list[_Part], start: int, end: int) -> None:
-    """Raise UserError unless these parts, in order, cover start..end exactly once."""
-    reached = min(start, parts[0].start) if parts else start
-    for part in parts:
-        if part.start < reached:
-            raise _incomplete(tensor, f"elements from {part.start} on are there twice")
-        if part.start > max(reached, start):
-            raise _incomplete(tensor, f"elements {max(reached, start)} to {part.start} are missing")
-        reached = part.end
+def _check_cover(tensor: str, fragments: list[_Fragment], start: int, end: int) -> None:
+    """Raise UserError unless these fragments, in order, cover start..end exactly once."""
+    reached = min(start, fragments[0].start) if fragments else start
+    for fragment in fragments:
+        if fragment.start < reached:
+            raise _incomplete(tensor, f"has elements from {fragment.start} on twice")
+        if fragment.start > max(reached, start):
+            raise _incomplete(tensor, f"lacks elements {max(reached, start)} to {fragment.start}")
+        reached = fragment.end
     if reached < end:
-        raise _incomplete(tensor, f"elements {reached} to {end} are missing")
+        raise _incomplete(tensor, f"lacks elements {reached} to {end}")
 
 
-def _incomplete(tensor: str, reason: str) -> UserError:
-    return UserError(f"the checkpoint's shards do not hold {tensor} once and whole: {reason}; use another checkpoint")
+def _incomplete(tensor: str, problem: str) -> UserError:
+    return UserError(f"tensor {tensor} in the checkpoint's shards", problem, "use another checkpoint")
 
 
 def _chunks(tensors: "Mapping[str, Tensor]") -> Iterator[bytes | memoryview]:
-    """The file's content, piece by piece. The widest numbers come first, so that each tensor is aligned."""
+    """The file's content in chunks. The widest dtypes come first, so that every tensor is aligned."""
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header, end = {}, 0
     for name, tensor in ordered:

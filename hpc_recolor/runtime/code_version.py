@@ -1,4 +1,4 @@
-"""Which code this is."""
+"""The version of the running code."""
 
 import subprocess
 from pathlib import Path
@@ -7,16 +7,16 @@ import hpc_recolor
 
 PACKAGE_VERSION = hpc_recolor.__version__
 
-# A copy of the packages, as submitted jobs have, says it in a file beside them.
+# Submitted jobs run a copy of the packages, which has the commit in a file beside them.
 COMMIT_FILE = "code_commit"
 
 
 def code_commit() -> str | None:
-    """The commit, with -dirty if files differ from it; None where the code lies in no git repository and no copy."""
+    """The commit, with -dirty if files differ from it; None if the code is neither in a git repository nor a copy."""
     package = Path(hpc_recolor.__file__).parent
-    noted = package.parent / COMMIT_FILE
-    if noted.is_file():
-        return noted.read_text().strip() or None
+    recorded = package.parent / COMMIT_FILE
+    if recorded.is_file():
+        return recorded.read_text().strip() or None
     try:
         described = git(package, "describe", "--always", "--dirty")
     except (OSError, subprocess.SubprocessError):
@@ -25,5 +25,5 @@ def code_commit() -> str | None:
 
 
 def git(folder: Path, *arguments: str) -> bytes:
-    """What git prints there. Raises OSError or SubprocessError."""
+    """The output of a git command in a folder. Raises OSError or SubprocessError."""
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True, timeout=20).stdout

@@ -1,4 +1,4 @@
-"""Ranks: start-up, who am I, and what all ranks do together. The only reader of RANK and the like."""
+"""Ranks: start-up, identity and collectives. The only reader of RANK and the like."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among the ranks, and what it computes on."""
+    """The rank of this process, the number of ranks, and the device it computes on."""
 
     rank: int
     size: int
@@ -28,24 +28,24 @@ class World:
 
 
 def is_main_process() -> bool:
-    """True on rank 0, and where no launcher set a rank. Needs no process group."""
+    """True on rank 0, and without a launcher. Needs no process group."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def world_size() -> int:
-    """How many ranks the launcher started; 1 where none did. Needs no process group."""
+    """Number of ranks that the launcher started; 1 without a launcher. Needs no process group."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def ranks_here() -> int:
-    """How many ranks the launcher started on this machine; 1 where none did."""
+    """Number of ranks that the launcher started on this machine; 1 without a launcher."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, port: int) -> None:
-    """Take a rank that another launcher than torchrun has given, here and for all that this process starts.
+    """Set the environment that torchrun would set, for ranks that another launcher started.
 
-    address, port: where rank 0 is to be met. Which GPUs are visible stays as it is.
+    address, port: rendezvous at rank 0. Leaves CUDA_VISIBLE_DEVICES as it is.
     """
     numbers = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": local_size}
     os.environ |= {name: str(value) for name, value in numbers.items()}
@@ -53,37 +53,39 @@ def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, 
 
 
 def start(device: str, threads: int | None) -> World:
-    """Join the process group (NCCL on GPUs, gloo on CPUs) that torchrun's environment describes, or one of one rank.
+    """Join the process group that torchrun's environment describes, or one of a single rank: NCCL on GPUs, else gloo.
 
-    device: "auto", "cpu" or "cuda". threads: CPU threads of this rank; None shares the machine's cores evenly.
-    Raises RankError if CUDA is asked for and not there.
+    device: "auto", "cpu" or "cuda". threads: CPU threads of this rank; None divides the machine's cores evenly.
+    Raises RankError if CUDA is requested but not available, UserError if the environment is incomplete.
     """
     import torch
     import torch.distributed as dist
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise RankError("train.device=cuda, but torch finds no GPU here: use train.device=cpu, or check nvidia-smi")
+        raise RankError("train.device=cuda", "torch finds no GPU here", "use train.device=cpu, or check nvidia-smi")
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     rank, size = int(os.environ.get("RANK", "0")), world_size()
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed requires it
     local_size = ranks_here()
-    # Said here, because OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it to the bit.
+    # Set explicitly: OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it bit by bit.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if kind == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise RankError(
-                f"rank {rank} has no GPU of its own: {local_size} ranks here, {torch.cuda.device_count()} GPUs; "
-                "start one rank a GPU, or use train.device=cpu"
+                f"rank {rank}",
+                f"has no GPU of its own: {local_size} ranks here, {torch.cuda.device_count()} GPUs",
+                "start one rank per GPU, or use train.device=cpu",
             )
         torch.cuda.set_device(local_rank)
-        # float32 is to mean float32: torch would let convolutions round to TF32.
+        # torch would round convolutions in float32 to TF32.
         torch.backends.cudnn.allow_tf32 = False
     if not dist.is_initialized():
         backend = "nccl" if kind == "cuda" else "gloo"
         if "RANK" in os.environ:
             missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
             if missing:
-                raise UserError(f"RANK is set, but not {', '.join(missing)}: start ranks with torchrun, or unset RANK")
+                problem = f"is set, but not {', '.join(missing)}"
+                raise UserError("RANK", problem, "start ranks with torchrun, or unset RANK")
             dist.init_process_group(backend, rank=rank, world_size=size)
         else:  # one rank needs no address and no port
             store = dist.HashStore()  # type: ignore[attr-defined]
@@ -100,10 +102,10 @@ def stop() -> None:
 
 
 def on_main(world: World, action: Callable[[], Result]) -> Result:
-    """Run `action` on rank 0 and hand its result to all ranks.
+    """Run `action` on rank 0 and broadcast its result to all ranks.
 
-    If it fails there it fails everywhere: UserError on all ranks, or the error itself on rank 0 and RuntimeError on the
-    others, so that none waits for a rank that is gone.
+    If it fails, it fails on all ranks, so that none waits for a rank that has exited: with the same UserError, or with
+    the error itself on rank 0 and RuntimeError on the others.
     """
     import torch.distributed as dist
 
@@ -124,7 +126,7 @@ def on_main(world: World, action: Callable[[], Result]) -> Result:
 
 
 def gather(world: World, mine: Result) -> list[Result]:
-    """Every rank's `mine`, in order of rank, on every rank."""
+    """Every rank's `mine`, in rank order, on every rank. Values are pickled."""
     import torch.distributed as dist
 
     if world.size == 1:

@@ -21,6 +21,16 @@ class RankError(UserError):
     """A UserError that may occur on one rank alone, which prints it. Rank 0 prints all others."""
 
 
+def cannot_write(subject: str, error: OSError, fix: str) -> UserError:
+    """The file system refused a write. error: must name its file."""
+    return UserError(subject, f"cannot write {error.filename} ({error.strerror})", fix)
+
+
+def cannot_read(subject: str, error: OSError, fix: str) -> UserError:
+    """The file system refused to read the subject."""
+    return UserError(subject, f"cannot be read ({error.strerror})", fix)
+
+
 class EarlyEndError(Exception):
     """A run that ends before its last step, with its last checkpoint kept.
 

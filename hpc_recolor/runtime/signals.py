@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: a flag, which the ranks agree on after each step, before they save and leave.
+"""Signals that ask a run to stop: they set a flag, on which the ranks agree after each step, then save and exit.
 
 Installed before torch is imported, since schedulers do not wait for imports.
 """
@@ -13,21 +13,21 @@ from typing import Any, Self
 from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.exit_codes import INTERRUPTED
 
-# What schedulers are told to send where time is up, or another job comes first: the run wants another turn. After
-# SIGTERM, as from scancel, or SIGINT it does not.
-MAKE_ROOM = signal.SIGUSR2
-SIGNALS = (MAKE_ROOM, signal.SIGTERM, signal.SIGINT)
+# Sent by the scheduler before the time limit or a preemption: the job is to be requeued. It is not after SIGTERM, as
+# from scancel, or SIGINT.
+PREEMPTION = signal.SIGUSR2
+SIGNALS = (PREEMPTION, signal.SIGTERM, signal.SIGINT)
 SIGINTS_TO_END_AT_ONCE = 3
 
 
 class StopRequest:
     """While entered, SIGUSR2, SIGTERM and SIGINT set a flag; the third SIGINT ends the process at once, with 130.
 
-    requested: whether one has come; signal: the name of the first, or SIGUSR2 if that came too, since schedulers send
-    SIGTERM beside it. Outside the main thread, where Python allows no handlers, signals do what they did before.
+    signal: the name of the first one received, or SIGUSR2 if that was received too, since schedulers send SIGTERM with
+    it. Outside the main thread, where Python allows no handlers, signals keep their former effect.
 
-    until_exit: the process ends soon after this is left. If a signal has come then, the next ones must not end it with
-    another exit code, so they go on doing nothing.
+    until_exit: the process exits soon after this context. If a signal was received, the handlers stay installed, so
+    that further ones cannot change the exit code.
     """
 
     def __init__(self, until_exit: bool = False) -> None:
@@ -39,11 +39,13 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
+        """Whether a signal was received."""
         return self.signal is not None
 
     @property
     def wants_requeue(self) -> bool:
-        return self.signal == MAKE_ROOM.name
+        """Whether the scheduler is to queue the job again."""
+        return self.signal == PREEMPTION.name
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -63,17 +65,17 @@ class StopRequest:
         os.close(self._written)  # ends the listener
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        told = self.requested
-        if not told or number == MAKE_ROOM:
+        repeated = self.requested
+        if not repeated or number == PREEMPTION:
             self.signal = signal.Signals(number).name
-        if is_main_process() and not told:
-            # print could meet a print that this signal has interrupted; who reads may have gone, as tee on Ctrl-C.
+        if is_main_process() and not repeated:
+            # print is not reentrant, and the reader may have exited, as tee does on Ctrl-C.
             with suppress(OSError):
                 os.write(2, f"{self.signal}: will stop after this step, once the state is saved\n".encode())
 
     def _listen(self) -> None:
-        # Python calls handlers between bytecodes of the main thread, which may hang in a collective for good; the byte
-        # of set_wakeup_fd is written at once.
+        # Python runs handlers between bytecodes of the main thread, which may be stuck in a collective; set_wakeup_fd
+        # writes its byte immediately.
         read, self._written = os.pipe()
         os.set_blocking(self._written, False)
         self._old_wakeup = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)

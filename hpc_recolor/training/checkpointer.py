@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.config import Config
-from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder import checkpoint_writer, checkpoints
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.files import FileRecord
 from hpc_recolor.run_folder.folder import RunFolder
@@ -70,7 +70,7 @@ class Saver:
     def start(self, training: Training, snapshot_epoch: int | None = None) -> None:
         """Begin a checkpoint of the state as it is now. Raises OSError on all ranks if its folder cannot be made."""
         started_s = time.monotonic()
-        beside = _on_main_with_os_errors(self.world, lambda: checkpoints.begin(self.run))
+        beside = _on_main_with_os_errors(self.world, lambda: checkpoint_writer.begin(self.run))
         shard, rank = shard_tensors(training, self.world), rank_tensors(training, self.world)
         in_background = self.config.checkpoint.background and _has_room_for(shard)
         shard, rank = (_on_host(tensors, copy=in_background) for tensors in (shard, rank))
@@ -95,9 +95,9 @@ class Saver:
         files = {name: record for share in shares if isinstance(share, dict) for name, record in share.items()}
 
         def commit() -> str | None:
-            path = checkpoints.commit(self.run, saving.beside, Manifest(**saving.facts, files=files))
+            path = checkpoint_writer.commit(self.run, saving.beside, Manifest(**saving.facts, files=files))
             try:
-                checkpoints.prune(self.run, self.config.checkpoint.keep, path)
+                checkpoint_writer.prune(self.run, self.config.checkpoint.keep, path)
             except OSError as error:
                 return f"an old checkpoint could not be removed: {_describe(error)}"
             return None

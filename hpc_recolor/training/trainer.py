@@ -21,7 +21,7 @@ from hpc_recolor.runtime.distributed import World, average_, highest, on_main, s
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.progress import show_progress
-from hpc_recolor.runtime.signals import MAKE_ROOM, StopRequest
+from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
 from hpc_recolor.training import preflight
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.checkpointer import Saver
@@ -215,7 +215,7 @@ class Trainer:
         # Ranks may have got different signals.
         requeue = bool(highest(self.world, [self.request.wants_requeue])[0])
         self._end_early(
-            f"stopped by {MAKE_ROOM.name if requeue else self.request.signal or 'a signal'} after {self.images_seen} "
+            f"stopped by {PREEMPTION.name if requeue else self.request.signal or 'a signal'} after {self.images_seen} "
             f"images, which are saved in {self.run.path}; the same command goes on",
             STOPPED,
             requeue,

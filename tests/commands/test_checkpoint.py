@@ -15,7 +15,7 @@ from hpc_recolor.checkpoint import app
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.models.build import build_generator
-from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder import checkpoint_writer, checkpoints
 from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.tensor_files import write
@@ -33,7 +33,7 @@ def weights_of(config: Config, seed: int) -> dict[str, Tensor]:
 
 def save(run: RunFolder, images_seen: int, kinds: dict[str, int], **changes: Any) -> Path:
     """A checkpoint of two ranks: weights of each kind, drawn with that seed, all on the first."""
-    beside = checkpoints.begin(run)
+    beside = checkpoint_writer.begin(run)
     shapes: dict[str, list[int]] = {}
     shard: dict[str, Tensor] = {}
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def save(run: RunFolder, images_seen: int, kinds: dict[str, int], **changes: Any
     }
     tensors |= {checkpoints.rank_file(rank, 2): own for rank in range(2)}
     files = {name: write(beside / name, content) for name, content in tensors.items()}
-    return checkpoints.commit(run, beside, make_manifest(images_seen, parameters=shapes, files=files, **changes))
+    return checkpoint_writer.commit(run, beside, make_manifest(images_seen, parameters=shapes, files=files, **changes))
 
 
 @pytest.fixture
@@ -98,12 +98,14 @@ def test_list_shows_damaged_ones_too(run: RunFolder, capsys: pytest.CaptureFixtu
 
 def test_verify_says_of_each_checkpoint_whether_it_is_whole(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("verify", run.path) == 0
-    assert capsys.readouterr().out.splitlines() == ["images-000000000008: whole", "images-000000000016: whole"]
+    assert capsys.readouterr().out.splitlines() == ["images-000000000008: intact", "images-000000000016: intact"]
     damage(run.checkpoints / "images-000000000008")
     assert call("verify", run.path) == 1
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("images-000000000008: damaged: shard-00001-of-00002.safetensors is not what was written")
-    assert second == "images-000000000016: whole"
+    assert first.startswith(
+        "images-000000000008: damaged: shard-00001-of-00002.safetensors differs from what was written"
+    )
+    assert second == "images-000000000016: intact"
 
 
 def test_export_writes_the_averaged_generator_with_a_card_that_loads_it(
@@ -154,10 +156,13 @@ def test_export_skips_damaged_checkpoints_and_says_so(run: RunFolder, capsys: py
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--out", "generator.pt"), "out=generator.pt: give a name that ends in .safetensors"),
-        (("--checkpoint", "images-000000000009"), "it has images-000000000008, images-000000000016"),
-        (("--checkpoint", "../../x"), "has none of that name"),
-        (("--checkpoint", "images-000000000016"), "checkpoint=images-000000000016 is damaged: shard-00001"),
+        (
+            ("--out", "generator.pt"),
+            "out=generator.pt: not a *.safetensors file; give a name that ends in .safetensors",
+        ),
+        (("--checkpoint", "images-000000000009"), "use one of images-000000000008, images-000000000016"),
+        (("--checkpoint", "../../x"), "has no such checkpoint"),
+        (("--checkpoint", "images-000000000016"), "checkpoint=images-000000000016: is damaged: shard-00001"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
@@ -181,7 +186,7 @@ def test_an_export_that_cannot_be_written_leaves_nothing(run: RunFolder, capsys:
 
 @pytest.mark.parametrize("name", ["list", "verify", "export"])
 def test_folders_without_checkpoints_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert "is no run folder" in refusal(capsys, name, tmp_path)
+    assert "is not a run folder" in refusal(capsys, name, tmp_path)
     claim(RunFolder(tmp_path / "empty"), CONFIG)
     assert "has no checkpoint yet; train first" in refusal(capsys, name, tmp_path / "empty")
 
@@ -189,4 +194,4 @@ def test_folders_without_checkpoints_are_refused(tmp_path: Path, capsys: pytest.
 def test_as_a_command_it_ends_with_its_exit_code(run: RunFolder, command: Command) -> None:
     damage(run.checkpoints / "images-000000000016")
     assert command("checkpoint", "verify", run.path, fresh=True).returncode == 1
-    assert "nowhere is no run folder" in error_line(command("checkpoint", "verify", "nowhere"))
+    assert "nowhere: is not a run folder" in error_line(command("checkpoint", "verify", "nowhere"))

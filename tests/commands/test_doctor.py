@@ -84,7 +84,7 @@ def test_a_failing_check_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatc
     assert len(findings) == 11
     for subject, text in (
         ("SLURM", "slurm_load_partitions: no controller"),
-        ("NCCL/gloo", "RANK is set, but not"),
+        ("NCCL/gloo", "RANK: is set, but not"),
         ("free space", "No such file"),
     ):
         assert findings[subject].severity == "error" and findings[subject].fix

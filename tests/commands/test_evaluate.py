@@ -85,7 +85,7 @@ def nothing(here: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "flags", "expected"),
     [
-        (nothing, ["runs/none"], ["runs/none", "no run folder"]),
+        (nothing, ["runs/none"], ["runs/none", "not a run folder"]),
         (remove_checkpoints, [RUN], [RUN, "no checkpoint"]),
         (nothing, [RUN, "--checkpoint", "5"], ["checkpoint=5", "of 1, 2"]),
         (one_photo, [RUN, "--data", "one"], ["data=one", "a test set needs at least two images"]),

@@ -62,9 +62,9 @@ def test_samples_are_usable_in_another_process(prepared: Prepare) -> None:
     [
         (lambda folder: (folder / "train-00000.raw").unlink(), "train-00000.raw cannot be found"),
         (lambda folder: (folder / "train-00000.raw").write_bytes(b"short"), "train-00000.raw has 5 bytes, expected"),
-        (lambda folder: flip_a_bit(folder / "train-00000.raw"), "train-00000.raw is not what was written"),
-        (lambda folder: flip_a_bit(folder / "train-names.jsonl"), "train-names.jsonl is not what was written"),
-        (lambda folder: flip_a_bit(folder / "val-index.npy"), "val-index.npy is not what was written"),
+        (lambda folder: flip_a_bit(folder / "train-00000.raw"), "train-00000.raw differs from what was written"),
+        (lambda folder: flip_a_bit(folder / "train-names.jsonl"), "train-names.jsonl differs from what was written"),
+        (lambda folder: flip_a_bit(folder / "val-index.npy"), "val-index.npy differs from what was written"),
         (
             lambda folder: (folder / "train-index.npy").write_bytes((folder / "val-index.npy").read_bytes()),
             "train-index.npy has",

@@ -123,7 +123,7 @@ def test_what_does_not_fit_the_run_is_refused(photos: Path, data_set: Path, tmp_
         (cropped, r"data=.*cropped: was prepared with fit=crop, .* data\.fit=stretch"),
         (larger, r"data=.*larger: was prepared with size=64, .* data\.size=32"),
         (without, r"data=.*without: has neither a test nor a val split"),
-        (damaged, r"data=.*damaged: test-00000\.raw is not what was written"),
+        (damaged, r"data=.*damaged: test-00000\.raw differs from what was written"),
         (tmp_path / "nowhere", r"data=.*nowhere: no such folder"),
     ):
         with pytest.raises(UserError, match=expected):

@@ -15,8 +15,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from hpc_recolor.run_folder import checkpoints
-from hpc_recolor.run_folder.checkpoints import Manifest, committed, find_damage, newest_whole, prune, read_manifest
+from hpc_recolor.run_folder import checkpoint_writer, checkpoints
+from hpc_recolor.run_folder.checkpoints import Manifest, committed, find_damage, newest_intact, read_manifest
 from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import Fragments, write
@@ -52,14 +52,14 @@ def test_a_save_is_one_folder_with_all_that_its_manifest_names(run: RunFolder) -
     assert {file.name for file in path.iterdir()} == {"manifest.json", *manifest.files}
     assert all(record_of(path / name) == record for name, record in manifest.files.items())
     assert find_damage(path) is None
-    assert newest_whole(run) == (path, [])
+    assert newest_intact(run) == (path, [])
     assert saved_value(path) == 8
 
 
 def test_a_run_without_checkpoints_says_so(run: RunFolder) -> None:
     assert committed(run) == []
     with pytest.raises(UserError, match="has no checkpoint yet; train first"):
-        newest_whole(run)
+        newest_intact(run)
 
 
 # --- A fault at each step of a save
@@ -134,7 +134,7 @@ def test_all_is_on_disk_before_the_rename_and_the_name_before_the_old_one_goes(
     def fsync(handle: int) -> None:
         real_fsync(handle)
         name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
-        steps.append(f"sync {checkpoints.WRITING if name.startswith(checkpoints.WRITING) else name}")
+        steps.append(f"sync {checkpoint_writer.WRITING if name.startswith(checkpoint_writer.WRITING) else name}")
 
     def rename(source: Any, target: Any) -> None:
         real_rename(source, target)
@@ -145,8 +145,10 @@ def test_all_is_on_disk_before_the_rename_and_the_name_before_the_old_one_goes(
     save(run, 8)
     committed_at = steps.index("rename images-000000000008")
     before, after = steps[:committed_at], steps[committed_at + 1 :]
-    assert {f"sync {name}" for name in checkpoints.expected_files(2)} | {f"sync {checkpoints.WRITING}"} <= set(before)
-    assert before.index("sync .manifest.json.writing") < before.index(f"sync {checkpoints.WRITING}")
+    assert {f"sync {name}" for name in checkpoints.expected_files(2)} | {f"sync {checkpoint_writer.WRITING}"} <= set(
+        before
+    )
+    assert before.index("sync .manifest.json.writing") < before.index(f"sync {checkpoint_writer.WRITING}")
     assert after == ["sync checkpoints", "rename .removing-images-000000000004", "sync checkpoints"]
 
 
@@ -181,13 +183,13 @@ def test_a_full_or_read_only_device_keeps_the_old_checkpoint_until_there_is_room
         filler.write_bytes(bytes(2**20))
     with pytest.raises(OSError, match="No space"):
         save(run, 8)
-    assert newest_whole(run) == (old, [])
+    assert newest_intact(run) == (old, [])
 
     subprocess.run(["mount", "-o", "remount,ro", device], check=True)
     with pytest.raises(OSError, match="Read-only") as failure:
         save(run, 8)
     assert str(device) in str(failure.value.filename)
-    assert newest_whole(run) == (old, [])
+    assert newest_intact(run) == (old, [])
 
     subprocess.run(["mount", "-o", "remount,rw", device], check=True)
     filler.unlink()
@@ -197,12 +199,12 @@ def test_a_full_or_read_only_device_keeps_the_old_checkpoint_until_there_is_room
 
 def test_files_that_are_not_as_long_as_written_are_not_committed(run: RunFolder) -> None:
     old = save(run, 4)
-    beside = checkpoints.begin(run)
+    beside = checkpoint_writer.begin(run)
     files = {name: write(beside / name, {"w": torch.ones(3)}) for name in checkpoints.expected_files(2)}
     os.truncate(beside / SHARD, 50)
-    with pytest.raises(OSError, match="not as long as what was written"):
-        checkpoints.commit(run, beside, make_manifest(8, files=files))
-    assert newest_whole(run) == (old, [])
+    with pytest.raises(OSError, match="another size than was written"):
+        checkpoint_writer.commit(run, beside, make_manifest(8, files=files))
+    assert newest_intact(run) == (old, [])
     assert names(run) == ["04"]
 
 
@@ -212,7 +214,7 @@ def test_a_whole_checkpoint_of_the_same_place_is_kept_and_a_damaged_one_replaced
     damage(run.checkpoints / "images-000000000008")
     assert save(run, 8).stat().st_ino != inode
     assert names(run) == ["08"]
-    assert newest_whole(run)[1] == []
+    assert newest_intact(run)[1] == []
 
 
 # --- Damage
@@ -240,30 +242,30 @@ def write_manifest(path: Path, **changes: Any) -> None:
     [
         (lose, f"{SHARD} is missing"),
         (cut_off, f"{SHARD} has 20 bytes"),
-        (damage, f"{SHARD} is not what was written"),
+        (damage, f"{SHARD} differs from what was written"),
         (lose_manifest, "manifest.json is missing"),
-        (lambda path: (path / "manifest.json").write_bytes(b""), "manifest.json is no JSON"),
-        (lambda path: (path / "manifest.json").write_bytes(b"\xff\x00" * 50), "manifest.json is no JSON"),
-        (lambda path: (path / "manifest.json").write_text("[" * 100_000), "manifest.json is no JSON"),
-        (lambda path: (path / "manifest.json").write_text("[1]"), "manifest.json is no manifest"),
-        (lambda path: (path / "manifest.json").write_text("{}"), "manifest.json is no manifest"),
+        (lambda path: (path / "manifest.json").write_bytes(b""), "manifest.json is not JSON"),
+        (lambda path: (path / "manifest.json").write_bytes(b"\xff\x00" * 50), "manifest.json is not JSON"),
+        (lambda path: (path / "manifest.json").write_text("[" * 100_000), "manifest.json is not JSON"),
+        (lambda path: (path / "manifest.json").write_text("[1]"), "manifest.json is not a manifest"),
+        (lambda path: (path / "manifest.json").write_text("{}"), "manifest.json is not a manifest"),
         (lambda path: write_manifest(path, format=1), "format 1, .* written by another version"),
         (lambda path: write_manifest(path, format=3, more="unknown"), "format 3, .* written by another version"),
         (lambda path: write_manifest(path, world_size=3), "files must not name .*-of-00002"),
-        (lambda path: write_manifest(path, images_seen=9), "manifest.json is of images-000000000009"),
-        (lambda path: write_manifest(path, progress={"x": float("nan")}), "manifest.json is no manifest"),
+        (lambda path: write_manifest(path, images_seen=9), "manifest.json belongs to images-000000000009"),
+        (lambda path: write_manifest(path, progress={"x": float("nan")}), "manifest.json is not a manifest"),
     ],
 )
 def test_damage_is_named_and_the_checkpoint_before_is_taken(run: RunFolder, harm: Any, named: str) -> None:
     old, new = save(run, 4), save(run, 8, keep=2)
     harm(new)
-    found, skipped = newest_whole(run)
+    found, skipped = newest_intact(run)
     assert found == old
     (line,) = skipped
     assert str(new) in line
     damage(old)
-    with pytest.raises(UserError, match=f"all 2 checkpoints of .* are damaged: .*{named}"):
-        newest_whole(run)
+    with pytest.raises(UserError, match=f"all 2 checkpoints are damaged: .*{named}"):
+        newest_intact(run)
 
 
 def test_only_the_files_that_are_asked_for_are_read(run: RunFolder) -> None:
@@ -272,7 +274,7 @@ def test_only_the_files_that_are_asked_for_are_read(run: RunFolder) -> None:
     assert find_damage(path, []) is None
     assert find_damage(path, ["rank-00000-of-00002.safetensors"]) is None
     assert "SHA-256" in str(find_damage(path, [SHARD]))
-    assert "does not name" in str(find_damage(path, ["../manifest.json"]))
+    assert "does not list" in str(find_damage(path, ["../manifest.json"]))
     with pytest.raises(UserError, match=r"is damaged: manifest\.json is missing"):
         read_manifest(path.parent)
 
@@ -314,11 +316,11 @@ def test_a_shard_that_would_run_code_is_refused_and_does_not(run: RunFolder, tmp
     files = {name: record.model_dump() for name, record in read_manifest(path).files.items()}
     write_manifest(path, files=files | {SHARD: record_of(path / SHARD).model_dump()})
     assert find_damage(path, [SHARD]) is not None
-    with pytest.raises(UserError, match=f"{SHARD} is no safetensors file"):
-        newest_whole(run)
-    with pytest.raises(UserError, match=f"{SHARD} is no safetensors file"):
+    with pytest.raises(UserError, match=f"{SHARD} is not a safetensors file"):
+        newest_intact(run)
+    with pytest.raises(UserError, match=f"{SHARD}: not a safetensors file"):
         checkpoints.evaluation_weights(path, read_manifest(path))
-    with pytest.raises(UserError, match=f"{SHARD} is no safetensors file"):
+    with pytest.raises(UserError, match=f"{SHARD}: not a safetensors file"):
         Fragments([path / SHARD])
     assert not mark.exists()
 
@@ -338,7 +340,7 @@ def test_damaged_checkpoints_that_training_has_not_passed_again_are_left_alone(r
     for images in (4, 8, 12):
         save(run, images, keep=9)
     lose_manifest(run.checkpoints / "images-000000000012")
-    prune(run, 1, run.checkpoints / "images-000000000008")
+    checkpoint_writer.prune(run, 1, run.checkpoints / "images-000000000008")
     assert names(run) == ["08", "12"]
     save(run, 16, keep=1)
     assert names(run) == ["16"]
@@ -385,11 +387,11 @@ def test_both_networks_can_be_had_as_the_last_step_left_them(run: RunFolder) -> 
 
 def save_with_average(run: RunFolder) -> Path:
     """A checkpoint of one rank: generator 1, its average 2, discriminator 5, and a buffer of each."""
-    beside = checkpoints.begin(run)
+    beside = checkpoint_writer.begin(run)
     tensors = {f"generator/{kind}/w@0": torch.full((6,), value) for kind, value in (("weight", 1.0), ("ema", 2.0))}
     tensors["discriminator/weight/w@0"] = torch.full((6,), 5.0)
     tensors["generator/averaged/norm.count"] = torch.tensor(3)
     tensors["discriminator/averaged/norm.count"] = torch.tensor(4)
     contents = {checkpoints.shard_file(0, 1): tensors, checkpoints.rank_file(0, 1): {"random": torch.zeros(1)}}
     files = {name: write(beside / name, content) for name, content in contents.items()}
-    return checkpoints.commit(run, beside, make_manifest(8, world_size=1, files=files))
+    return checkpoint_writer.commit(run, beside, make_manifest(8, world_size=1, files=files))

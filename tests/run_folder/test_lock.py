@@ -214,7 +214,7 @@ def test_a_requeued_job_gets_its_lock_back_though_a_file_server_still_locks_it_f
 def test_garbage_in_the_lock_is_judged_by_its_age(run: RunFolder, content: bytes) -> None:
     lock = run.path / ".lock"
     lock.write_bytes(content)
-    with pytest.raises(UserError, match="a process that cannot be told"), RunLock(run):
+    with pytest.raises(UserError, match="an unknown process"), RunLock(run):
         pass
     os.utime(lock, (time.time() - 2 * STALE_S,) * 2)
     with RunLock(run):
@@ -249,7 +249,7 @@ def test_a_taker_that_was_killed_stands_in_the_way_for_a_while_only(
 ) -> None:
     monkeypatch.setattr("hpc_recolor.run_folder.lock.CHANGING_S", 0.1)
     (run.path / ".lock.changing").touch()
-    with pytest.raises(UserError, match="is being taken by another job"), RunLock(run):
+    with pytest.raises(UserError, match="is being locked by another job"), RunLock(run):
         pass
     assert files(run) == [".lock.changing"]
     os.utime(run.path / ".lock.changing", (time.time() - 2 * STALE_S,) * 2)
@@ -265,9 +265,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
     try:
-        with pytest.raises(UserError, match=r"device cannot be locked \(Read-only"), RunLock(RunFolder(folder)):
+        with pytest.raises(UserError, match=r"device: cannot be locked \(Read-only"), RunLock(RunFolder(folder)):
             pass
     finally:
         subprocess.run(["umount", folder], check=True)
-    with pytest.raises(UserError, match=r"absent cannot be locked \(No such"), RunLock(RunFolder(tmp_path / "absent")):
+    with pytest.raises(UserError, match=r"absent: cannot be locked \(No such"), RunLock(RunFolder(tmp_path / "absent")):
         pass

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder import checkpoint_writer, checkpoints
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import write
@@ -46,7 +46,7 @@ def make_manifest(images_seen: int, **changes: Any) -> Manifest:
 
 def save(run: RunFolder, images_seen: int, keep: int = 1, snapshot_epoch: int | None = None) -> Path:
     """A whole save of two ranks, in which every weight is `images_seen`."""
-    beside = checkpoints.begin(run)
+    beside = checkpoint_writer.begin(run)
     files, half = {}, torch.full((NUMEL // RANKS,), float(images_seen))
     for rank in range(RANKS):
         shard = {f"{network}/weight/w@{rank * len(half)}": half for network in ("generator", "discriminator")}
@@ -54,8 +54,8 @@ def save(run: RunFolder, images_seen: int, keep: int = 1, snapshot_epoch: int | 
         for name, tensors in ((checkpoints.shard_file, shard), (checkpoints.rank_file, own)):
             file = name(rank, RANKS)
             files[file] = write(beside / file, tensors)
-    path = checkpoints.commit(run, beside, make_manifest(images_seen, snapshot_epoch=snapshot_epoch, files=files))
-    checkpoints.prune(run, keep, path)
+    path = checkpoint_writer.commit(run, beside, make_manifest(images_seen, snapshot_epoch=snapshot_epoch, files=files))
+    checkpoint_writer.prune(run, keep, path)
     return path
 
 
@@ -173,9 +173,9 @@ def at_each_step(folder: Path, situation: str, attempt: Callable[[RunFolder, int
         run = RunFolder(folder / str(position))
         run.path.mkdir()
         SITUATIONS[situation](run)
-        best, damaged = checkpoints.newest_whole(run)[0], _damaged(run)
+        best, damaged = checkpoints.newest_intact(run)[0], _damaged(run)
         met = attempt(run, position)
-        path, _ = checkpoints.newest_whole(run)
+        path, _ = checkpoints.newest_intact(run)
         assert path.name in (best.name, "images-000000000008")
         assert _damaged(run) <= damaged
         assert met or path.name == "images-000000000008"

@@ -18,7 +18,7 @@ from hpc_recolor.evaluation.perceptual import Perceptual
 from hpc_recolor.evaluation.photographs import find_photographs
 from hpc_recolor.evaluation.results import Evaluation
 from hpc_recolor.models.build import build_discriminator, build_generator
-from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder import checkpoint_writer, checkpoints
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import write
@@ -90,7 +90,7 @@ def add_checkpoint(
             parameters[f"{network}/{name}"] = list(parameter.shape)
         tensors |= {f"{network}/averaged/{name}": buffer for name, buffer in module.named_buffers()}
     folder = RunFolder(run)
-    beside = checkpoints.begin(folder)
+    beside = checkpoint_writer.begin(folder)
     contents = {checkpoints.shard_file(0, 1): tensors, checkpoints.rank_file(0, 1): {"random": torch.zeros(1)}}
     photos = config.data.photos
     manifest = Manifest.model_validate(
@@ -107,7 +107,7 @@ def add_checkpoint(
             "files": {name: write(beside / name, content) for name, content in contents.items()},
         }
     )
-    return checkpoints.commit(folder, beside, manifest)
+    return checkpoint_writer.commit(folder, beside, manifest)
 
 
 def evaluate(run: Path, perceptual: Perceptual | None = None, **given: Any) -> list[tuple[bool, Evaluation]]:

@@ -78,7 +78,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_afresh(
     for path in committed(trainer.run):
         (path / "manifest.json").write_text("")
     before = trainer.run.metrics.read_text()
-    with pytest.raises(UserError, match=r"all 5 checkpoints of .* are damaged"):
+    with pytest.raises(UserError, match=r"all 5 checkpoints are damaged"):
         train(run_config(photos, tmp_path), world)
     assert trainer.run.metrics.read_text() == before
 

@@ -1,0 +1,101 @@
+"""Export of a run's generator: safetensors, and beside it a JSON card that says what it is and how to load it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_recolor.config import ColorName, Config
+from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
+from hpc_recolor.run_folder import checkpoints, tensor_files
+from hpc_recolor.run_folder.checkpoints import Manifest
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.runtime.errors import UserError, cannot_write
+
+INPUTS: dict[ColorName, str] = {"lab": "L* / 50 - 1", "rgb": "2 * gray - 1, gray = Rec. 601 luma of RGB in [0, 1]"}
+OUTPUTS: dict[ColorName, str] = {"lab": "(a*, b*) / 110", "rgb": "2 * RGB - 1, RGB in [0, 1]"}
+HOW_TO_LOAD = """\
+import json
+from pathlib import Path
+from safetensors.torch import load_file
+from hpc_recolor.config import ModelConfig
+from hpc_recolor.models.build import build_generator
+
+card = json.loads(Path("{card}").read_text())
+generator = build_generator(ModelConfig(**card["model"]), card["size"])
+generator.load_state_dict(load_file("{weights}"))
+generator.eval()
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The two files of an export, the images that the generator was trained on, and the size of its weights."""
+
+    weights: Path
+    card: Path
+    images_seen: int
+    size_bytes: int
+
+
+def check_target(target: Path, replace: bool) -> None:
+    """Raises UserError unless an export may be written to `target`, *.safetensors. replace: even if it exists."""
+    if target.suffix != ".safetensors":
+        raise UserError(f"out={target}", "not a *.safetensors file", "give a name that ends in .safetensors")
+    for file in (target, _card_file(target)):
+        if file.exists() and not replace:
+            raise UserError(f"out={target}", f"{file} exists already", "give another name, or --force to replace it")
+
+
+def export_generator(config: Config, checkpoint: Path, target: Path) -> Export:
+    """Write the generator of a verified checkpoint to `target`, and its card beside it. Existing files are replaced.
+
+    The weights are their moving average if the run kept one; buffers are averaged over the ranks. Raises UserError,
+    with neither file written, if the disk refuses one.
+    """
+    manifest = checkpoints.read_manifest(checkpoint)
+    card = _card(config, checkpoint, manifest, target)
+    try:
+        size_bytes = _write(target, card, checkpoint, manifest)
+    except OSError as error:
+        raise cannot_write(f"out={target}", error, "name a place that is writable, with enough space") from None
+    return Export(target, _card_file(target), manifest.images_seen, size_bytes)
+
+
+def _card_file(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _write(target: Path, card: dict[str, Any], checkpoint: Path, manifest: Manifest) -> int:
+    """Write both files, or neither. Returns the size of the weights file [bytes]."""
+    weights = checkpoints.evaluation_weights(checkpoint, manifest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.writing")
+    try:
+        record = tensor_files.write(beside, weights)
+        write_atomically(_card_file(target), json.dumps(card | {"sha256": record.sha256}, indent=1).encode() + b"\n")
+        beside.replace(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return record.size_bytes
+
+
+def _card(config: Config, checkpoint: Path, manifest: Manifest, target: Path) -> dict[str, Any]:
+    color = config.model.color
+    layout = "float32 (N,{channels},H,W) in [-1, 1]: {meaning}"
+    return {
+        "format": 1,
+        "weights": target.name,
+        "averaged": checkpoints.weights_kind(checkpoints.fragments(checkpoint, manifest)) == "ema",
+        "model": config.model.model_dump(mode="json"),
+        "size": config.data.size,
+        "input": layout.format(channels=CONDITION_CHANNELS, meaning=INPUTS[color]),
+        "output": layout.format(channels=target_channels(color), meaning=OUTPUTS[color]),
+        "load": HOW_TO_LOAD.format(card=_card_file(target).name, weights=target.name),
+        "images_seen": manifest.images_seen,
+        "snapshot_epoch": manifest.snapshot_epoch,
+        "photos": manifest.photos,
+        "versions": manifest.versions,
+        "commit": manifest.commit,
+    }
