@@ -318,9 +318,9 @@ def test_a_shard_that_would_run_code_is_refused_and_does_not(run: RunFolder, tmp
     assert find_damage(path, [SHARD]) is not None
     with pytest.raises(UserError, match=f"{SHARD} is not a safetensors file"):
         newest_intact(run)
-    with pytest.raises(UserError, match=f"{SHARD}: not a safetensors file"):
+    with pytest.raises(UserError, match=rf"{SHARD}: not a safetensors file"):
         checkpoints.evaluation_weights(path, read_manifest(path))
-    with pytest.raises(UserError, match=f"{SHARD}: not a safetensors file"):
+    with pytest.raises(UserError, match=rf"{SHARD}: not a safetensors file"):
         Fragments([path / SHARD])
     assert not mark.exists()
 

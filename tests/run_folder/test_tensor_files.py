@@ -152,12 +152,12 @@ def test_parts_that_do_not_cover_a_tensor_once_are_refused(
     for number, (start, end) in enumerate(places):
         files.append(tmp_path / f"{number}.safetensors")
         write(files[-1], {f"generator/ema/w@{start}": torch.zeros(end - start)})
-    with pytest.raises(UserError, match=f"tensor generator/ema/w in the .* shards: {reason}"):
+    with pytest.raises(UserError, match=rf"tensor generator/ema/w in the .* shards: {reason}"):
         Fragments(files).read("generator", "ema", "w", 10)
 
 
 def test_a_tensor_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tensor discriminator/weight/w in the .* shards: is missing"):
+    with pytest.raises(UserError, match=r"tensor discriminator/weight/w in the .* shards: is missing"):
         saved_as(tmp_path, {"generator/weight/w@0": torch.zeros(1)}).read("discriminator", "weight", "w", 1)
 
 
