@@ -1,6 +1,7 @@
 """Color one photograph of any size with a trained generator."""
 
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -75,11 +76,12 @@ def _as_tensor(photo: Image.Image) -> Tensor:
     return torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(1, photo.height, photo.width, 3)
 
 
-def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
-    """Color photographs, or all of a folder, into out/NAME.png, and print each result.
+def colorize_files(photos: list[Path], run: Path, out: Path, on_written: Callable[[Path], None]) -> list[str]:
+    """Color photographs, or all of a folder, into out/NAME.png.
 
-    Returns a line for each photograph that cannot be read. Raises UserError before anything is written if a path does
-    not exist, if two results would have one name, or if a result would replace one of the photographs.
+    run: its newest checkpoint is used; on_written: called with each result once it is written. Returns a line for each
+    photograph that cannot be read. Raises UserError before anything is written if a path does not exist, if two
+    results would have one name, or if a result would replace one of the photographs.
     """
     files = [file for path in photos for file in (find_photos(path, "PHOTO", without=out) if path.is_dir() else [path])]
     targets = _targets(files, out)
@@ -94,7 +96,7 @@ def colorize_files(photos: list[Path], run: Path, out: Path) -> list[str]:
         content = BytesIO()
         colorizer(photo).save(content, "PNG")
         _write(target, content.getvalue())
-        print(target)
+        on_written(target)
     return skipped
 
 

@@ -11,7 +11,7 @@ import yaml
 from hpc_recolor import study
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sources import find_photos
-from hpc_recolor.study import TEST, VAL, on_package_photos, read_rows, run_all
+from hpc_recolor.launch.study_plan import TEST, VAL, on_package_photos, read_runs, run_commands
 from tests.conftest import Command, error_line, paint_photo
 from tests.support.commands import run_forked
 from tests.support.fork_server import ForkServer
@@ -102,16 +102,16 @@ def test_a_folder_without_configs_is_refused_in_one_line(command: Command) -> No
 
 
 def test_a_command_that_fails_ends_the_study_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_all([["train", "--print-config"], ["train", "--no-such-flag"], ["train", "--print-config"]]) == 2
+    assert run_commands([["train", "--print-config"], ["train", "--no-such-flag"], ["train", "--print-config"]]) == 2
     told = capfd.readouterr()
     assert told.out.count("python -m hpc_recolor.train") == 2
-    assert "the same command goes on" in told.err
+    assert "the same command resumes" in told.err
 
 
 def test_without_photographs_rows_learn_from_tiles_of_those_in_packages(tmp_path: Path) -> None:
     write_row(tmp_path / "rows", "cars")
     write_row(tmp_path / "rows", "half", shards="data/cars-4")
-    small, half = on_package_photos(read_rows(tmp_path / "rows"), tmp_path)
+    small, half = on_package_photos(read_runs(tmp_path / "rows"), tmp_path)
     tiles = {path.name for path in find_photos(tmp_path / "tiles" / "train", "")}
     learned = [{path.name for path in find_photos(row.config.data.photos or Path(), "")} for row in (small, half)]
     assert learned[0] == tiles

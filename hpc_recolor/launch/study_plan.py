@@ -1,0 +1,164 @@
+"""A study: many runs as a sequence of our commands, each in a process of its own on this machine."""
+
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config, to_yaml
+from hpc_recolor.data.package_photos import write_scenes, write_tiles
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.runtime.errors import UserError
+
+# The name of a command of ours, and its arguments.
+Command = list[str]
+
+VAL, TEST = 100, 300
+PHOTO_ARCHIVES = (".tar", ".zip", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A run of the study: the file of its config, and what it is trained on: `count` photographs of `source`."""
+
+    file: Path
+    config: Config
+    source: str
+    count: int
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return self.config.run.folder / self.config.run.name
+
+
+def plan_study(configs: Path, photos: Path | None, out: Path | None) -> list[Command]:
+    """The commands of a study, in order. Writes the photographs that they need from pip packages.
+
+    configs: folder of run configs; photos: folder of sources, None for tiles of the photographs in packages; out: the
+    report, None for report.html beside the runs. Raises UserError, with nothing written, if configs or photos do not
+    fit.
+    """
+    runs = read_runs(configs)
+    results = runs[0].config.run.folder
+    scenes = results / "scenes"
+    if photos:
+        commands = prepare_commands(runs, photos)
+        write_scenes(scenes)
+    else:
+        commands, runs = [], on_package_photos(runs, results)
+    for run in runs:
+        commands += training_commands(run, scenes if photos else None)
+    report = ["report", *(str(run.folder) for run in runs), "--out", str(out or results / "report.html")]
+    return [*commands, [*report, "--pictures", scenes.name] if photos else report]
+
+
+def read_runs(configs: Path) -> list[StudyRun]:
+    """The configs of a folder, by file name, with data.shards=.../SOURCE-COUNT.
+
+    Raises UserError if there are none, if one has another data.shards, or if their run folders have several parents.
+    """
+    files = sorted(configs.glob("*.yaml"))
+    if not files:
+        raise UserError(f"configs={configs}", "no .yaml file in it", "name a folder with one config per run")
+    runs = [_read_run(file) for file in files]
+    folders = sorted({str(run.config.run.folder) for run in runs})
+    if len(folders) > 1:
+        raise UserError(f"configs={configs}", f"run.folder differs ({', '.join(folders)})", "use the same for all runs")
+    return runs
+
+
+def _read_run(file: Path) -> StudyRun:
+    config = load_config(file, {})
+    shards = config.data.shards
+    source, _, count = shards.name.rpartition("-") if shards else ("", "", "")
+    if not source or not count.isdigit() or not int(count):
+        problem = f"data.shards={shards} does not say what to prepare"
+        raise UserError(str(file), problem, "call it SOURCE-COUNT, as in data/cars-10000")
+    return StudyRun(file=file, config=config, source=source, count=int(count))
+
+
+def prepare_commands(runs: Sequence[StudyRun], photos: Path) -> list[Command]:
+    """The commands that prepare the runs' data sets. Raises UserError if a source is not among the photographs."""
+    commands = {}
+    for run in runs:
+        data = run.config.data
+        candidates = [photos / run.source, *(photos / f"{run.source}{suffix}" for suffix in PHOTO_ARCHIVES)]
+        path = next((path for path in candidates if path.exists()), None)
+        if path is None:
+            problem = f"neither {run.source} nor {run.source}.tar in it"
+            raise UserError(f"photos={photos}", problem, "name a folder that contains one of them")
+        shape = ["--size", str(data.size), "--fit", data.fit]
+        splits = ["--limit", str(run.count), "--val", str(VAL), "--test", str(TEST)]
+        commands[data.shards] = ["prepare", str(path), "--out", str(data.shards), *shape, *splits]
+    return list(commands.values())
+
+
+def on_package_photos(runs: Sequence[StudyRun], results: Path) -> list[StudyRun]:
+    """The same runs on tiles of the photographs inside pip packages, with configs of their own in results/configs.
+
+    All sources become the same tiles. A run with half of its source's largest count is trained on half of the tiles.
+    """
+    tiles = results / "tiles"
+    write_tiles(tiles)
+    (results / "configs").mkdir(exist_ok=True)
+    on_tiles = []
+    for run in runs:
+        largest = max(other.count for other in runs if other.source == run.source)
+        photos = _every(largest // run.count, tiles / "train")
+        data = {"shards": None, "photos": photos, "held_out": tiles / "held_out"}
+        file, config = results / "configs" / run.file.name, load_config(run.file, {"data": data})
+        write_atomically(file, to_yaml(config).encode())
+        on_tiles.append(StudyRun(file=file, config=config, source=run.source, count=run.count))
+    return on_tiles
+
+
+def _every(step: int, folder: Path) -> Path:
+    """A folder with links to every step-th photograph of another."""
+    if step == 1:
+        return folder
+    thinned = folder.with_name(f"{folder.name}-one-in-{step}")
+    thinned.mkdir(exist_ok=True)
+    for photo in sorted(folder.iterdir())[::step]:
+        link = thinned / photo.name
+        if not link.exists():
+            link.symlink_to(Path("..", folder.name, photo.name))
+    return thinned
+
+
+def training_commands(run: StudyRun, scenes: Path | None) -> list[Command]:
+    """The commands that train a run and evaluate its snapshots, on `scenes` too, whose images may be published."""
+    epochs = [str(epoch) for epoch in run.config.train.snapshots]
+    evaluate = ["evaluate", str(run.folder), *(["--checkpoint", *epochs] if epochs else [])]
+    on_scenes = [[*evaluate, "--data", str(scenes)]] if scenes else []
+    return [["train", "--config", str(run.file)], evaluate, *on_scenes]
+
+
+def run_commands(commands: Sequence[Command]) -> int:
+    """Run and print commands one after the other, until one fails. Returns its exit code, or 0."""
+    for number, (command, *arguments) in enumerate(commands, 1):
+        print(f"[{number}/{len(commands)}] python -m hpc_recolor.{command} {shlex.join(arguments)}", flush=True)
+        code = _run([sys.executable, "-m", f"hpc_recolor.{command}", *arguments])
+        if code:
+            print("stopped here; the same command resumes from it", file=sys.stderr)
+            return code
+    return 0
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a command and wait for its own end: Ctrl-C reaches it from the terminal, SIGTERM is passed on."""
+    with subprocess.Popen(command) as process:
+        before = {
+            signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+        }
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,39 @@
+"""The demo: a run on tiles of the photographs inside pip packages, and one photograph colored with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpc_recolor.config_file import load_config, merge
+from hpc_recolor.data.package_photos import HELD_OUT_PHOTO, write_tiles
+from hpc_recolor.evaluation.colorizer import colorize_files
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.metrics_log import read_metrics
+from hpc_recolor.runtime.signals import StopRequest
+from hpc_recolor.training.trainer import train
+
+
+def run_demo(file: Path, overrides: dict[str, Any], on_written: Callable[[Path], None]) -> RunFolder:
+    """Write the tiles beside the run, train on them, and color a photograph that no tile is cut from.
+
+    file: the run config; overrides: nested values that replace its own; on_written: called with the colored photograph.
+    Raises UserError as the config, the packages and training do.
+    """
+    run = load_config(file, overrides).run
+    tiles = run.folder / f"{run.name}-tiles"
+    write_tiles(tiles)
+    on_tiles = {"data": {"photos": tiles / "train", "held_out": tiles / "held_out"}}
+    with StopRequest() as request:
+        folder = train(load_config(file, merge(on_tiles, overrides)), request)
+    colorize_files([tiles / HELD_OUT_PHOTO], folder.path, folder.path / "colorized", on_written)
+    return folder
+
+
+def describe_result(run: RunFolder) -> str:
+    """The last held-out ab error of a run beside that of the gray copy, as a sentence."""
+    last = [row for row in read_metrics(run.metrics) if row["kind"] == "held_out"][-1]
+    model, gray = last["ab_error"], last["gray_ab_error"]
+    return (
+        f"ab error on {last['photographs']} held-out tiles: model {model:.2f}, gray copy {gray:.2f} "
+        f"({abs(1 - model / gray):.0%} {'lower' if model < gray else 'higher'})"
+    )
