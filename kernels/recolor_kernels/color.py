@@ -42,10 +42,8 @@ def _rgb_to_gray_kernel(
     image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
     place = image * pixels + first
     red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
-    r = red.to(tl.float32) * (1 / 127.5) - 1
-    g = green.to(tl.float32) * (1 / 127.5) - 1
-    b = blue.to(tl.float32) * (1 / 127.5) - 1
-    parts.store(gray_ptr + place, 0.299 * r + 0.587 * g + 0.114 * b, left, BLOCK)
+    r, g, b = parts.level_to_value(red), parts.level_to_value(green), parts.level_to_value(blue)
+    parts.store(gray_ptr + place, parts.luma(r, g, b), left, BLOCK)
     if LAST:
         parts.store_triples(target_ptr + place * 3, r, g, b, left, GROUP, BLOCK)
     else:
@@ -100,17 +98,12 @@ def _lab_to_rgb_backward_kernel(l_ptr, ab_ptr, d_rgb_ptr, d_l_ptr, d_ab_ptr, pix
     d_red = parts.load(d_plane, left, BLOCK) * _slope(red)
     d_green = parts.load(d_plane + pixels, left, BLOCK) * _slope(green)
     d_blue = parts.load(d_plane + pixels + pixels, left, BLOCK) * _slope(blue)
-    # the transpose of f_to_linear's matrix
-    d_x = 3.2404813432005266 * d_red - 0.9692549499965682 * d_green + 0.05564663913517715 * d_blue
-    d_y = -1.537151516271318 * d_red + 1.8759900014898907 * d_green - 0.20404133836651123 * d_blue
-    d_z = -0.4985363261688878 * d_red + 0.041555926558292836 * d_green + 1.0573110696453443 * d_blue
-    d_fx = d_x * 0.95047 * parts.lab_f_inverse_slope(fx)
-    d_fy = d_y * parts.lab_f_inverse_slope(fy)
-    d_fz = tl.where(fz < 0, 0.0, d_z * 1.08883 * parts.lab_f_inverse_slope(fz))
+    d_fx, d_fy, d_fz = parts.f_to_linear_backward(fx, fy, fz, d_red, d_green, d_blue)
+    d_lightness, d_a, d_b = parts.lab_to_f_backward(d_fx, d_fy, d_fz)
     plane = d_ab_ptr + image * pixels * 2 + first
-    parts.store(d_l_ptr + image * pixels + first, (d_fx + d_fy + d_fz) * (50 / 116), left, BLOCK)
-    parts.store(plane, d_fx * (110 / 500), left, BLOCK)
-    parts.store(plane + pixels, d_fz * (-110 / 200), left, BLOCK)
+    parts.store(d_l_ptr + image * pixels + first, d_lightness, left, BLOCK)
+    parts.store(plane, d_a, left, BLOCK)
+    parts.store(plane + pixels, d_b, left, BLOCK)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import launch, parts, reference
+from recolor_kernels import constants, launch, parts, reference
 from recolor_kernels.launch import Impl, check_rgb_u8, choose, pixels_together, register
 
 PIXELS_PER_PROGRAM = 1024  # at most 8,256: the largest sum of squares must fit 32 bits
@@ -32,8 +32,8 @@ def _color_metrics_kernel(
     tl.store(levels_ptr, tl.sum(red * red + green * green + blue * blue))
     _store_opponents(levels_ptr + 1, red1, green1, blue1)
     _store_opponents(levels_ptr + 7, red2, green2, blue2)
-    l1, a1, b1 = _lab(red1, green1, blue1)
-    l2, a2, b2 = _lab(red2, green2, blue2)
+    l1, a1, b1 = parts.rgb_to_lab_units(red1, green1, blue1)
+    l2, a2, b2 = parts.rgb_to_lab_units(red2, green2, blue2)
     inside = tl.arange(0, BLOCK) < left
     colors_ptr += program * COLORS
     tl.store(colors_ptr, tl.sum(tl.where(inside, _ciede2000(l1, a1, b1, l2, a2, b2), 0.0)))
@@ -51,13 +51,8 @@ def _store_opponents(ptr, red, green, blue):
     tl.store(ptr + 5, tl.sum(yb * yb))
 
 
-@triton.jit
-def _lab(red, green, blue):
-    fx, fy, fz = parts.rgb_to_f(red, green, blue, 1, 1, 1, True)
-    return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
-
-
-TINY: tl.constexpr = tl.constexpr(1e-20)  # instead of a division by zero
+ARC_TANGENT = tl.constexpr(constants.ARC_TANGENT)
+TINY = tl.constexpr(1e-20)  # instead of a division by zero
 
 
 @triton.jit
@@ -133,17 +128,8 @@ def _sine_of_blue(x, y):
 
 @triton.jit
 def _arc_tangent(ratio):
-    """Of a ratio in [0, 1], within 2e-7 (a polynomial of smallest worst error)."""
-    s = ratio * ratio
-    power = -0.004056098222310615
-    power = power * s + 0.02186825937663138
-    power = power * s - 0.05591961896567749
-    power = power * s + 0.09642703915721741
-    power = power * s - 0.13908816133291202
-    power = power * s + 0.19946600491735897
-    power = power * s - 0.33329863607805477
-    power = power * s + 0.9999993362266717
-    return power * ratio
+    """Of a ratio in [0, 1], within 2e-7."""
+    return parts.polynomial(ratio * ratio, ARC_TANGENT, 7) * ratio
 
 
 # ---- launcher ----

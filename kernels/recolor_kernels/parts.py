@@ -8,6 +8,8 @@ uint8 NHWC moves by GROUP pixels in a row a thread: 8, or 4, as whole 32-bit wor
 import triton
 import triton.language as tl
 
+from recolor_kernels import constants
+
 # ---- places ----
 
 
@@ -155,7 +157,44 @@ def by_fours(values, BLOCK: tl.constexpr):
     return first, second, third, fourth
 
 
-# ---- color: scikit-image's constants, and polynomials from fit.py ----
+# ---- color ----
+
+# Triton reads constants only from the module of a kernel, as tl.constexpr: so a change compiles the kernel again.
+SRGB_SLOPE = tl.constexpr(constants.SRGB_SLOPE)
+SRGB_OFFSET = tl.constexpr(constants.SRGB_OFFSET)
+SRGB_GAMMA = tl.constexpr(constants.SRGB_GAMMA)
+SRGB_LINEAR_KNEE = tl.constexpr(constants.SRGB_LINEAR_KNEE)
+SRGB_ENCODED_KNEE = tl.constexpr(constants.SRGB_ENCODED_KNEE)
+LUMA = tl.constexpr(constants.LUMA_REC601)
+XYZ_FROM_RGB = tl.constexpr(constants.XYZ_FROM_RGB)
+RGB_FROM_XYZ = tl.constexpr(constants.RGB_FROM_XYZ)
+WHITE = tl.constexpr(constants.WHITE_D65)
+LAB_KNEE = tl.constexpr(constants.LAB_KNEE)
+LAB_F_KNEE = tl.constexpr(constants.LAB_F_KNEE)
+LAB_SLOPE = tl.constexpr(constants.LAB_SLOPE)
+LAB_OFFSET = tl.constexpr(constants.LAB_OFFSET)
+LIGHTNESS_FACTOR = tl.constexpr(constants.LIGHTNESS_FACTOR)
+LIGHTNESS_OFFSET = tl.constexpr(constants.LIGHTNESS_OFFSET)
+A_FACTOR = tl.constexpr(constants.A_FACTOR)
+B_FACTOR = tl.constexpr(constants.B_FACTOR)
+L_SCALE = tl.constexpr(constants.L_SCALE)
+AB_SCALE = tl.constexpr(constants.AB_SCALE)
+RGB_SCALE = tl.constexpr(constants.RGB_SCALE)
+DECODE = tl.constexpr(constants.DECODE)
+DECODE_16_BITS = tl.constexpr(constants.DECODE_16_BITS)
+CUBE_ROOT = tl.constexpr(constants.CUBE_ROOT)
+CUBE_ROOT_16_BITS = tl.constexpr(constants.CUBE_ROOT_16_BITS)
+ENCODE = tl.constexpr(constants.ENCODE)
+ENCODE_8_BITS = tl.constexpr(constants.ENCODE_8_BITS)
+
+
+@triton.jit
+def polynomial(x, COEFFICIENTS: tl.constexpr, DEGREE: tl.constexpr, SCALE: tl.constexpr = 1, addend=0.0):
+    """SCALE times a polynomial in x, highest power first, plus an addend (Horner's rule)."""
+    value = COEFFICIENTS[0] * SCALE
+    for power in tl.static_range(1, DEGREE):
+        value = value * x + COEFFICIENTS[power] * SCALE
+    return value * x + (addend + COEFFICIENTS[DEGREE] * SCALE)
 
 
 @triton.jit
@@ -165,95 +204,57 @@ def srgb_decode(level, EXACT: tl.constexpr):
     A line, and from the knee on a polynomial on top of it: only 256 inputs exist.
     """
     value = (level | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0  # 2^23 + level, which is cheaper to make
-    curved = tl.maximum(value, 0.04045 * 255)
+    curved = tl.maximum(value, SRGB_ENCODED_KNEE * 255)
+    line = value * (1 / 255 / SRGB_SLOPE)
     if EXACT:
-        power = 4.88049458e-23
-        power = power * curved - 6.02867092e-20
-        power = power * curved + 3.2263212e-17
-        power = power * curved - 9.9497582e-15
-        power = power * curved + 2.02179146e-12
-        power = power * curved - 3.13115349e-10
-        power = power * curved + 5.80714497e-08
-        power = power * curved + 7.27732202e-06
-        power = power * curved - 0.000162283299
-        power = power * curved + (value * (1 / 255 / 12.92) + 0.000839289282)
+        return polynomial(curved, DECODE, 9, 1, line)
     else:
-        power = 1.66023608e-18
-        power = power * curved - 1.67428055e-15
-        power = power * curved + 7.29025241e-13
-        power = power * curved - 1.94518109e-10
-        power = power * curved + 5.18260707e-08
-        power = power * curved + 7.45542666e-06
-        power = power * curved - 0.000164741234
-        power = power * curved + (value * (1 / 255 / 12.92) + 0.000851695378)
-    return power
+        return polynomial(curved, DECODE_16_BITS, 7, 1, line)
 
 
 @triton.jit
 def to_level(linear):
     """Linear values to sRGB levels, within 0.01 before rounding, clamped to the gamut: the low 24 bits of an int32."""
     linear = tl.minimum(tl.maximum(linear, 0.0), 1.0)
-    curved = tl.maximum(linear, 0.0031308)
-    fourth_root = tl.rsqrt(tl.rsqrt(curved))
-    power = 0.0813299884 * 255
-    power = power * fourth_root - 0.335501626 * 255
-    power = power * fourth_root + 1.12268172 * 255
-    power = power * fourth_root + 0.196135816 * 255
-    power = power * fourth_root - 0.0646115293 * 255
-    return (power + (linear - curved) * (12.92 * 255) + 8388608.0).to(tl.int32, bitcast=True)  # rounds to 2^23 + level
+    curved = tl.maximum(linear, SRGB_LINEAR_KNEE)
+    power = polynomial(tl.rsqrt(tl.rsqrt(curved)), ENCODE_8_BITS, 4, 255)
+    # rounds to 2^23 + level
+    return (power + (linear - curved) * (SRGB_SLOPE * 255) + 8388608.0).to(tl.int32, bitcast=True)
 
 
 @triton.jit
 def srgb_encode(linear):
     """Linear values to sRGB values, 0..1 in the gamut, not clamped; and the slope there."""
-    curved = tl.maximum(linear, 0.0031308)
+    curved = tl.maximum(linear, SRGB_LINEAR_KNEE)
     inverse_root = tl.rsqrt(curved)
-    fourth_root = tl.rsqrt(inverse_root)
-    power = 0.0918004332
-    power = power * fourth_root - 0.526037039
-    power = power * fourth_root + 1.33219182
-    power = power * fourth_root - 1.9812106
-    power = power * fourth_root + 1.96543856
-    power = power * fourth_root - 1.4822596
-    power = power * fourth_root + 1.54633618
-    power = power * fourth_root + 0.111458615
-    power = power * fourth_root - 0.0577182905
-    slope = (power + 0.055) * inverse_root * inverse_root * (1 / 2.4)
-    return tl.where(linear > 0.0031308, power, 12.92 * linear), tl.where(linear > 0.0031308, slope, 12.92)
+    power = polynomial(tl.rsqrt(inverse_root), ENCODE, 8)
+    slope = (power + SRGB_OFFSET) * inverse_root * inverse_root * (1 / SRGB_GAMMA)
+    is_curved = linear > SRGB_LINEAR_KNEE
+    return tl.where(is_curved, power, linear * SRGB_SLOPE), tl.where(is_curved, slope, SRGB_SLOPE)
 
 
 @triton.jit
 def lab_f(t, SCALE: tl.constexpr, EXACT: tl.constexpr):
     """SCALE times CIE's f for t up to 1: the cube root, and below its knee the line that touches it there."""
-    curved = tl.maximum(t, 0.008856)
+    curved = tl.maximum(t, LAB_KNEE)
     fourth_root = tl.rsqrt(tl.rsqrt(curved))
+    line = (t - curved) * (LAB_SLOPE * SCALE)
     if EXACT:
-        root = -0.0753466163 * SCALE
-        root = root * fourth_root + 0.4102095 * SCALE
-        root = root * fourth_root - 0.982021993 * SCALE
-        root = root * fourth_root + 1.37958575 * SCALE
-        root = root * fourth_root - 1.32155829 * SCALE
-        root = root * fourth_root + 1.15806798 * SCALE
-        root = root * fourth_root + 0.439784275 * SCALE
-        root = root * fourth_root - 0.00872073898 * SCALE
+        return polynomial(fourth_root, CUBE_ROOT, 7, SCALE) + line
     else:
-        root = -0.0674676142 * SCALE
-        root = root * fourth_root + 0.294885849 * SCALE
-        root = root * fourth_root - 0.581871087 * SCALE
-        root = root * fourth_root + 0.868035783 * SCALE
-        root = root * fourth_root + 0.500325689 * SCALE
-        root = root * fourth_root - 0.0139123087 * SCALE
-    return root + (t - curved) * (7.787 * SCALE)
+        return polynomial(fourth_root, CUBE_ROOT_16_BITS, 5, SCALE) + line
 
 
 @triton.jit
 def lab_f_inverse(f):
-    return tl.where(f > 0.2068966, f * f * f, (f - 16 / 116) * (1 / 7.787))
+    """t of CIE's f(t)."""
+    return tl.where(f > LAB_F_KNEE, f * f * f, (f - LAB_OFFSET) * (1 / LAB_SLOPE))
 
 
 @triton.jit
 def lab_f_inverse_slope(f):
-    return tl.where(f > 0.2068966, 3 * f * f, 1 / 7.787)
+    """The derivative of lab_f_inverse."""
+    return tl.where(f > LAB_F_KNEE, 3 * f * f, 1 / LAB_SLOPE)
 
 
 @triton.jit
@@ -262,32 +263,91 @@ def rgb_to_f(
 ):
     """Levels to f(X/Xn), f(Y/Yn), f(Z/Zn), each times its scale."""
     r, g, b = srgb_decode(red, EXACT), srgb_decode(green, EXACT), srgb_decode(blue, EXACT)
-    # xyz_from_rgb, each row divided by the D65 white
-    fx = lab_f((0.412453 / 0.95047) * r + (0.357580 / 0.95047) * g + (0.180423 / 0.95047) * b, X_SCALE, EXACT)
-    fy = lab_f(0.212671 * r + 0.715160 * g + 0.072169 * b, Y_SCALE, EXACT)
-    fz = lab_f((0.019334 / 1.08883) * r + (0.119193 / 1.08883) * g + (0.950227 / 1.08883) * b, Z_SCALE, EXACT)
+    fx = lab_f(_relative(0, r, g, b), X_SCALE, EXACT)
+    fy = lab_f(_relative(1, r, g, b), Y_SCALE, EXACT)
+    fz = lab_f(_relative(2, r, g, b), Z_SCALE, EXACT)
     return fx, fy, fz
+
+
+@triton.jit
+def _relative(ROW: tl.constexpr, r, g, b):
+    """X, Y or Z of linear RGB, relative to the white."""
+    return (
+        (XYZ_FROM_RGB[ROW][0] / WHITE[ROW]) * r
+        + (XYZ_FROM_RGB[ROW][1] / WHITE[ROW]) * g
+        + (XYZ_FROM_RGB[ROW][2] / WHITE[ROW]) * b
+    )
 
 
 @triton.jit
 def rgb_to_lab(red, green, blue, EXACT: tl.constexpr):
     """Levels to L, a, b as the networks see them."""
-    fx, fy, fz = rgb_to_f(red, green, blue, 500 / 110, 1, 200 / 110, EXACT)
-    return fy * (116 / 50) - (16 / 50 + 1), fx - fy * (500 / 110), fy * (200 / 110) - fz
+    fx, fy, fz = rgb_to_f(red, green, blue, A_FACTOR / AB_SCALE, 1, B_FACTOR / AB_SCALE, EXACT)
+    lightness = fy * (LIGHTNESS_FACTOR / L_SCALE) - (LIGHTNESS_OFFSET / L_SCALE + 1)
+    return lightness, fx - fy * (A_FACTOR / AB_SCALE), fy * (B_FACTOR / AB_SCALE) - fz
+
+
+@triton.jit
+def rgb_to_lab_units(red, green, blue):
+    """Levels to L*, a*, b*."""
+    fx, fy, fz = rgb_to_f(red, green, blue, 1, 1, 1, True)
+    return fy * LIGHTNESS_FACTOR - LIGHTNESS_OFFSET, (fx - fy) * A_FACTOR, (fy - fz) * B_FACTOR
 
 
 @triton.jit
 def lab_to_f(lightness, a, b):
     """L, a, b as the networks see them to f of X, Y, Z; that of Z may be below 0, where it counts as 0."""
-    fy = (lightness + 1) * (50 / 116) + 16 / 116
-    return fy + a * (110 / 500), fy, fy - b * (110 / 200)
+    fy = (lightness + 1) * (L_SCALE / LIGHTNESS_FACTOR) + LIGHTNESS_OFFSET / LIGHTNESS_FACTOR
+    return fy + a * (AB_SCALE / A_FACTOR), fy, fy - b * (AB_SCALE / B_FACTOR)
+
+
+@triton.jit
+def lab_to_f_backward(d_fx, d_fy, d_fz):
+    """Gradients of L, a, b from those of lab_to_f's results."""
+    d_lightness = (d_fx + d_fy + d_fz) * (L_SCALE / LIGHTNESS_FACTOR)
+    return d_lightness, d_fx * (AB_SCALE / A_FACTOR), d_fz * (-AB_SCALE / B_FACTOR)
 
 
 @triton.jit
 def f_to_linear(fx, fy, fz):
-    """f of X, Y, Z to linear RGB, by the inverse of xyz_from_rgb, its columns times the D65 white."""
+    """f of X, Y, Z to linear RGB."""
     x, y, z = lab_f_inverse(fx), lab_f_inverse(fy), lab_f_inverse(tl.where(fz < 0, 0.0, fz))
-    red = (3.2404813432005266 * 0.95047) * x - 1.537151516271318 * y - (0.4985363261688878 * 1.08883) * z
-    green = (-0.9692549499965682 * 0.95047) * x + 1.8759900014898907 * y + (0.041555926558292836 * 1.08883) * z
-    blue = (0.05564663913517715 * 0.95047) * x - 0.20404133836651123 * y + (1.0573110696453443 * 1.08883) * z
-    return red, green, blue
+    return _linear(0, x, y, z), _linear(1, x, y, z), _linear(2, x, y, z)
+
+
+@triton.jit
+def _linear(ROW: tl.constexpr, x, y, z):
+    """Linear R, G or B of X, Y, Z relative to the white."""
+    return (
+        (RGB_FROM_XYZ[ROW][0] * WHITE[0]) * x
+        + (RGB_FROM_XYZ[ROW][1] * WHITE[1]) * y
+        + (RGB_FROM_XYZ[ROW][2] * WHITE[2]) * z
+    )
+
+
+@triton.jit
+def f_to_linear_backward(fx, fy, fz, d_red, d_green, d_blue):
+    """Gradients of f of X, Y, Z from those of f_to_linear's results."""
+    d_fx = _d_xyz(0, d_red, d_green, d_blue) * lab_f_inverse_slope(fx)
+    d_fy = _d_xyz(1, d_red, d_green, d_blue) * lab_f_inverse_slope(fy)
+    d_fz = _d_xyz(2, d_red, d_green, d_blue) * lab_f_inverse_slope(fz)
+    return d_fx, d_fy, tl.where(fz < 0, 0.0, d_fz)
+
+
+@triton.jit
+def _d_xyz(COLUMN: tl.constexpr, d_red, d_green, d_blue):
+    """The gradient of X, Y or Z relative to the white: the transpose of _linear's matrix."""
+    d_absolute = RGB_FROM_XYZ[0][COLUMN] * d_red + RGB_FROM_XYZ[1][COLUMN] * d_green + RGB_FROM_XYZ[2][COLUMN] * d_blue
+    return d_absolute * WHITE[COLUMN]
+
+
+@triton.jit
+def level_to_value(level):
+    """Levels to values in [-1, 1]."""
+    return level.to(tl.float32) * (1 / RGB_SCALE) - 1
+
+
+@triton.jit
+def luma(r, g, b):
+    """Rec. 601 luma of encoded values, in their range."""
+    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b

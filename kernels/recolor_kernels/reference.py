@@ -13,19 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Criterion = Literal["bce", "l1", "mse"]
-
-L_SCALE = 50.0  # L = L* / 50 - 1
-AB_SCALE = 110.0  # ab = (a*, b*) / 110
-
-_XYZ_FROM_RGB = (
-    (0.412453, 0.357580, 0.180423),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334, 0.119193, 0.950227),
+from recolor_kernels.constants import (
+    A_FACTOR,
+    AB_SCALE,
+    B_FACTOR,
+    L_SCALE,
+    LAB_F_KNEE,
+    LAB_KNEE,
+    LAB_OFFSET,
+    LAB_SLOPE,
+    LIGHTNESS_FACTOR,
+    LIGHTNESS_OFFSET,
+    LUMA_REC601,
+    RGB_FROM_XYZ,
+    RGB_SCALE,
+    SRGB_ENCODED_KNEE,
+    SRGB_GAMMA,
+    SRGB_LINEAR_KNEE,
+    SRGB_OFFSET,
+    SRGB_SCALE,
+    SRGB_SLOPE,
+    WHITE_D65,
+    XYZ_FROM_RGB,
 )
-_RGB_FROM_XYZ = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).tolist()
-_WHITE_D65 = (0.95047, 1.0, 1.08883)
-_LUMA_REC601 = (0.299, 0.587, 0.114)
+
+Criterion = Literal["bce", "l1", "mse"]
 
 # ---- conversions ----
 
@@ -47,8 +59,8 @@ def rgb_to_gray(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[Tensor, Tensor]:
     """Pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W)."""
-    rgb = rgb_u8_NHWC.to(working(dtype)).permute(0, 3, 1, 2) / 127.5 - 1
-    (gray,) = _mix((_LUMA_REC601,), rgb.unbind(1))
+    rgb = rgb_u8_NHWC.to(working(dtype)).permute(0, 3, 1, 2) / RGB_SCALE - 1
+    (gray,) = _mix((LUMA_REC601,), rgb.unbind(1))
     return _as(gray.unsqueeze(1), dtype, memory_format), _as(rgb, dtype, memory_format)
 
 
@@ -67,16 +79,20 @@ def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> 
     for linear, d_value in zip(_linear_rgb(fx, fy, fz), d_rgb_N3HW.unbind(1), strict=True):
         encoded = _srgb_encode(linear)
         inside = (encoded >= 0) & (encoded <= 1)
-        slope = torch.where(linear > 0.0031308, (1.055 / 2.4) * linear.clamp_min(1e-9) ** (1 / 2.4 - 1), 12.92)
+        slope = torch.where(
+            linear > SRGB_LINEAR_KNEE,
+            (SRGB_SCALE / SRGB_GAMMA) * linear.clamp_min(1e-9) ** (1 / SRGB_GAMMA - 1),
+            SRGB_SLOPE,
+        )
         d_linear.append(torch.where(inside, 2 * slope * d_value, 0))
-    d_xyz = _mix(list(zip(*_RGB_FROM_XYZ, strict=True)), d_linear)
+    d_xyz = _mix(list(zip(*RGB_FROM_XYZ, strict=True)), d_linear)
     d_f = [
-        d_value * white * torch.where(f > 0.2068966, 3 * f**2, 1 / 7.787)
-        for d_value, white, f in zip(d_xyz, _WHITE_D65, (fx, fy, fz), strict=True)
+        d_value * white * torch.where(f > LAB_F_KNEE, 3 * f**2, 1 / LAB_SLOPE)
+        for d_value, white, f in zip(d_xyz, WHITE_D65, (fx, fy, fz), strict=True)
     ]
     d_fx, d_fy, d_fz = d_f[0], d_f[1], torch.where(fz < 0, 0, d_f[2])
-    d_lightness = (d_fx + d_fy + d_fz) * (L_SCALE / 116)
-    d_ab = torch.stack((d_fx / 500, -d_fz / 200), dim=1) * AB_SCALE
+    d_lightness = (d_fx + d_fy + d_fz) * (L_SCALE / LIGHTNESS_FACTOR)
+    d_ab = torch.stack((d_fx / A_FACTOR, -d_fz / B_FACTOR), dim=1) * AB_SCALE
     return d_lightness.unsqueeze(1).to(l_N1HW.dtype), d_ab.to(ab_N2HW.dtype)
 
 
@@ -90,7 +106,7 @@ def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
     """RGB in [-1, 1] (N,3,H,W) to pictures, uint8 (N,H,W,3), clamped. Raises ValueError for another shape."""
     if rgb_N3HW.ndim != 4 or rgb_N3HW.shape[1] != 3:
         raise ValueError(f"expected RGB (N,3,H,W), got {tuple(rgb_N3HW.shape)}")
-    return ((rgb_N3HW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return ((rgb_N3HW.float() + 1) * RGB_SCALE).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 # ---- losses ----
@@ -221,39 +237,45 @@ def _lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
     """(L*, a*, b*), each (N,H,W)."""
     planes = rgb_u8_NHWC.permute(3, 0, 1, 2)  # channel by channel, which is twice as fast from here on
     linear = _srgb_decode_table(dtype, planes.device).index_select(0, planes.reshape(-1).int()).view(planes.shape)
-    xyz = _mix(_XYZ_FROM_RGB, linear)
-    fx, fy, fz = (_lab_f(value / white) for value, white in zip(xyz, _WHITE_D65, strict=True))
-    return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
+    xyz = _mix(XYZ_FROM_RGB, linear)
+    fx, fy, fz = (_lab_f(value / white) for value, white in zip(xyz, WHITE_D65, strict=True))
+    return LIGHTNESS_FACTOR * fy - LIGHTNESS_OFFSET, A_FACTOR * (fx - fy), B_FACTOR * (fy - fz)
 
 
 def _lab_to_f(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """f of X, Y, Z, each (N,H,W); that of Z may be below 0, where it counts as 0."""
     dtype = working(l_N1HW.dtype)
-    fy = ((l_N1HW[:, 0].to(dtype) + 1) * L_SCALE + 16) / 116
+    fy = ((l_N1HW[:, 0].to(dtype) + 1) * L_SCALE + LIGHTNESS_OFFSET) / LIGHTNESS_FACTOR
     a, b = (ab_N2HW.to(dtype) * AB_SCALE).unbind(1)
-    return fy + a / 500, fy, fy - b / 200
+    return fy + a / A_FACTOR, fy, fy - b / B_FACTOR
 
 
 def _linear_rgb(fx: Tensor, fy: Tensor, fz: Tensor) -> list[Tensor]:
     f = fx, fy, torch.where(fz < 0, 0, fz)
-    return _mix(_RGB_FROM_XYZ, [_lab_f_inverse(value) * white for value, white in zip(f, _WHITE_D65, strict=True)])
+    return _mix(RGB_FROM_XYZ, [_lab_f_inverse(value) * white for value, white in zip(f, WHITE_D65, strict=True)])
 
 
 @lru_cache
 def _srgb_decode_table(dtype: torch.dtype, device: torch.device) -> Tensor:
     """The 256 linear values of 8-bit sRGB (IEC 61966-2-1)."""
     value = torch.arange(256, dtype=torch.float64) / 255
-    linear = torch.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
+    linear = torch.where(
+        value > SRGB_ENCODED_KNEE, ((value + SRGB_OFFSET) / SRGB_SCALE) ** SRGB_GAMMA, value / SRGB_SLOPE
+    )
     return linear.to(device=device, dtype=dtype)
 
 
 def _srgb_encode(linear: Tensor) -> Tensor:
-    return torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return torch.where(
+        linear > SRGB_LINEAR_KNEE,
+        SRGB_SCALE * linear.clamp_min(1e-9) ** (1 / SRGB_GAMMA) - SRGB_OFFSET,
+        SRGB_SLOPE * linear,
+    )
 
 
 def _lab_f(t: Tensor) -> Tensor:
-    return torch.where(t > 0.008856, t.clamp_min(1e-9) ** (1 / 3), 7.787 * t + 16 / 116)
+    return torch.where(t > LAB_KNEE, t.clamp_min(1e-9) ** (1 / 3), LAB_SLOPE * t + LAB_OFFSET)
 
 
 def _lab_f_inverse(f: Tensor) -> Tensor:
-    return torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
+    return torch.where(f > LAB_F_KNEE, f**3, (f - LAB_OFFSET) / LAB_SLOPE)
