@@ -4,12 +4,14 @@ Ranges, used everywhere: RGB pictures are uint8 in NHWC; L is L*/50 - 1 and ab i
 gray and RGB targets are v/127.5 - 1. Networks' tensors are NCHW.
 """
 
-from recolor_kernels.adversarial import GeneratorLoss, discriminator_loss, generator_loss, patch_loss
+from recolor_kernels.adversarial import discriminator_loss, patch_loss
 from recolor_kernels.color import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
+from recolor_kernels.constants import AB_SCALE
+from recolor_kernels.generator import GeneratorLoss, generator_loss
 from recolor_kernels.launch import Impl
 from recolor_kernels.losses import l1_lab_loss, l1_loss
 from recolor_kernels.metrics import ColorMetrics, color_metrics
-from recolor_kernels.reference import AB_SCALE, Criterion, rgb_float_to_u8
+from recolor_kernels.reference import Criterion, rgb_float_to_u8
 
 __all__ = [
     "AB_SCALE",

@@ -9,8 +9,16 @@ import triton.language as tl
 from torch import Tensor
 
 from recolor_kernels import launch, parts, reference
-from recolor_kernels.gradients import differentiable, once
-from recolor_kernels.launch import Impl, check_lab, check_rgb_u8, check_triton_dtype, choose, pixels_together, register
+from recolor_kernels.gradients import differentiable, differentiable_once
+from recolor_kernels.launch import (
+    Impl,
+    check_lab,
+    check_rgb_u8,
+    check_triton_dtype,
+    choose,
+    pixels_per_thread,
+    register,
+)
 
 PIXELS_PER_PROGRAM = 2048  # a multiple of 8, so that each thread can move whole groups of pixels
 
@@ -141,7 +149,7 @@ def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: b
     lightness, ab = _empty_pair(rgb, 2, dtype, channels_last)
     _launch(
         _rgb_to_lab_kernel, *rgb.shape[:3], rgb_ptr=rgb, l_ptr=lightness, ab_ptr=ab, EXACT=is_exact(dtype),
-        LAST=channels_last, GROUP=pixels_together(rgb, planes=dtype), block=_block(channels_last),
+        LAST=channels_last, GROUP=pixels_per_thread(rgb, planes=dtype), block=_block(channels_last),
     )  # fmt: skip
     return lightness, ab
 
@@ -162,7 +170,7 @@ def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: 
     gray, target = _empty_pair(rgb, 3, dtype, channels_last)
     _launch(
         _rgb_to_gray_kernel, *rgb.shape[:3], rgb_ptr=rgb, gray_ptr=gray, target_ptr=target, LAST=channels_last,
-        GROUP=pixels_together(rgb, planes=dtype), block=_block(channels_last),
+        GROUP=pixels_per_thread(rgb, planes=dtype), block=_block(channels_last),
     )  # fmt: skip
     return gray, target
 
@@ -171,7 +179,7 @@ def _launch_lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     check_triton_dtype(l_N1HW.dtype)
     rgb = _empty_pictures(l_N1HW)
     lightness, ab = l_N1HW.contiguous(), ab_N2HW.contiguous()
-    group = pixels_together(rgb, planes=ab.dtype)
+    group = pixels_per_thread(rgb, planes=ab.dtype)
     _launch(_lab_to_rgb_u8_kernel, *rgb.shape[:3], l_ptr=lightness, ab_ptr=ab, rgb_ptr=rgb, GROUP=group)
     return rgb
 
@@ -260,7 +268,7 @@ def _backward_by(gradients: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..
         sources = (*ctx.saved_tensors, d_rgb_N3HW)
         with torch.no_grad():
             d_lightness, d_ab = gradients(*sources)
-        return once(d_lightness, *sources), once(d_ab, *sources)
+        return differentiable_once(d_lightness, *sources), differentiable_once(d_ab, *sources)
 
     return backward
 

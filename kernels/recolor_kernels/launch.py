@@ -70,6 +70,19 @@ def check_floating(*tensors: Tensor) -> None:
     check_one_device(*tensors)
 
 
+def check_same_shape(prediction: Tensor, target: Tensor) -> None:
+    """Raise ValueError unless both are floating, of equal shapes, on one device."""
+    check_floating(prediction, target)
+    if prediction.shape != target.shape:
+        raise ValueError(f"expected equal shapes, got {tuple(prediction.shape)} and {tuple(target.shape)}")
+
+
+def check_criterion(criterion: str) -> None:
+    """Raise ValueError unless it is a Criterion."""
+    if criterion not in ("bce", "l1", "mse"):
+        raise ValueError(f"criterion={criterion!r}: expected 'bce', 'l1' or 'mse'")
+
+
 def check_lab(lightness: Tensor, ab: Tensor) -> None:
     """Raise ValueError unless these are L (N,1,H,W) and ab (N,2,H,W), floating, of one type, on one device."""
     n, _, h, w = lightness.shape if lightness.ndim == 4 else (0, 0, 0, 0)
@@ -89,7 +102,7 @@ def check_triton_dtype(*dtypes: torch.dtype) -> None:
             raise ValueError(f"expected float32, bfloat16 or float16 for Triton, got {dtype}")
 
 
-def pixels_together(*rgb_u8_NHWC: Tensor, planes: torch.dtype | None = None) -> int:
+def pixels_per_thread(*rgb_u8_NHWC: Tensor, planes: torch.dtype | None = None) -> int:
     """How many pixels in a row a thread should move of contiguous pictures, beside planes of a type, or none.
 
     8 beside 16-bit planes, which move by 16 bytes; else 4, which are three whole words; 1 where pictures do not start

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from recolor_kernels import constants, launch, parts, reference
-from recolor_kernels.launch import Impl, check_rgb_u8, choose, pixels_together, register
+from recolor_kernels.launch import Impl, check_rgb_u8, choose, pixels_per_thread, register
 
 PIXELS_PER_PROGRAM = 1024  # at most 8,256: the largest sum of squares must fit 32 bits
 COLORS, LEVELS = 2, 13  # sums a picture, in float and in whole numbers
@@ -145,7 +145,7 @@ def _launch_color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) ->
         launch.launch(
             _color_metrics_kernel, n * blocks, prediction_ptr=prediction, target_ptr=target, colors_ptr=colors,
             levels_ptr=levels, pixels=height * width, blocks=blocks, COLORS=COLORS, LEVELS=LEVELS,
-            GROUP=pixels_together(prediction, target), BLOCK=PIXELS_PER_PROGRAM,
+            GROUP=pixels_per_thread(prediction, target), BLOCK=PIXELS_PER_PROGRAM,
         )  # fmt: skip
     return colors.sum(1, dtype=torch.float64), levels.sum(1, dtype=torch.int64)
 

@@ -17,7 +17,7 @@ BLOCK = 1024  # values, or pixels, that a program works on at a time
 MAX_PROGRAMS = 1024  # for each mean: fills the largest GPUs, and one program can add up as many partial sums
 
 
-class Share(NamedTuple):
+class Split(NamedTuple):
     """How one mean is split: its blocks, its programs, and 1 / its number of values."""
 
     blocks: int
@@ -25,24 +25,24 @@ class Share(NamedTuple):
     scale: float
 
     @classmethod
-    def of(cls, values: int, blocks: int) -> "Share":
+    def of(cls, values: int, blocks: int) -> "Split":
         return cls(blocks, min(blocks, MAX_PROGRAMS), 1 / values if values else math.nan)
 
     @classmethod
-    def of_tensor(cls, tensor: Tensor) -> "Share":
+    def of_tensor(cls, tensor: Tensor) -> "Split":
         return cls.of(tensor.numel(), triton.cdiv(tensor.numel(), BLOCK))
 
 
-NOTHING = Share(blocks=0, programs=0, scale=0.0)
+NOTHING = Split(blocks=0, programs=0, scale=0.0)
 
 
-def empty_sums(tensor: Tensor, *shares: Share) -> Tensor:
+def empty_sums(tensor: Tensor, *splits: Split) -> Tensor:
     """Room for the partial sum of each program."""
-    return tensor.new_empty(sum(share.programs for share in shares), dtype=torch.float32)
+    return tensor.new_empty(sum(split.programs for split in splits), dtype=torch.float32)
 
 
 def total(
-    sums: Tensor, first: Share, second: Share = NOTHING, weights: tuple[float, float] = (1.0, 0.0)
+    sums: Tensor, first: Split, second: Split = NOTHING, weights: tuple[float, float] = (1.0, 0.0)
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(weighted sum, first mean, second mean), each 0-dimensional."""
     weighted, first_mean, second_mean = (sums.new_empty(()) for _ in range(3))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recolor_kernels import Impl, color, lab_to_rgb_u8, reference, rgb_to_gray, rgb_to_lab
-from recolor_kernels.launch import pixels_together
+from recolor_kernels.launch import pixels_per_thread
 from tests.support import tolerances
 from tests.support.color_samples import DEVICE, DTYPES, IMPLS, lab_units, picture_laid_out, picture_layouts, pictures
 
@@ -79,10 +79,10 @@ def test_kernels_agree_with_the_reference_by_any_group_of_pixels(
     taken: list[int] = []
 
     def noted(*rgb: Tensor, planes: torch.dtype) -> int:
-        taken.append(pixels_together(*rgb, planes=planes))
+        taken.append(pixels_per_thread(*rgb, planes=planes))
         return taken[-1]
 
-    monkeypatch.setattr(color, "pixels_together", noted)
+    monkeypatch.setattr(color, "pixels_per_thread", noted)
     rgb = pictures(*shape)
     for kernel, plain in ((rgb_to_lab, reference.rgb_to_lab), (rgb_to_gray, reference.rgb_to_gray)):
         for found, expected in zip(kernel(rgb, dtype, impl="triton"), plain(rgb, dtype), strict=True):

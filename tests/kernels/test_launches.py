@@ -102,7 +102,7 @@ def test_programs_with_several_blocks_sum_them_all(
     loss = losses(prediction, logits)[name][0]()
     assert loss.isfinite()
     first = launches[0][1]
-    blocks = next(first[key] for key in ("all_blocks", "blocks", "first_blocks") if key in first)
+    blocks = next(first[key] for key in ("all_blocks", "prediction_blocks", "first_blocks") if key in first)
     assert blocks > 2
     assert first["programs in all"] == (4 if name in ("pair", "generator") else 2)
     leaves = {"generator": [prediction, logits], "patch": [logits], "pair": [logits]}.get(name, [prediction])
