@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.compile_report.cubin import Compiled
 from benchmarks.compile_report.ptx import Access
 
-PICTURE_BYTES = 4  # a thread's least width in uint8 NHWC
+IMAGE_BYTES = 4  # a thread's least width in uint8 NHWC
 PLANE_BYTES = 16  # and in any other tensor
 BATCH = 3  # odd, so that no number of programs is a multiple of 16, for which Triton would compile once more
 SUMS_BYTES = 4  # partial sums of a mean: a few kilobytes at most, read by one program
@@ -16,7 +16,7 @@ SUMS_BYTES = 4  # partial sums of a mean: a few kilobytes at most, read by one p
 
 @dataclass(frozen=True)
 class Case:
-    """An op as it is called, and the least width that it promises for what is no picture; 0 promises nothing at all."""
+    """An op as it is called, and the least width that it promises for what is no image; 0 promises nothing at all."""
 
     op: str
     call: Callable[[], object]
@@ -27,8 +27,8 @@ class Case:
             return 0
         if access.pointers == {"sums_ptr"}:
             return SUMS_BYTES
-        is_picture = {compiled.types[name] for name in access.pointers} == {"*u8"}
-        return PICTURE_BYTES if is_picture else self.plane_bytes
+        is_image = {compiled.types[name] for name in access.pointers} == {"*u8"}
+        return IMAGE_BYTES if is_image else self.plane_bytes
 
 
 def cases() -> list[Case]:
@@ -44,7 +44,7 @@ def _conversions(dtype: Any) -> Iterator[Case]:
 
     from recolor_kernels import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
 
-    rgb, lightness, ab = _picture(), _plane(1, dtype), _plane(2, dtype)
+    rgb, lightness, ab = _image(), _plane(1, dtype), _plane(2, dtype)
     last = {"dtype": dtype, "memory_format": torch.channels_last, "impl": "triton"}
     for function, last_bytes in ((rgb_to_lab, PLANE_BYTES), (rgb_to_gray, 4 * dtype.itemsize)):
         op = f"{function.__name__} {_name(dtype)}"
@@ -58,7 +58,7 @@ def _conversions(dtype: Any) -> Iterator[Case]:
 def _losses(dtype: Any) -> Iterator[Case]:
     import recolor_kernels as ops
 
-    rgb, ab, lab, real, fake = _picture(), _plane(2, dtype), _plane(3, dtype), _logits(dtype), _logits(dtype)
+    rgb, ab, lab, real, fake = _image(), _plane(2, dtype), _plane(3, dtype), _logits(dtype), _logits(dtype)
     target = ab.detach()
     losses: dict[str, Callable[[], Any]] = {
         "l1_loss": lambda: ops.l1_loss(ab, target, impl="triton"),
@@ -73,13 +73,13 @@ def _losses(dtype: Any) -> Iterator[Case]:
 
 
 def _others() -> Iterator[Case]:
-    """Kernels for pictures whose size is odd, other criteria, losses without gradient, metrics."""
+    """Kernels for images whose size is odd, other criteria, losses without gradient, metrics."""
     import torch
 
     import recolor_kernels as ops
 
     dtype = torch.bfloat16
-    rgb, odd, ab, logits = _picture(), _picture(63), _plane(2, dtype), _logits(dtype)
+    rgb, odd, ab, logits = _image(), _image(63), _plane(2, dtype), _logits(dtype)
     odd_lab = _plane(1, dtype, 63), _plane(2, dtype, 63)
     yield Case("rgb_to_lab bfloat16, bytes", lambda: ops.rgb_to_lab(odd, dtype, impl="triton"), 0)
     yield Case("rgb_to_gray bfloat16, bytes", lambda: ops.rgb_to_gray(odd, dtype, impl="triton"), 0)
@@ -96,7 +96,7 @@ def _differentiate(loss: Callable[[], Any]) -> None:
     loss().backward()
 
 
-def _picture(size: int = 64) -> Any:
+def _image(size: int = 64) -> Any:
     import torch
 
     return torch.zeros(BATCH, size, size, 3, dtype=torch.uint8)

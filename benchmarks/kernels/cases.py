@@ -19,7 +19,7 @@ Forward = Callable[..., Any]
 
 
 class Size(NamedTuple):
-    """A batch of square pictures, and of a 70 px PatchGAN's logits on them."""
+    """A batch of square images, and of a 70 px PatchGAN's logits on them."""
 
     n: int
     side_px: int

@@ -1,4 +1,4 @@
-"""The picture of a report: a panel for each size, a line for each op, a mark for each side."""
+"""The image of a report: a panel for each size, a line for each op, a mark for each side."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
 """Color conversion, losses and metrics for colorizers, as functions on tensors.
 
-Ranges, used everywhere: RGB pictures are uint8 in NHWC; L is L*/50 - 1 and ab is ab/110, so both are about [-1, 1];
-gray and RGB targets are v/127.5 - 1. Networks' tensors are NCHW.
+Ranges, used everywhere: RGB images are uint8 in NHWC; L is L*/50 - 1 and ab is (a*, b*)/110, so both are about
+[-1, 1]; gray and RGB targets are level/127.5 - 1. Tensors of networks are NCHW.
 """
 
 from recolor_kernels.adversarial import discriminator_loss, patch_loss

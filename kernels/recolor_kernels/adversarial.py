@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import parts, reference
+from recolor_kernels import memory, reference
 from recolor_kernels.launch import Impl, check_criterion, check_floating, check_triton_dtype
 from recolor_kernels.loss_op import LossOp, Term, gradient_factors, launch_loss
 from recolor_kernels.reference import Criterion
@@ -21,11 +21,11 @@ def patch_sum(
     """A program's part of the sum of the logits' losses; writes factor x the derivative of each."""
     partial = tl.zeros((BLOCK,), tl.float32)
     for block in range(program, blocks, programs):
-        first, left = parts.span(block, size, BLOCK)
-        value, derivative = _loss_of_logits(parts.load(logits_ptr + first, left, BLOCK), REAL, CRITERION)
+        first, left = memory.span(block, size, BLOCK)
+        value, derivative = _loss_of_logits(memory.load(logits_ptr + first, left, BLOCK), REAL, CRITERION)
         partial += tl.where(tl.arange(0, BLOCK) < left, value, 0.0)
         if GRADIENT:
-            parts.store(gradient_ptr + first, factor * derivative, left, BLOCK)
+            memory.store(gradient_ptr + first, factor * derivative, left, BLOCK)
     return tl.sum(partial)
 
 

@@ -1,4 +1,4 @@
-"""sRGB pictures to what networks see, and back: kernels, their launchers, their registration, the public functions."""
+"""sRGB images to the tensors of networks, and back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import launch, parts, reference
+from recolor_kernels import color_math, launch, memory, reference
 from recolor_kernels.gradients import differentiable, differentiable_once
 from recolor_kernels.launch import (
     Impl,
@@ -20,7 +20,7 @@ from recolor_kernels.launch import (
     register,
 )
 
-PIXELS_PER_PROGRAM = 2048  # a multiple of 8, so that each thread can move whole groups of pixels
+PIXELS_PER_PROGRAM = 2048  # a multiple of 8, so that threads can access groups of 8 pixels
 
 # ---- kernels ----
 
@@ -30,94 +30,96 @@ def _rgb_to_lab_kernel(
     rgb_ptr, l_ptr, ab_ptr, pixels, blocks,
     EXACT: tl.constexpr, LAST: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    image, first, left = memory.locate(tl.program_id(0), pixels, blocks, BLOCK)
     place = image * pixels + first
-    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
-    lightness, a, b = parts.rgb_to_lab(red, green, blue, EXACT)
-    parts.store(l_ptr + place, lightness, left, BLOCK)
+    red, green, blue = memory.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
+    lightness, a, b = color_math.rgb_to_lab(red, green, blue, EXACT)
+    memory.store(l_ptr + place, lightness, left, BLOCK)
     if LAST:
-        parts.store_pairs(ab_ptr + place * 2, a, b, left, BLOCK)
+        memory.store_pairs(ab_ptr + place * 2, a, b, left, BLOCK)
     else:
         plane = ab_ptr + image * pixels * 2 + first
-        parts.store(plane, a, left, BLOCK)
-        parts.store(plane + pixels, b, left, BLOCK)
+        memory.store(plane, a, left, BLOCK)
+        memory.store(plane + pixels, b, left, BLOCK)
 
 
 @triton.jit
 def _rgb_to_gray_kernel(
     rgb_ptr, gray_ptr, target_ptr, pixels, blocks, LAST: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr
 ):
-    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    image, first, left = memory.locate(tl.program_id(0), pixels, blocks, BLOCK)
     place = image * pixels + first
-    red, green, blue = parts.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
-    r, g, b = parts.level_to_value(red), parts.level_to_value(green), parts.level_to_value(blue)
-    parts.store(gray_ptr + place, parts.luma(r, g, b), left, BLOCK)
+    red, green, blue = memory.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
+    r, g, b = color_math.level_to_value(red), color_math.level_to_value(green), color_math.level_to_value(blue)
+    memory.store(gray_ptr + place, color_math.luma(r, g, b), left, BLOCK)
     if LAST:
-        parts.store_triples(target_ptr + place * 3, r, g, b, left, GROUP, BLOCK)
+        memory.store_triples(target_ptr + place * 3, r, g, b, left, GROUP, BLOCK)
     else:
         plane = target_ptr + image * pixels * 3 + first
-        parts.store(plane, r, left, BLOCK)
-        parts.store(plane + pixels, g, left, BLOCK)
-        parts.store(plane + pixels + pixels, b, left, BLOCK)
+        memory.store(plane, r, left, BLOCK)
+        memory.store(plane + pixels, g, left, BLOCK)
+        memory.store(plane + pixels + pixels, b, left, BLOCK)
 
 
 @triton.jit
 def _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK: tl.constexpr):
     plane = ab_ptr + image * pixels * 2 + first
-    lightness = parts.load(l_ptr + image * pixels + first, left, BLOCK)
-    return lightness, parts.load(plane, left, BLOCK), parts.load(plane + pixels, left, BLOCK)
+    lightness = memory.load(l_ptr + image * pixels + first, left, BLOCK)
+    return lightness, memory.load(plane, left, BLOCK), memory.load(plane + pixels, left, BLOCK)
 
 
 @triton.jit
 def _lab_to_rgb_u8_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, GROUP: tl.constexpr, BLOCK: tl.constexpr):
-    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    image, first, left = memory.locate(tl.program_id(0), pixels, blocks, BLOCK)
     lightness, a, b = _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK)
-    fx, fy, fz = parts.lab_to_f(lightness, a, b)
-    red, green, blue = parts.f_to_linear(fx, fy, fz)
+    fx, fy, fz = color_math.lab_to_f(lightness, a, b)
+    red, green, blue = color_math.f_to_linear(fx, fy, fz)
     place = rgb_ptr + (image * pixels + first) * 3
-    parts.store_rgb(place, parts.to_level(red), parts.to_level(green), parts.to_level(blue), left, GROUP, BLOCK)
+    memory.store_rgb(
+        place, color_math.to_level(red), color_math.to_level(green), color_math.to_level(blue), left, GROUP, BLOCK
+    )
 
 
 @triton.jit
 def _lab_to_rgb_kernel(l_ptr, ab_ptr, rgb_ptr, pixels, blocks, BLOCK: tl.constexpr):
-    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    image, first, left = memory.locate(tl.program_id(0), pixels, blocks, BLOCK)
     lightness, a, b = _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK)
-    fx, fy, fz = parts.lab_to_f(lightness, a, b)
-    red, green, blue = parts.f_to_linear(fx, fy, fz)
+    fx, fy, fz = color_math.lab_to_f(lightness, a, b)
+    red, green, blue = color_math.f_to_linear(fx, fy, fz)
     plane = rgb_ptr + image * pixels * 3 + first
-    parts.store(plane, _to_value(red), left, BLOCK)
-    parts.store(plane + pixels, _to_value(green), left, BLOCK)
-    parts.store(plane + pixels + pixels, _to_value(blue), left, BLOCK)
+    memory.store(plane, _to_value(red), left, BLOCK)
+    memory.store(plane + pixels, _to_value(green), left, BLOCK)
+    memory.store(plane + pixels + pixels, _to_value(blue), left, BLOCK)
 
 
 @triton.jit
 def _to_value(linear):
-    value, _ = parts.srgb_encode(linear)
-    return tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value)) * 2 - 1  # not a number stays none
+    value, _ = color_math.srgb_encode(linear)
+    return tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value)) * 2 - 1  # keeps NaN, unlike min and max
 
 
 @triton.jit
 def _lab_to_rgb_backward_kernel(l_ptr, ab_ptr, d_rgb_ptr, d_l_ptr, d_ab_ptr, pixels, blocks, BLOCK: tl.constexpr):
-    image, first, left = parts.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    image, first, left = memory.locate(tl.program_id(0), pixels, blocks, BLOCK)
     lightness, a, b = _load_lab(l_ptr, ab_ptr, image, first, pixels, left, BLOCK)
-    fx, fy, fz = parts.lab_to_f(lightness, a, b)
-    red, green, blue = parts.f_to_linear(fx, fy, fz)
+    fx, fy, fz = color_math.lab_to_f(lightness, a, b)
+    red, green, blue = color_math.f_to_linear(fx, fy, fz)
     d_plane = d_rgb_ptr + image * pixels * 3 + first
-    d_red = parts.load(d_plane, left, BLOCK) * _slope(red)
-    d_green = parts.load(d_plane + pixels, left, BLOCK) * _slope(green)
-    d_blue = parts.load(d_plane + pixels + pixels, left, BLOCK) * _slope(blue)
-    d_fx, d_fy, d_fz = parts.f_to_linear_backward(fx, fy, fz, d_red, d_green, d_blue)
-    d_lightness, d_a, d_b = parts.lab_to_f_backward(d_fx, d_fy, d_fz)
+    d_red = memory.load(d_plane, left, BLOCK) * _slope(red)
+    d_green = memory.load(d_plane + pixels, left, BLOCK) * _slope(green)
+    d_blue = memory.load(d_plane + pixels + pixels, left, BLOCK) * _slope(blue)
+    d_fx, d_fy, d_fz = color_math.f_to_linear_backward(fx, fy, fz, d_red, d_green, d_blue)
+    d_lightness, d_a, d_b = color_math.lab_to_f_backward(d_fx, d_fy, d_fz)
     plane = d_ab_ptr + image * pixels * 2 + first
-    parts.store(d_l_ptr + image * pixels + first, d_lightness, left, BLOCK)
-    parts.store(plane, d_a, left, BLOCK)
-    parts.store(plane + pixels, d_b, left, BLOCK)
+    memory.store(d_l_ptr + image * pixels + first, d_lightness, left, BLOCK)
+    memory.store(plane, d_a, left, BLOCK)
+    memory.store(plane + pixels, d_b, left, BLOCK)
 
 
 @triton.jit
 def _slope(linear):
     """The derivative of _to_value, zero outside the gamut."""
-    value, slope = parts.srgb_encode(linear)
+    value, slope = color_math.srgb_encode(linear)
     return tl.where((value < 0) | (value > 1), 0.0, 2 * slope)
 
 
@@ -125,7 +127,7 @@ def _slope(linear):
 
 
 def _launch(kernel: Any, n: int, height: int, width: int, *, block: int | None = None, **arguments: Any) -> None:
-    """Launch over all pixels of N pictures; nothing, if there are none."""
+    """Launch over all pixels of N images, in blocks of `block` pixels; without pixels launch nothing."""
     block = block or PIXELS_PER_PROGRAM
     blocks = triton.cdiv(height * width, block)
     if n * blocks > 0:
@@ -133,7 +135,7 @@ def _launch(kernel: Any, n: int, height: int, width: int, *, block: int | None =
 
 
 def _empty_pair(rgb: Tensor, channels: int, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Unwritten (N,1,H,W) and (N,channels,H,W)."""
+    """Uninitialized (N,1,H,W) and (N,channels,H,W)."""
     n, height, width, _ = rgb.shape
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     one, other = (
@@ -155,12 +157,12 @@ def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: b
 
 
 def _block(channels_last: bool) -> int:
-    """Channels that lie beside each other need more registers on the way; whole blocks spill on sm_100, Triton 3.6."""
+    """Pixels of a program. Interleaved channels need more registers: larger blocks spill on sm_100 with Triton 3.6."""
     return PIXELS_PER_PROGRAM // 2 if channels_last else PIXELS_PER_PROGRAM
 
 
 def is_exact(dtype: torch.dtype) -> bool:
-    """Whether what is written holds more than the cheaper polynomials give."""
+    """Whether results of this type need the exact polynomials: 16-bit types round away the others' errors."""
     return dtype == torch.float32
 
 
@@ -177,14 +179,14 @@ def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: 
 
 def _launch_lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
     check_triton_dtype(l_N1HW.dtype)
-    rgb = _empty_pictures(l_N1HW)
+    rgb = _empty_images(l_N1HW)
     lightness, ab = l_N1HW.contiguous(), ab_N2HW.contiguous()
     group = pixels_per_thread(rgb, planes=ab.dtype)
     _launch(_lab_to_rgb_u8_kernel, *rgb.shape[:3], l_ptr=lightness, ab_ptr=ab, rgb_ptr=rgb, GROUP=group)
     return rgb
 
 
-def _empty_pictures(l_N1HW: Tensor) -> Tensor:
+def _empty_images(l_N1HW: Tensor) -> Tensor:
     n, _, height, width = l_N1HW.shape
     return l_N1HW.new_empty((n, height, width, 3), dtype=torch.uint8)
 
@@ -243,7 +245,7 @@ _lab_to_rgb_u8 = register(
     "lab_to_rgb_u8(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor",
     cpu=reference.lab_to_rgb_u8,
     cuda=_launch_lab_to_rgb_u8,
-    fake=lambda lightness, ab: _empty_pictures(lightness),
+    fake=lambda lightness, ab: _empty_images(lightness),
 )
 _lab_to_rgb = register(
     "lab_to_rgb(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor",
@@ -264,6 +266,8 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> Non
 
 
 def _backward_by(gradients: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The backward pass of lab_to_rgb, whose gradients the op or the launcher computes."""
+
     def backward(ctx: Any, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         sources = (*ctx.saved_tensors, d_rgb_N3HW)
         with torch.no_grad():
@@ -285,11 +289,11 @@ def rgb_to_lab(
     memory_format: torch.memory_format = torch.contiguous_format,
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """sRGB pictures to L (N,1,H,W) = L*/50 - 1 and ab (N,2,H,W) = ab/110.
+    """sRGB images to L (N,1,H,W) = L*/50 - 1 and ab (N,2,H,W) = (a*, b*)/110, both about [-1, 1].
 
     rgb_u8_NHWC: uint8 (N,H,W,3), any strides. dtype, memory_format: of the results, contiguous or channels last; Triton
     computes in float32 and writes float32, bfloat16 or float16. Raises ValueError for another shape, type, format or
-    impl. Not differentiable (integers come in). Constants: scikit-image's (sRGB, IEC 61966-2-1; CIE L*a*b*, D65).
+    impl. Not differentiable (integer input). Constants: scikit-image's (sRGB, IEC 61966-2-1; CIE L*a*b*, D65).
     """
     check_rgb_u8(rgb_u8_NHWC)
     last = _is_channels_last(memory_format)
@@ -304,11 +308,11 @@ def rgb_to_gray(
     memory_format: torch.memory_format = torch.contiguous_format,
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """sRGB pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W), both v/127.5 - 1 in [-1, 1].
+    """sRGB images to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W), both level/127.5 - 1 in [-1, 1].
 
     rgb_u8_NHWC: uint8 (N,H,W,3), any strides. dtype, memory_format: of the results, contiguous or channels last; Triton
     computes in float32 and writes float32, bfloat16 or float16. Raises ValueError for another shape, type, format or
-    impl. Not differentiable (integers come in).
+    impl. Not differentiable (integer input).
     """
     check_rgb_u8(rgb_u8_NHWC)
     last = _is_channels_last(memory_format)
@@ -324,10 +328,10 @@ def _is_channels_last(memory_format: torch.memory_format) -> bool:
 
 
 def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor, impl: Impl = "auto") -> Tensor:
-    """L = L*/50 - 1 (N,1,H,W) and ab = ab/110 (N,2,H,W) to sRGB pictures, uint8 (N,H,W,3), clamped to the gamut.
+    """L = L*/50 - 1 (N,1,H,W) and ab = (a*, b*)/110 (N,2,H,W) to sRGB images, uint8 (N,H,W,3), clamped to the gamut.
 
     Any strides; one floating type for both, for Triton float32, bfloat16 or float16. Raises ValueError for other
-    shapes, types or impl. Not differentiable (integers come out). Constants: scikit-image's.
+    shapes, types or impl. Not differentiable (integer result). Constants: those of rgb_to_lab.
     """
     check_lab(l_N1HW, ab_N2HW)
     function = choose(impl, l_N1HW, op=_lab_to_rgb_u8, triton=_launch_lab_to_rgb_u8, reference=reference.lab_to_rgb_u8)
@@ -336,11 +340,11 @@ def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor, impl: Impl = "auto") -> Tenso
 
 
 def lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor, impl: Impl = "auto") -> Tensor:
-    """L = L*/50 - 1 (N,1,H,W) and ab = ab/110 (N,2,H,W) to sRGB in [-1, 1] (N,3,H,W), clamped to the gamut.
+    """L = L*/50 - 1 (N,1,H,W) and ab = (a*, b*)/110 (N,2,H,W) to sRGB in [-1, 1] (N,3,H,W), clamped to the gamut.
 
     Any strides; one floating type for both and the result, for Triton float32, bfloat16 or float16. Differentiable
     once, impl="reference" any number of times; the gradient is zero outside the gamut and passes at its edge. Raises
-    ValueError for other shapes, types or impl, RuntimeError for a second derivative. Constants: scikit-image's.
+    ValueError for other shapes, types or impl, RuntimeError for a second derivative. Constants: those of rgb_to_lab.
     """
     check_lab(l_N1HW, ab_N2HW)
     function = choose(impl, l_N1HW, op=_lab_to_rgb, triton=_triton_lab_to_rgb, reference=reference.lab_to_rgb)

@@ -1,4 +1,4 @@
-"""Checks of what comes in, the choice of implementation, and the one place where kernels are launched."""
+"""Checks of arguments, the choice of implementation, and the one place where kernels are launched."""
 
 import os
 from collections.abc import Callable
@@ -14,12 +14,12 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def choose(impl: Impl, tensor: Tensor, *, op: Function, triton: Function, reference: Function) -> Function:
-    """What runs: for auto Triton on CUDA tensors, as the registered op, and the reference elsewhere.
+    """The function to run: for auto the registered op (Triton) on CUDA tensors, and the reference elsewhere.
 
-    Raises ValueError for another impl, or for Triton on CPU tensors, which only its interpreter takes (for tests).
+    Raises ValueError for another impl, or for Triton on CPU tensors, which only its interpreter accepts (for tests).
     """
     if impl == "auto":
-        return op if _takes_op(tensor) else reference
+        return op if _uses_op(tensor) else reference
     if impl == "reference":
         return reference
     if impl != "triton":
@@ -29,30 +29,30 @@ def choose(impl: Impl, tensor: Tensor, *, op: Function, triton: Function, refere
     return triton
 
 
-def _takes_op(tensor: Tensor) -> bool:
-    """The op on a CPU is the reference too, behind a dispatcher that takes longer than a small loss; but it is opaque
-    to a compiler, for which the reference's table of levels is not."""
+def _uses_op(tensor: Tensor) -> bool:
+    """Whether impl="auto" is the op. On a CPU the op runs the reference too, behind a dispatcher that takes longer than
+    a small loss. torch.compile needs the op: it cannot trace the cached table of levels in the reference."""
     return tensor.is_cuda or torch.compiler.is_compiling()
 
 
 def launch(kernel: Any, programs: int, /, **arguments: Any) -> None:
     """Run a kernel on the device of its first tensor, which need not be the current one.
 
-    Every launch goes through here, so that tests and the compile report can see each one as it is made.
+    Every launch goes through here, so that tests and the compile report can record it.
     """
     tensor = next(value for value in arguments.values() if isinstance(value, Tensor))
     with torch.cuda.device_of(tensor):
-        kernel[(programs,)](**arguments, enable_fp_fusion=True)  # said, since Triton 3.10 changes its default
+        kernel[(programs,)](**arguments, enable_fp_fusion=True)  # explicit, since Triton 3.10 changes the default
 
 
-def check_rgb_u8(*pictures: Tensor) -> None:
-    """Raise ValueError unless each is a batch of pictures, uint8 (N,H,W,3), all of one shape and on one device."""
-    for rgb in pictures:
+def check_rgb_u8(*images: Tensor) -> None:
+    """Raise ValueError unless each is a batch of images, uint8 (N,H,W,3), all of one shape and on one device."""
+    for rgb in images:
         if rgb.dtype != torch.uint8 or rgb.ndim != 4 or rgb.shape[-1] != 3:
             raise ValueError(f"expected RGB as uint8 (N,H,W,3), got {rgb.dtype} {tuple(rgb.shape)}")
-        if rgb.shape != pictures[0].shape:
-            raise ValueError(f"expected pictures of one shape, got {tuple(pictures[0].shape)} and {tuple(rgb.shape)}")
-    check_one_device(*pictures)
+        if rgb.shape != images[0].shape:
+            raise ValueError(f"expected images of one shape, got {tuple(images[0].shape)} and {tuple(rgb.shape)}")
+    check_one_device(*images)
 
 
 def check_one_device(*tensors: Tensor) -> None:
@@ -96,27 +96,31 @@ def check_lab(lightness: Tensor, ab: Tensor) -> None:
 
 
 def check_triton_dtype(*dtypes: torch.dtype) -> None:
-    """Raise ValueError unless kernels read and write these types; they compute in float32."""
+    """Raise ValueError unless kernels can read and write these types (they compute in float32)."""
     for dtype in dtypes:
         if dtype not in TRITON_DTYPES:
             raise ValueError(f"expected float32, bfloat16 or float16 for Triton, got {dtype}")
 
 
 def pixels_per_thread(*rgb_u8_NHWC: Tensor, planes: torch.dtype | None = None) -> int:
-    """How many pixels in a row a thread should move of contiguous pictures, beside planes of a type, or none.
+    """How many adjacent pixels a thread should load or store: 8, 4 or 1.
 
-    8 beside 16-bit planes, which move by 16 bytes; else 4, which are three whole words; 1 where pictures do not start
-    at words or do not hold whole groups.
+    rgb_u8_NHWC: contiguous images. planes: type of the planes that the kernel accesses too. 8 with 16-bit planes, so
+    that a thread accesses 16 bytes of them; else 4, which are three 32-bit words; 1 if images are not aligned to words
+    or do not hold whole groups.
     """
     pixels = rgb_u8_NHWC[0].shape[1] * rgb_u8_NHWC[0].shape[2]
     if pixels % 4 or any(rgb.data_ptr() % 4 for rgb in rgb_u8_NHWC):
         return 1
-    # Triton knows sizes to be divisible by 16 or not at all, and groups of 8 pay only if it knows.
+    # Triton specializes sizes for divisibility by 16 only, and groups of 8 are faster only with that.
     return 8 if planes and planes.itemsize == 2 and pixels % 16 == 0 else 4
 
 
 def register(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """A custom op from "name(arguments) -> results", with its implementations and, for tracing, its shapes."""
+    """Register the op recolor_kernels::name from "name(arguments) -> results".
+
+    cpu, cuda: implementations. fake: for tracing, returns tensors of the right shapes, types and strides.
+    """
     name, parenthesis, rest = schema.partition("(")
     op = torch.library.custom_op(
         f"recolor_kernels::{name}", cpu, mutates_args=(), device_types="cpu", schema=parenthesis + rest

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import launch, parts
+from recolor_kernels import launch, memory
 from recolor_kernels.gradients import differentiable, differentiable_once, needs_gradient
 from recolor_kernels.launch import Impl, choose, register
 from recolor_kernels.sums import BLOCK, NOTHING, Split, empty_sums, total
@@ -32,8 +32,8 @@ def _scale_kernel(gradient_ptr, d_loss_ptr, factor, size, blocks, programs, BLOC
     scale = tl.load(d_loss_ptr).to(tl.float32) * factor
     if scale != 1:
         for block in range(tl.program_id(0), blocks, programs):
-            first, left = parts.span(block, size, BLOCK)
-            parts.store(gradient_ptr + first, parts.load(gradient_ptr + first, left, BLOCK) * scale, left, BLOCK)
+            first, left = memory.span(block, size, BLOCK)
+            memory.store(gradient_ptr + first, memory.load(gradient_ptr + first, left, BLOCK) * scale, left, BLOCK)
 
 
 # ---- launchers ----

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import parts, reference
+from recolor_kernels import color_math, memory, reference
 from recolor_kernels.color import is_exact
 from recolor_kernels.gradients import check_no_gradient
 from recolor_kernels.launch import (
@@ -31,18 +31,18 @@ def l1_sum(
     """A program's part of sum |prediction - target|; writes factor x sign of each difference."""
     partial = tl.zeros((BLOCK,), tl.float32)
     for block in range(program, blocks, programs):
-        first, left = parts.span(block, size, BLOCK)
-        target = parts.load(target_ptr + first, left, BLOCK)
+        first, left = memory.span(block, size, BLOCK)
+        target = memory.load(target_ptr + first, left, BLOCK)
         partial += _l1(prediction_ptr + first, gradient_ptr + first, target, factor, left, GRADIENT, BLOCK)
     return tl.sum(partial)
 
 
 @triton.jit
 def _l1(prediction_ptr, gradient_ptr, target, factor, left, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
-    difference = parts.load(prediction_ptr, left, BLOCK) - target
+    difference = memory.load(prediction_ptr, left, BLOCK) - target
     if GRADIENT:
         sign = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0))
-        parts.store(gradient_ptr, factor * sign, left, BLOCK)
+        memory.store(gradient_ptr, factor * sign, left, BLOCK)
     return tl.where(tl.arange(0, BLOCK) < left, tl.abs(difference), 0.0)
 
 
@@ -64,13 +64,13 @@ def _l1_lab_kernel(
     prediction_ptr, rgb_ptr, gradient_ptr, sums_ptr, factor, pixels, blocks, all_blocks, programs,
     CHANNELS: tl.constexpr, EXACT: tl.constexpr, GROUP: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """As _l1_kernel, with targets made from pictures: ab for two channels, L and ab for three."""
+    """As _l1_kernel, with targets made from images: ab for two channels, L and ab for three."""
     program = tl.program_id(0)
     partial = tl.zeros((BLOCK,), tl.float32)
     for block in range(program, all_blocks, programs):
-        image, first, left = parts.locate(block, pixels, blocks, BLOCK)
-        red, green, blue = parts.load_rgb(rgb_ptr + (image * pixels + first) * 3, left, GROUP, BLOCK)
-        lightness, a, b = parts.rgb_to_lab(red, green, blue, EXACT)
+        image, first, left = memory.locate(block, pixels, blocks, BLOCK)
+        red, green, blue = memory.load_rgb(rgb_ptr + (image * pixels + first) * 3, left, GROUP, BLOCK)
+        lightness, a, b = color_math.rgb_to_lab(red, green, blue, EXACT)
         plane = image * pixels * CHANNELS + first
         if CHANNELS == 3:
             partial += _l1(prediction_ptr + plane, gradient_ptr + plane, lightness, factor, left, GRADIENT, BLOCK)

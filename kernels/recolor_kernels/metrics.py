@@ -1,4 +1,4 @@
-"""Measures of colorized pictures against the originals: all of them in one pass over the pixels."""
+"""Metrics of colorized images against the originals, all in one pass over the pixels."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import constants, launch, parts, reference
+from recolor_kernels import color_math, constants, launch, memory, reference
 from recolor_kernels.launch import Impl, check_rgb_u8, choose, pixels_per_thread, register
 
 PIXELS_PER_PROGRAM = 1024  # at most 8,256: the largest sum of squares must fit 32 bits
-COLORS, LEVELS = 2, 13  # sums a picture, in float and in whole numbers
+COLORS, LEVELS = 2, 13  # sums per image: of floats, and of integers
 
 # ---- kernels ----
 
@@ -23,17 +23,17 @@ def _color_metrics_kernel(
 ):  # fmt: skip
     """The sums of one block, in the order of reference.color_metrics."""
     program = tl.program_id(0).to(tl.int64)
-    image, first, left = parts.locate(program, pixels, blocks, BLOCK)
+    image, first, left = memory.locate(program, pixels, blocks, BLOCK)
     place = (image * pixels + first) * 3
-    red1, green1, blue1 = parts.load_rgb(prediction_ptr + place, left, GROUP, BLOCK)
-    red2, green2, blue2 = parts.load_rgb(target_ptr + place, left, GROUP, BLOCK)
+    red1, green1, blue1 = memory.load_rgb(prediction_ptr + place, left, GROUP, BLOCK)
+    red2, green2, blue2 = memory.load_rgb(target_ptr + place, left, GROUP, BLOCK)
     levels_ptr += program * LEVELS
     red, green, blue = red1 - red2, green1 - green2, blue1 - blue2
     tl.store(levels_ptr, tl.sum(red * red + green * green + blue * blue))
     _store_opponents(levels_ptr + 1, red1, green1, blue1)
     _store_opponents(levels_ptr + 7, red2, green2, blue2)
-    l1, a1, b1 = parts.rgb_to_lab_units(red1, green1, blue1)
-    l2, a2, b2 = parts.rgb_to_lab_units(red2, green2, blue2)
+    l1, a1, b1 = color_math.rgb_to_lab_units(red1, green1, blue1)
+    l2, a2, b2 = color_math.rgb_to_lab_units(red2, green2, blue2)
     inside = tl.arange(0, BLOCK) < left
     colors_ptr += program * COLORS
     tl.store(colors_ptr, tl.sum(tl.where(inside, _ciede2000(l1, a1, b1, l2, a2, b2), 0.0)))
@@ -42,6 +42,7 @@ def _color_metrics_kernel(
 
 @triton.jit
 def _store_opponents(ptr, red, green, blue):
+    """Sums over a block for colorfulness, of rg = R - G and yb = R + G - 2 B."""
     rg, yb = red - green, red + green - 2 * blue
     tl.store(ptr, tl.sum(rg))
     tl.store(ptr + 1, tl.sum(yb))
@@ -52,12 +53,12 @@ def _store_opponents(ptr, red, green, blue):
 
 
 ARC_TANGENT = tl.constexpr(constants.ARC_TANGENT)
-TINY = tl.constexpr(1e-20)  # instead of a division by zero
+TINY = tl.constexpr(1e-20)  # avoids division by zero
 
 
 @triton.jit
 def _ciede2000(l1, a1, b1, l2, a2, b2):
-    """Delta E 2000, with hues as directions instead of angles: one arc tangent, no cosines, no wrapping around."""
+    """Delta E 2000, with hues as unit vectors instead of angles: one arc tangent, no cosines, no wrapping at 360."""
     stretch = 1.5 - 0.5 * _of_seventh((tl.sqrt(a1 * a1 + b1 * b1) + tl.sqrt(a2 * a2 + b2 * b2)) * 0.5)
     a1, a2 = a1 * stretch, a2 * stretch
     c1, c2 = tl.sqrt(a1 * a1 + b1 * b1), tl.sqrt(a2 * a2 + b2 * b2)
@@ -71,15 +72,15 @@ def _ciede2000(l1, a1, b1, l2, a2, b2):
     # 2 sqrt(c1 c2) sin((h2 - h1) / 2): the chord between both directions
     chord = tl.sqrt(c1 * c2 * ((x1 - x2) * (x1 - x2) + (y1 - y2) * (y1 - y2)))
     d_hue = tl.where(x1 * y2 - x2 * y1 < 0, -chord, chord)
-    # The mean hue lies half way between both directions: along their sum, which is too short where they are nearly
-    # opposite; there, across their difference.
+    # The mean hue is the direction of their sum. If they are nearly opposite, the sum is too short for a precise
+    # direction; then the mean hue is perpendicular to their difference.
     turn = tl.where(x1 * y2 - x2 * y1 < 0, -1.0, 1.0)
     opposite = x1 * x2 + y1 * y2 < 0
     x = tl.where(opposite, turn * (y2 - y1), x1 + x2)
     y = tl.where(opposite, turn * (x1 - x2), y1 + y2)
     length = tl.maximum(tl.sqrt(x * x + y * y), TINY)
     x, y = x / length, y / length
-    x2, y2 = x * x - y * y, 2 * x * y  # cosine and sine of twice the hue, then of 3 and 4 times
+    x2, y2 = x * x - y * y, 2 * x * y  # cosine and sine of 2 hue, then of 3 hue and 4 hue
     x3, y3 = x2 * x - y2 * y, y2 * x + x2 * y
     x4, y4 = x2 * x2 - y2 * y2, 2 * x2 * y2
     t = 1 - 0.17 * (0.8660254037844387 * x + 0.5 * y)  # cos(h - 30)
@@ -109,7 +110,7 @@ def _sine_of_blue(x, y):
     # cosine and sine of h - 275 degrees
     near = 0.08715574274765789 * x - 0.9961946980917455 * y
     aside = tl.abs(0.08715574274765789 * y + 0.9961946980917455 * x)
-    # the angle between, in [0, pi], by the arc tangent of a ratio in [0, 1]
+    # |h - 275 degrees| in [0, pi], by the arc tangent of a ratio in [0, 1]
     swap = aside > tl.abs(near)
     ratio = tl.minimum(aside, tl.abs(near)) / tl.maximum(tl.maximum(aside, tl.abs(near)), TINY)
     angle = _arc_tangent(ratio)
@@ -128,8 +129,8 @@ def _sine_of_blue(x, y):
 
 @triton.jit
 def _arc_tangent(ratio):
-    """Of a ratio in [0, 1], within 2e-7."""
-    return parts.polynomial(ratio * ratio, ARC_TANGENT, 7) * ratio
+    """The arc tangent of a ratio in [0, 1], within 2e-7."""
+    return color_math.polynomial(ratio * ratio, ARC_TANGENT, 7) * ratio
 
 
 # ---- launcher ----
@@ -170,25 +171,25 @@ _color_metrics = register(
 
 
 class ColorMetrics(NamedTuple):
-    """One value a picture, float64 (N,); not a number for pictures without pixels."""
+    """One value per image, float64 (N,); NaN for images without pixels."""
 
     ciede2000: Tensor  # mean color difference [Delta E 2000]
     ab_error: Tensor  # mean absolute difference over a* and b* [Lab units]
     mse: Tensor  # mean squared difference over R, G and B [levels^2]
-    psnr: Tensor  # [dB], infinite for equal pictures
-    colorfulness: Tensor  # of the prediction, with signed opponents [levels]
+    psnr: Tensor  # [dB], infinite for equal images
+    colorfulness: Tensor  # of the prediction, from signed opponents [levels]
     target_colorfulness: Tensor
-    colorfulness_ddcolor: Tensor  # of the prediction, with absolute opponents [levels]
+    colorfulness_ddcolor: Tensor  # of the prediction, from absolute opponents [levels]
     target_colorfulness_ddcolor: Tensor
 
 
 def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor, impl: Impl = "auto") -> ColorMetrics:
-    """Compare sRGB pictures, uint8 (N,H,W,3), any strides, with their originals of the same shape.
+    """Compare sRGB images, uint8 (N,H,W,3), any strides, with their originals of the same shape.
 
-    CIEDE2000: Sharma, Wu and Dalal (2005), weights 1, on scikit-image's Lab; in float64, on a GPU in float32. The other
-    sums but ab_error are exact. Colorfulness: Hasler and Suesstrunk (2003), standard deviation + 0.3 x mean of R - G
-    and (R + G) / 2 - B over the pixels; and DDColor's formula (arXiv:2212.11613), the same with absolute values of
-    both. Raises ValueError for other shapes, types or impl. Not differentiable.
+    CIEDE2000: Sharma, Wu and Dalal (2005), weights 1, on scikit-image's Lab; in float64, on a GPU in float32. All sums
+    except those of CIEDE2000 and ab_error are exact. Colorfulness: Hasler and Suesstrunk (2003), standard deviation
+    + 0.3 x mean of R - G and (R + G) / 2 - B over the pixels; DDColor's formula (arXiv:2212.11613) takes absolute
+    values of both. Raises ValueError for other shapes, types or impl. Not differentiable.
     """
     check_rgb_u8(prediction_u8_NHWC, target_u8_NHWC)
     function = choose(
@@ -199,18 +200,18 @@ def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor, impl: Impl
     ciede2000, ab_error = (colors / pixels).unbind(1)
     mse, *opponents = (levels.double() / pixels).unbind(1)
     return ColorMetrics(
-        ciede2000,
-        ab_error / 2,
-        mse / 3,
-        10 * torch.log10(255**2 / (mse / 3)),
-        _colorfulness(*opponents[0:2], *opponents[4:6]),
-        _colorfulness(*opponents[6:8], *opponents[10:12]),
-        _colorfulness(*opponents[2:4], *opponents[4:6]),
-        _colorfulness(*opponents[8:10], *opponents[10:12]),
+        ciede2000=ciede2000,
+        ab_error=ab_error / 2,
+        mse=mse / 3,
+        psnr=10 * torch.log10(255**2 / (mse / 3)),
+        colorfulness=_colorfulness(*opponents[0:2], *opponents[4:6]),
+        target_colorfulness=_colorfulness(*opponents[6:8], *opponents[10:12]),
+        colorfulness_ddcolor=_colorfulness(*opponents[2:4], *opponents[4:6]),
+        target_colorfulness_ddcolor=_colorfulness(*opponents[8:10], *opponents[10:12]),
     )
 
 
 def _colorfulness(rg: Tensor, twice_yb: Tensor, rg_squared: Tensor, twice_yb_squared: Tensor) -> Tensor:
-    """From means over the pixels of R - G and R + G - 2 B, and of their squares."""
+    """Colorfulness [levels] from means over the pixels of R - G and R + G - 2 B, and of their squares."""
     variance = (rg_squared - rg**2) + (twice_yb_squared - twice_yb**2) / 4
     return variance.clamp_min(0).sqrt() + 0.3 * (rg**2 + (twice_yb / 2) ** 2).sqrt()

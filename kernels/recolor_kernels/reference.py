@@ -1,8 +1,7 @@
-"""Every operation in plain PyTorch: the truth for tests and benchmarks, and the path on CPUs.
+"""Every operation in plain PyTorch: the ground truth of tests and benchmarks, and the implementation on CPUs.
 
-Constants are those of scikit-image's `skimage.color` (sRGB, IEC 61966-2-1; CIE L*a*b*, D65, 2 degree observer), which
-differ from the exact CIE ones by up to 0.005 in a* and b*. Computed in float32, or in float64 where that comes in or
-is asked for. What is differentiable here is so any number of times, by PyTorch's own formulas.
+Computed in float32, or in float64 for float64 inputs or results. Floating results are differentiable any number of
+times, by PyTorch's own formulas. Arguments are not checked here, but in the public functions.
 """
 
 from collections.abc import Sequence
@@ -47,7 +46,10 @@ def rgb_to_lab(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[Tensor, Tensor]:
-    """Pictures to L (N,1,H,W) and ab (N,2,H,W)."""
+    """sRGB images, uint8 (N,H,W,3), to L (N,1,H,W) = L*/50 - 1 and ab (N,2,H,W) = (a*, b*)/110, both about [-1, 1].
+
+    CIE L*a*b*, D65, 2 degree observer, of sRGB (IEC 61966-2-1), with scikit-image's constants.
+    """
     lightness, a, b = _lab(rgb_u8_NHWC, working(dtype))
     condition, target = (lightness / L_SCALE - 1).unsqueeze(1), torch.stack((a, b), dim=1) / AB_SCALE
     return _as(condition, dtype, memory_format), _as(target, dtype, memory_format)
@@ -58,22 +60,27 @@ def rgb_to_gray(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[Tensor, Tensor]:
-    """Pictures to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W)."""
+    """sRGB images, uint8 (N,H,W,3), to gray (N,1,H,W), Rec. 601 luma, and RGB (N,3,H,W), both in [-1, 1]."""
     rgb = rgb_u8_NHWC.to(working(dtype)).permute(0, 3, 1, 2) / RGB_SCALE - 1
     (gray,) = _mix((LUMA_REC601,), rgb.unbind(1))
     return _as(gray.unsqueeze(1), dtype, memory_format), _as(rgb, dtype, memory_format)
 
 
 def lab_to_rgb(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
-    """L and ab to RGB (N,3,H,W) in [-1, 1], clamped to the gamut."""
+    """L (N,1,H,W) and ab (N,2,H,W), in the ranges of rgb_to_lab, to RGB (N,3,H,W) in [-1, 1], clamped to the gamut."""
     encoded = [_srgb_encode(value) for value in _linear_rgb(*_lab_to_f(l_N1HW, ab_N2HW))]
     rgb = torch.stack(encoded, dim=1)
-    clamped = torch.where(rgb < 0, 0, torch.where(rgb > 1, 1, rgb))  # PyTorch's clamp changed its slope at the edge
+    clamped = torch.where(
+        rgb < 0, 0, torch.where(rgb > 1, 1, rgb)
+    )  # versions of torch.clamp differ in the slope at the edge
     return (clamped * 2 - 1).to(l_N1HW.dtype)
 
 
 def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of lab_to_rgb, given that of its result. At the gamut's edge they pass."""
+    """Gradients of L (N,1,H,W) and ab (N,2,H,W) in lab_to_rgb, from that of its result (N,3,H,W).
+
+    Zero outside the gamut; at its edge the gradient passes.
+    """
     fx, fy, fz = _lab_to_f(l_N1HW, ab_N2HW)
     d_linear = []
     for linear, d_value in zip(_linear_rgb(fx, fy, fz), d_rgb_N3HW.unbind(1), strict=True):
@@ -97,13 +104,13 @@ def lab_to_rgb_backward(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> 
 
 
 def lab_to_rgb_u8(l_N1HW: Tensor, ab_N2HW: Tensor) -> Tensor:
-    """L and ab to pictures, uint8 (N,H,W,3), clamped to the gamut."""
+    """L (N,1,H,W) and ab (N,2,H,W), in the ranges of rgb_to_lab, to images, uint8 (N,H,W,3), clamped to the gamut."""
     encoded = [_srgb_encode(value).clamp(0, 1) * 255 for value in _linear_rgb(*_lab_to_f(l_N1HW, ab_N2HW))]
     return torch.stack([value.round().to(torch.uint8) for value in encoded], dim=-1)
 
 
 def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
-    """RGB in [-1, 1] (N,3,H,W) to pictures, uint8 (N,H,W,3), clamped. Raises ValueError for another shape."""
+    """RGB in [-1, 1] (N,3,H,W) to images, uint8 (N,H,W,3), clamped. Raises ValueError for another shape."""
     if rgb_N3HW.ndim != 4 or rgb_N3HW.shape[1] != 3:
         raise ValueError(f"expected RGB (N,3,H,W), got {tuple(rgb_N3HW.shape)}")
     return ((rgb_N3HW.float() + 1) * RGB_SCALE).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -113,24 +120,34 @@ def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
 
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference."""
+    """Mean absolute difference: 0-dimensional; NaN for empty tensors.
+
+    prediction, target: equal shapes, any floating types.
+    """
     dtype = working(torch.promote_types(prediction.dtype, target.dtype))
     return F.l1_loss(prediction.to(dtype), target.to(dtype))
 
 
 def l1_lab_loss(prediction: Tensor, rgb_u8_NHWC: Tensor) -> Tensor:
-    """Mean absolute difference of ab (N,2,H,W), or L and ab (N,3,H,W), from that of the pictures."""
+    """Mean absolute difference of a prediction from the Lab values of images, in units of the networks' ranges.
+
+    prediction: ab (N,2,H,W), or L and ab (N,3,H,W), in the ranges of rgb_to_lab. rgb_u8_NHWC: uint8 (N,H,W,3).
+    """
     return l1_loss(prediction, lab_target(prediction, rgb_u8_NHWC))
 
 
 def lab_target(prediction: Tensor, rgb_u8_NHWC: Tensor) -> Tensor:
-    """What a prediction of ab (N,2,H,W), or of L and ab (N,3,H,W), should be."""
+    """The target of a prediction of ab (N,2,H,W), or of L and ab (N,3,H,W): the same channels of the images."""
     lightness, ab = rgb_to_lab(rgb_u8_NHWC, working(prediction.dtype))
     return ab if prediction.shape[1] == 2 else torch.cat((lightness, ab), dim=1)
 
 
 def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce") -> Tensor:
-    """How far a discriminator's logits are from the label 1 (real) or 0 (fake), as a mean over all patches."""
+    """Mean loss of a patch discriminator's logits, of any shape, against the label 1 (real) or 0 (fake).
+
+    bce: cross-entropy with logits [nats] (pix2pix, arXiv:1611.07004); l1: mean |sigmoid(x) - label|, in [0, 1];
+    mse: mean (x - label)^2 (least squares GAN, arXiv:1611.04076). 0-dimensional; NaN for empty tensors.
+    """
     logits, label = logits.to(working(logits.dtype)), float(real)
     if criterion == "bce":
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
@@ -140,7 +157,7 @@ def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce") -> Tens
 
 
 def patch_derivative(logits: Tensor, real: bool, criterion: Criterion) -> Tensor:
-    """The derivative of each logit's own loss, not yet divided by their number."""
+    """The derivative of each logit's own loss, in float32 or float64: of patch_loss times the number of logits."""
     logits, label = logits.to(working(logits.dtype)), float(real)
     probability = logits.sigmoid()
     if criterion == "bce":
@@ -151,14 +168,21 @@ def patch_derivative(logits: Tensor, real: bool, criterion: Criterion) -> Tensor
 
 
 def discriminator_loss(on_real: Tensor, on_fake: Tensor, criterion: Criterion = "bce") -> Tensor:
-    """Half the loss on real pairs plus half the loss on generated ones."""
+    """Half the patch_loss of logits on real pairs plus half that of logits on generated ones; shapes may differ.
+
+    The half slows the discriminator down relative to the generator (pix2pix, arXiv:1611.07004, section 3.3).
+    """
     return 0.5 * (patch_loss(on_real, True, criterion) + patch_loss(on_fake, False, criterion))
 
 
 def generator_loss(
     prediction: Tensor, target: Tensor, logits: Tensor, l1_weight: float, criterion: Criterion = "bce"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(l1_weight x L1 + adversarial, L1, adversarial)."""
+    """(l1_weight x L1 + adversarial, L1, adversarial), each 0-dimensional; only the first carries a gradient.
+
+    prediction, target: equal shapes, as in l1_loss. logits: the discriminator's on the prediction, of any shape, as in
+    patch_loss with label real. l1_weight: 0 or more (100 in pix2pix, arXiv:1611.07004).
+    """
     l1, adversarial = l1_loss(prediction, target), patch_loss(logits, True, criterion)
     return l1_weight * l1 + adversarial, l1.detach(), adversarial.detach()
 
@@ -167,8 +191,11 @@ def generator_loss(
 
 
 def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over each picture's pixels: float64 (N,2) of CIEDE2000 and |a*|, |b*| differences; int64 (N,13) of squared
-    differences, then for prediction and target each of rg, yb, |rg|, |yb|, rg^2, yb^2 (rg = R - G, yb = R + G - 2 B).
+    """Sums over the pixels of each image: float64 (N,2) and int64 (N,13).
+
+    prediction_u8_NHWC, target_u8_NHWC: sRGB images, uint8 (N,H,W,3). Floats: CIEDE2000, and |difference| of a* plus
+    that of b* [Lab units]. Integers: squared differences of R, G and B; then for prediction and target each rg, yb,
+    |rg|, |yb|, rg^2, yb^2, where rg = R - G and yb = R + G - 2 B [levels].
     """
     one, other = (_lab(rgb, torch.float64) for rgb in (prediction_u8_NHWC, target_u8_NHWC))
     colors = [ciede2000(one, other), (one[1] - other[1]).abs() + (one[2] - other[2]).abs()]
@@ -181,19 +208,22 @@ def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) -> tuple[T
 
 
 def _sums(columns: Sequence[Tensor]) -> Tensor:
-    """Over each picture, by rows first: so neither the batch nor the number of threads changes a bit."""
+    """Sums over each image, over rows first, so that neither batch size nor number of threads changes a bit."""
     return torch.stack([column.sum(2).sum(1) for column in columns], dim=1)
 
 
 def ciede2000(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """The color difference Delta E 2000 of (L*, a*, b*) and (L*, a*, b*), weights 1 (Sharma, Wu and Dalal, 2005)."""
+    """The color difference Delta E 2000 of two (L*, a*, b*), tensors of one shape in Lab units; weights 1.
+
+    Sharma, Wu and Dalal, "The CIEDE2000 color-difference formula", 2005.
+    """
     (l1, a1, b1), (l2, a2, b2) = one, other
     chroma_7 = ((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2) ** 7
     stretch = 1.5 - 0.5 * (chroma_7 / (chroma_7 + 25.0**7)).sqrt()
     a1, a2 = a1 * stretch, a2 * stretch
     c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
     h1, h2 = (torch.rad2deg(torch.atan2(b, a)) % 360 for b, a in ((b1, a1), (b2, a2)))
-    turn = h2 - h1  # from hue 1 to hue 2, the shorter way
+    turn = h2 - h1  # from hue 1 to hue 2, the shorter way around
     turn = torch.where(turn > 180, turn - 360, torch.where(turn < -180, turn + 360, turn))
     hue = (h1 + turn / 2) % 360
     hue = torch.where(c1 * c2 == 0, h1 + h2, hue)
@@ -215,11 +245,11 @@ def ciede2000(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     return (by_l**2 + by_c**2 + by_h**2 + rotation * by_c * by_h).clamp_min(0).sqrt()
 
 
-# ---- parts ----
+# ---- shared steps ----
 
 
 def working(dtype: torch.dtype) -> torch.dtype:
-    """What values of a type are computed in: float32, or float64 where that comes in."""
+    """The type in which values of a type are computed: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -228,14 +258,14 @@ def _as(values: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) 
 
 
 def _mix(matrix: Sequence[Sequence[float]], channels: Sequence[Tensor] | Tensor) -> list[Tensor]:
-    """A 3-column matrix times three channels. Written out, since a matrix product rounds by batch size and strides."""
+    """A 3-column matrix times three channels. Written out: how matmul rounds depends on batch size and strides."""
     one, two, three = channels
     return [row[0] * one + row[1] * two + row[2] * three for row in matrix]
 
 
 def _lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(L*, a*, b*), each (N,H,W)."""
-    planes = rgb_u8_NHWC.permute(3, 0, 1, 2)  # channel by channel, which is twice as fast from here on
+    planes = rgb_u8_NHWC.permute(3, 0, 1, 2)  # planes are twice as fast as interleaved channels
     linear = _srgb_decode_table(dtype, planes.device).index_select(0, planes.reshape(-1).int()).view(planes.shape)
     xyz = _mix(XYZ_FROM_RGB, linear)
     fx, fy, fz = (_lab_f(value / white) for value, white in zip(xyz, WHITE_D65, strict=True))
@@ -243,7 +273,7 @@ def _lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
 
 
 def _lab_to_f(l_N1HW: Tensor, ab_N2HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """f of X, Y, Z, each (N,H,W); that of Z may be below 0, where it counts as 0."""
+    """f of X, Y, Z, each (N,H,W); _linear_rgb takes an f of Z below 0 for 0."""
     dtype = working(l_N1HW.dtype)
     fy = ((l_N1HW[:, 0].to(dtype) + 1) * L_SCALE + LIGHTNESS_OFFSET) / LIGHTNESS_FACTOR
     a, b = (ab_N2HW.to(dtype) * AB_SCALE).unbind(1)

@@ -20,4 +20,4 @@ def _poison() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _auto_is_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU impl="auto" would be the reference itself; tests are to run what torch.compile runs, the op."""
-    monkeypatch.setattr(launch, "_takes_op", lambda tensor: True)
+    monkeypatch.setattr(launch, "_uses_op", lambda tensor: True)

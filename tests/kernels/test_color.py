@@ -13,12 +13,12 @@ from torch import Tensor
 from recolor_kernels import Impl, color, lab_to_rgb_u8, reference, rgb_to_gray, rgb_to_lab
 from recolor_kernels.launch import pixels_per_thread
 from tests.support import tolerances
-from tests.support.color_samples import DEVICE, DTYPES, IMPLS, lab_units, picture_laid_out, picture_layouts, pictures
+from tests.support.color_samples import DEVICE, DTYPES, IMPLS, image_laid_out, image_layouts, lab_units, random_images
 
 
 @pytest.fixture(scope="module", params=range(16))
 def sixteenth_of_all_colors(request: pytest.FixtureRequest) -> Tensor:
-    """The 1,048,576 colors with sixteen levels of red: one picture (1,1024,1024,3)."""
+    """The 1,048,576 colors with sixteen levels of red: one image (1,1024,1024,3)."""
     red = torch.arange(16 * request.param, 16 * request.param + 16, dtype=torch.uint8)
     levels = torch.arange(256, dtype=torch.uint8)
     return torch.cartesian_prod(red, levels, levels).view(1, 1024, 1024, 3).to(DEVICE)
@@ -83,7 +83,7 @@ def test_kernels_agree_with_the_reference_by_any_group_of_pixels(
         return taken[-1]
 
     monkeypatch.setattr(color, "pixels_per_thread", noted)
-    rgb = pictures(*shape)
+    rgb = random_images(*shape)
     for kernel, plain in ((rgb_to_lab, reference.rgb_to_lab), (rgb_to_gray, reference.rgb_to_gray)):
         for found, expected in zip(kernel(rgb, dtype, impl="triton"), plain(rgb, dtype), strict=True):
             torch.testing.assert_close(found, expected, rtol=torch.finfo(dtype).eps, atol=allowed(dtype))
@@ -95,13 +95,13 @@ def test_kernels_agree_with_the_reference_by_any_group_of_pixels(
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 9)),
     dtype=st.sampled_from(DTYPES),
-    strides=picture_layouts,
+    strides=image_layouts,
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_shape_strides_and_type_agree_with_the_reference(
     shape: tuple[int, int, int], dtype: torch.dtype, strides: str
 ) -> None:
-    rgb = picture_laid_out(pictures(*shape), strides)
+    rgb = image_laid_out(random_images(*shape), strides)
     for kernel, plain in ((rgb_to_lab, reference.rgb_to_lab), (rgb_to_gray, reference.rgb_to_gray)):
         for found, expected in zip(kernel(rgb, dtype, impl="triton"), plain(rgb, dtype), strict=True):
             assert found.dtype == dtype
@@ -126,9 +126,9 @@ def test_colors_out_of_gamut_are_clamped_as_in_the_reference() -> None:
 
 
 CALLS: list[tuple[Callable[..., Any], tuple[Any, ...], Callable[[], tuple[Any, ...]]]] = [
-    (rgb_to_lab, (False,), lambda: (pictures(2, 4, 6), torch.float32)),
-    (rgb_to_gray, (True,), lambda: (pictures(2, 4, 6), torch.float32)),
-    (lab_to_rgb_u8, (), lambda: reference.rgb_to_lab(pictures(2, 4, 6))),
+    (rgb_to_lab, (False,), lambda: (random_images(2, 4, 6), torch.float32)),
+    (rgb_to_gray, (True,), lambda: (random_images(2, 4, 6), torch.float32)),
+    (lab_to_rgb_u8, (), lambda: reference.rgb_to_lab(random_images(2, 4, 6))),
 ]
 NAMES = [function.__name__ for function, _, _ in CALLS]
 
@@ -157,7 +157,7 @@ def test_ops_compile_without_a_graph_break(
 def test_channels_last_holds_the_bits_of_contiguous_results(
     shape: tuple[int, int, int], strides: str, dtype: torch.dtype, impl: Impl
 ) -> None:
-    rgb = picture_laid_out(pictures(*shape), strides)
+    rgb = image_laid_out(random_images(*shape), strides)
     for convert in (rgb_to_lab, rgb_to_gray):
         contiguous = convert(rgb, dtype, impl=impl)
         for found, expected in zip(convert(rgb, dtype, torch.channels_last, impl), contiguous, strict=True):
@@ -170,8 +170,8 @@ def test_channels_last_holds_the_bits_of_contiguous_results(
 def test_channels_last_compiles_without_a_graph_break() -> None:
     for convert in (rgb_to_lab, rgb_to_gray):
         compiled = torch.compile(convert, fullgraph=True, backend="aot_eager")
-        found = compiled(pictures(2, 4, 6), memory_format=torch.channels_last)
-        expected = convert(pictures(2, 4, 6), memory_format=torch.channels_last)
+        found = compiled(random_images(2, 4, 6), memory_format=torch.channels_last)
+        expected = convert(random_images(2, 4, 6), memory_format=torch.channels_last)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         assert [plane.stride() for plane in found] == [plane.stride() for plane in expected]
 
@@ -179,26 +179,26 @@ def test_channels_last_compiles_without_a_graph_break() -> None:
 def test_another_memory_format_is_named() -> None:
     for convert in (rgb_to_lab, rgb_to_gray):
         with pytest.raises(ValueError, match=r"expected.*channels_last.*got torch\.channels_last_3d"):
-            convert(pictures(1, 2, 2), memory_format=torch.channels_last_3d)
+            convert(random_images(1, 2, 2), memory_format=torch.channels_last_3d)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int32])
 def test_types_that_kernels_do_not_write_are_named(dtype: torch.dtype) -> None:
     for function in (rgb_to_lab, rgb_to_gray):
         with pytest.raises(ValueError, match=f"expected float32, bfloat16 or float16 for Triton, got {dtype}"):
-            function(pictures(1, 2, 2), dtype, impl="triton")
+            function(random_images(1, 2, 2), dtype, impl="triton")
 
 
 def test_another_impl_is_named() -> None:
     with pytest.raises(ValueError, match="impl='cuda': expected 'auto', 'triton' or 'reference'"):
-        rgb_to_lab(pictures(1, 2, 2), impl="cuda")  # type: ignore[arg-type]
+        rgb_to_lab(random_images(1, 2, 2), impl="cuda")  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="about CPU tensors without the interpreter")
 def test_triton_refuses_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ValueError, match="impl='triton': expected a CUDA tensor, got one on cpu"):
-        rgb_to_lab(pictures(1, 2, 2), impl="triton")
+        rgb_to_lab(random_images(1, 2, 2), impl="triton")
 
 
 def test_mixed_types_and_shapes_are_named() -> None:
@@ -210,6 +210,6 @@ def test_mixed_types_and_shapes_are_named() -> None:
 
 
 def test_kernels_give_the_same_bits_every_time() -> None:
-    rgb = pictures(2, 33, 20)
+    rgb = random_images(2, 33, 20)
     for one, other in zip(rgb_to_lab(rgb, impl="triton"), rgb_to_lab(rgb, impl="triton"), strict=True):
         np.testing.assert_array_equal(one.cpu().numpy(), other.cpu().numpy())

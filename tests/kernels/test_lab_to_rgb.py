@@ -25,7 +25,7 @@ from tests.support.color_samples import (
     laid_out,
     layouts,
     numbers,
-    pictures,
+    random_images,
 )
 
 CUBE_ROOT_KNEE, SRGB_KNEE = 0.2068966, 0.0031308
@@ -130,8 +130,8 @@ def test_every_implementation_is_near_float64_in_and_out_of_the_gamut(impl: Impl
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_lab_of_a_picture_comes_back(impl: Impl) -> None:
-    rgb = pictures(2, 33, 37)
+def test_lab_of_an_image_comes_back(impl: Impl) -> None:
+    rgb = random_images(2, 33, 37)
     found = lab_to_rgb(*rgb_to_lab(rgb), impl=impl)
     expected = rgb.permute(0, 3, 1, 2).double() / 127.5 - 1
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerances.RGB_KERNEL)

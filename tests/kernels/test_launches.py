@@ -10,7 +10,7 @@ from torch import Tensor
 
 import recolor_kernels as ops
 from recolor_kernels import launch, sums
-from tests.support.color_samples import assert_gradients_are_close, assert_value_is_close, numbers, pictures
+from tests.support.color_samples import assert_gradients_are_close, assert_value_is_close, numbers, random_images
 
 Launches = list[tuple[str, dict[str, Any]]]
 
@@ -40,7 +40,7 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def losses(prediction: Tensor, logits: Tensor) -> dict[str, tuple[Callable[[], Tensor], str]]:
     """Each loss of these, and the kernel of its first stage."""
     n, _, height, width = prediction.shape
-    target, rgb = numbers(*prediction.shape, seed=1), pictures(n, height, width)
+    target, rgb = numbers(*prediction.shape, seed=1), random_images(n, height, width)
     return {
         "l1": (lambda: ops.l1_loss(prediction, target, impl="triton"), "_l1_kernel"),
         "l1 lab": (lambda: ops.l1_lab_loss(prediction, rgb, impl="triton"), "_l1_lab_kernel"),
@@ -84,12 +84,12 @@ def test_of_nothing_only_the_sum_is_launched(name: str, launches: Launches) -> N
 
 
 @pytest.mark.parametrize("convert", [ops.rgb_to_lab, ops.rgb_to_gray])
-def test_no_pictures_launch_nothing(convert: Callable[..., Any], launches: Launches) -> None:
-    convert(pictures(0, 3, 3), impl="triton")
-    convert(pictures(2, 0, 3), impl="triton")
+def test_no_images_launch_nothing(convert: Callable[..., Any], launches: Launches) -> None:
+    convert(random_images(0, 3, 3), impl="triton")
+    convert(random_images(2, 0, 3), impl="triton")
     ops.lab_to_rgb_u8(numbers(0, 1, 2, 2), numbers(0, 2, 2, 2), impl="triton")
     ops.lab_to_rgb(numbers(0, 1, 2, 2), numbers(0, 2, 2, 2), impl="triton")
-    ops.color_metrics(pictures(2, 0, 3), pictures(2, 0, 3), impl="triton")
+    ops.color_metrics(random_images(2, 0, 3), random_images(2, 0, 3), impl="triton")
     assert launches == []
 
 
@@ -118,7 +118,7 @@ def test_l1_lab_takes_two_channels_and_three_and_groups_of_pixels(
     channels: int, together: int, launches: Launches
 ) -> None:
     for dtype, side, expected in ((torch.float16, 4, together), (torch.float32, 4, 4), (torch.float16, 3, 1)):
-        ops.l1_lab_loss(numbers(2, channels, side, side, dtype=dtype), pictures(2, side, side), impl="triton")
+        ops.l1_lab_loss(numbers(2, channels, side, side, dtype=dtype), random_images(2, side, side), impl="triton")
         arguments = launches[-2][1]
         assert (arguments["CHANNELS"], arguments["GROUP"]) == (channels, expected)
         assert arguments["EXACT"] == (dtype == torch.float32)
@@ -126,7 +126,7 @@ def test_l1_lab_takes_two_channels_and_three_and_groups_of_pixels(
 
 @pytest.mark.parametrize(("side", "together"), [(4, 4), (3, 1)])
 def test_metrics_take_groups_of_pixels(side: int, together: int, launches: Launches) -> None:
-    ops.color_metrics(pictures(2, side, side), pictures(2, side, side, seed=1), impl="triton")
+    ops.color_metrics(random_images(2, side, side), random_images(2, side, side, seed=1), impl="triton")
     assert launches[0][1]["GROUP"] == together
 
 

@@ -33,12 +33,12 @@ from tests.support.color_samples import (
     SECOND_DERIVATIVES,
     assert_gradients_are_close,
     assert_value_is_close,
+    image_laid_out,
+    image_layouts,
     laid_out,
     layouts,
     numbers,
-    picture_laid_out,
-    picture_layouts,
-    pictures,
+    random_images,
     value_and_gradients,
 )
 
@@ -84,7 +84,7 @@ def target_of(prediction: Tensor) -> Tensor:
 
 
 def _l1_lab(channels: int) -> Case:
-    rgb = pictures(2, 3, 5)
+    rgb = random_images(2, 3, 5)
 
     def loss(prediction: Tensor, impl: Impl) -> Tensor:
         return l1_lab_loss(prediction, rgb.to(prediction.device), impl=impl)
@@ -136,7 +136,7 @@ each_case = pytest.mark.parametrize("name", CASES)
 
 
 def near(name: str, found: Tensor, expected: Tensor) -> None:
-    """Values: where a picture's Lab is in it, as near as Lab values are."""
+    """Values: where an image's Lab is in it, as near as Lab values are."""
     if "lab" in name and found.dtype == torch.float32:
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerances.LAB_LOSS)
     else:
@@ -289,13 +289,13 @@ def test_they_compile_with_their_gradients_without_a_graph_break(name: str) -> N
     case = CASES[name]
     leaves = case.leaves(torch.float32, DEVICE)
     constants = [target_of(leaves[0])]
-    picture = pictures(2, 3, 5)
+    image = random_images(2, 3, 5)
 
     def step(*leaves: Tensor) -> Tensor:
         if name == "l1":
             return l1_loss(leaves[0], constants[0]) * 3
         if "lab" in name:
-            return l1_lab_loss(leaves[0], picture) * 3
+            return l1_lab_loss(leaves[0], image) * 3
         kind, *rest = name.split()
         criterion: Any = rest[0]
         if kind == "patch":
@@ -330,7 +330,7 @@ def test_ops_are_registered_rightly(op: str, with_gradient: bool) -> None:
     logits, other_logits = numbers(2, 1, 2, 3, seed=2), numbers(1, 1, 4, 3, seed=3)
     arguments: dict[str, tuple[Any, ...]] = {
         "l1_loss": (prediction, target),
-        "l1_lab_loss": (prediction, pictures(2, 3, 4)),
+        "l1_lab_loss": (prediction, random_images(2, 3, 4)),
         "patch_loss": (logits, True, "bce"),
         "discriminator_loss": (logits, other_logits, "l1"),
         "generator_loss": (prediction, target, logits, 7.0, "mse"),
@@ -427,7 +427,7 @@ def test_l1_in_float16_loses_no_gradient_to_underflow(impl: Impl) -> None:
     assert_gradients_are_close(found, expected)
 
 
-# L1 against a picture's Lab
+# L1 against an image's Lab
 
 
 @pytest.mark.parametrize("channels", [2, 3])
@@ -441,7 +441,7 @@ def test_l1_in_float16_loses_no_gradient_to_underflow(impl: Impl) -> None:
     ],
 )
 def test_l1_lab_equals_scikit_image(channels: int, impl: Impl, dtype: torch.dtype, tolerance: float) -> None:
-    rgb = pictures(2, 17, 13)
+    rgb = random_images(2, 17, 13)
     lab = rgb2lab(rgb.cpu().numpy() / 255.0) / [50, AB_SCALE, AB_SCALE] - [1, 0, 0]
     truth = torch.from_numpy(lab).permute(0, 3, 1, 2)[:, 3 - channels :].to(DEVICE)
     prediction = away_from(truth).to(dtype)
@@ -462,13 +462,13 @@ def test_l1_lab_equals_scikit_image(channels: int, impl: Impl, dtype: torch.dtyp
     channels=st.sampled_from([2, 3]),
     dtype=st.sampled_from(DTYPES),
     strides=layouts,
-    picture_strides=picture_layouts,
+    image_strides=image_layouts,
 )
 @drawn
 def test_l1_lab_of_any_shapes_strides_and_types_agrees_with_the_reference(
-    shape: tuple[int, int, int], channels: int, dtype: torch.dtype, strides: str, picture_strides: str
+    shape: tuple[int, int, int], channels: int, dtype: torch.dtype, strides: str, image_strides: str
 ) -> None:
-    rgb = picture_laid_out(pictures(*shape), picture_strides)
+    rgb = image_laid_out(random_images(*shape), image_strides)
     prediction = laid_out(away_from(lab_of(rgb, channels)).to(dtype), strides)
 
     def loss(prediction: Tensor, impl: Impl) -> Tensor:
@@ -483,7 +483,7 @@ def test_l1_lab_of_any_shapes_strides_and_types_agrees_with_the_reference(
 @pytest.mark.parametrize("impl", ["auto", "triton"])
 @pytest.mark.parametrize("channels", [2, 3])
 def test_l1_lab_equals_the_steps_it_stands_for(channels: int, impl: Impl) -> None:
-    rgb = pictures(2, 5, 7)
+    rgb = random_images(2, 5, 7)
     target = torch.cat(rgb_to_lab(rgb, impl=impl), dim=1)[:, 3 - channels :]
     prediction = numbers(2, channels, 5, 7)
     found = l1_lab_loss(prediction, rgb, impl=impl)
@@ -492,8 +492,8 @@ def test_l1_lab_equals_the_steps_it_stands_for(channels: int, impl: Impl) -> Non
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("channels", [2, 3])
-def test_l1_lab_of_a_pictures_own_lab_is_zero(channels: int, impl: Impl) -> None:
-    rgb = pictures(2, 5, 7)
+def test_l1_lab_of_an_images_own_lab_is_zero(channels: int, impl: Impl) -> None:
+    rgb = random_images(2, 5, 7)
     prediction = torch.cat(rgb_to_lab(rgb, impl=impl), dim=1)[:, 3 - channels :]
     value, gradients = value_and_gradients(
         lambda prediction, impl: l1_lab_loss(prediction, rgb, impl=impl), [prediction], impl
@@ -731,8 +731,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "l1_lab: no batch": (lambda: l1_lab_loss(_zeros(2, 4, 4), _zeros(*RGB, dtype=BYTE)), r"2, 4, 4"),
     "l1_lab: width": (lambda: l1_lab_loss(_zeros(1, 2, 4, 5), _zeros(*RGB, dtype=BYTE)), r"1, 2, 4, 5"),
     "l1_lab: batch": (lambda: l1_lab_loss(_zeros(2, 2, 4, 4), _zeros(*RGB, dtype=BYTE)), r"2, 2, 4, 4"),
-    "l1_lab: floating picture": (lambda: l1_lab_loss(_zeros(1, 2, 4, 4), _zeros(*RGB)), r"float32"),
-    "l1_lab: picture in NCHW": (
+    "l1_lab: floating image": (lambda: l1_lab_loss(_zeros(1, 2, 4, 4), _zeros(*RGB)), r"float32"),
+    "l1_lab: image in NCHW": (
         lambda: l1_lab_loss(_zeros(1, 2, 4, 4), _zeros(1, 3, 4, 4, dtype=BYTE)),
         r"1, 3, 4, 4",
     ),

@@ -1,4 +1,4 @@
-"""Scores of pictures against scikit-image and NumPy in float64, one value a picture."""
+"""Scores of images against scikit-image and NumPy in float64, one value an image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 import recolor_kernels
 from recolor_kernels import ColorMetrics, color_metrics
 from tests.support import tolerances
-from tests.support.color_samples import DEVICE, IMPLS, Array, picture_laid_out, picture_layouts, pictures
+from tests.support.color_samples import DEVICE, IMPLS, Array, image_laid_out, image_layouts, random_images
 
 FIELDS = (
     *("ciede2000", "ab_error", "mse", "psnr", "colorfulness", "target_colorfulness"),
@@ -47,11 +47,11 @@ def one_level_off(rgb: Tensor, seed: int = 5) -> Tensor:
 
 
 PAIRS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "random": lambda n, h, w: (pictures(n, h, w), pictures(n, h, w, seed=1)),
+    "random": lambda n, h, w: (random_images(n, h, w), random_images(n, h, w, seed=1)),
     "near gray": lambda n, h, w: (near_gray(n, h, w), near_gray(n, h, w, seed=1)),
     "saturated": lambda n, h, w: (saturated(n, h, w), saturated(n, h, w, seed=1)),
     "gray against color": lambda n, h, w: (near_gray(n, h, w), saturated(n, h, w)),
-    "a level off": lambda n, h, w: (pictures(n, h, w), one_level_off(pictures(n, h, w))),
+    "a level off": lambda n, h, w: (random_images(n, h, w), one_level_off(random_images(n, h, w))),
     "a level off near gray": lambda n, h, w: (near_gray(n, h, w), one_level_off(near_gray(n, h, w))),
 }
 each_pair = pytest.mark.parametrize("kind", PAIRS)
@@ -109,7 +109,7 @@ def test_scores_equal_scikit_image(kind: str, shape: tuple[int, int, int], impl:
 
 
 @each_impl
-def test_pictures_larger_than_a_program_are_summed_whole(impl: Any) -> None:
+def test_images_larger_than_a_program_are_summed_whole(impl: Any) -> None:
     prediction, target = PAIRS["random"](2, 131, 127)
     assert_all_is_right(color_metrics(prediction, target, impl=impl), prediction, target)
 
@@ -117,7 +117,7 @@ def test_pictures_larger_than_a_program_are_summed_whole(impl: Any) -> None:
 @each_pair
 @each_impl
 def test_delta_e_of_every_single_pair_of_colors_is_right(kind: str, impl: Any) -> None:
-    """Pictures of one pixel: no mean hides a color."""
+    """Images of one pixel: no mean hides a color."""
     count = 10 if impl == "triton" and DEVICE == "cpu" else 5000  # the interpreter's time goes by programs
     prediction, target = PAIRS[kind](count, 1, 1)
     expected = deltaE_ciede2000(as_lab(target), as_lab(prediction))[:, 0, 0]
@@ -129,7 +129,7 @@ def test_delta_e_of_every_single_pair_of_colors_is_right(kind: str, impl: Any) -
 def test_delta_e_between_all_corners_of_the_cube_and_middle_gray_is_right(impl: Any) -> None:
     levels = torch.tensor([0, 255], dtype=torch.uint8)
     colors = torch.cat((torch.cartesian_prod(levels, levels, levels), torch.full((1, 3), 128, dtype=torch.uint8)))
-    # Every pair a picture of its own, or where that takes long every color with all others a picture.
+    # Every pair an image of its own, or where that takes long every color with all others an image.
     shape = (9, 1, 9, 3) if impl == "triton" and DEVICE == "cpu" else (81, 1, 1, 3)
     target = colors.repeat_interleave(9, dim=0).view(shape).to(DEVICE)
     prediction = colors.repeat(9, 1).view(shape).to(DEVICE)
@@ -139,8 +139,8 @@ def test_delta_e_between_all_corners_of_the_cube_and_middle_gray_is_right(impl: 
 
 
 @each_impl
-@pytest.mark.parametrize("make", [pictures, near_gray, saturated])
-def test_equal_pictures_have_no_error_and_infinite_psnr(make: Callable[..., Tensor], impl: Any) -> None:
+@pytest.mark.parametrize("make", [random_images, near_gray, saturated])
+def test_equal_images_have_no_error_and_infinite_psnr(make: Callable[..., Tensor], impl: Any) -> None:
     rgb = make(2, 33, 35)
     found = color_metrics(rgb, rgb.clone(), impl=impl)
     assert found.ciede2000.abs().max() <= tolerances.DELTA_E_EQUAL
@@ -153,9 +153,9 @@ def test_equal_pictures_have_no_error_and_infinite_psnr(make: Callable[..., Tens
 
 
 @each_impl
-def test_gray_pictures_have_no_colorfulness(impl: Any) -> None:
-    gray = pictures(2, 33, 35)[..., :1].expand(2, 33, 35, 3)
-    found = color_metrics(gray, pictures(2, 33, 35, seed=1), impl=impl)
+def test_gray_images_have_no_colorfulness(impl: Any) -> None:
+    gray = random_images(2, 33, 35)[..., :1].expand(2, 33, 35, 3)
+    found = color_metrics(gray, random_images(2, 33, 35, seed=1), impl=impl)
     zero = torch.zeros(2, dtype=torch.float64, device=DEVICE)
     assert torch.equal(found.colorfulness, zero)
     assert torch.equal(found.colorfulness_ddcolor, zero)
@@ -164,9 +164,9 @@ def test_gray_pictures_have_no_colorfulness(impl: Any) -> None:
 
 @each_impl
 @pytest.mark.parametrize("color", [(255, 0, 0), (0, 0, 255), (255, 255, 0), (13, 200, 77)])
-def test_a_picture_of_one_color_has_the_colorfulness_of_its_mean(color: tuple[int, int, int], impl: Any) -> None:
+def test_an_image_of_one_color_has_the_colorfulness_of_its_mean(color: tuple[int, int, int], impl: Any) -> None:
     rgb = torch.tensor(color, dtype=torch.uint8, device=DEVICE).expand(1, 61, 67, 3)
-    found = color_metrics(rgb, pictures(1, 61, 67), impl=impl)
+    found = color_metrics(rgb, random_images(1, 61, 67), impl=impl)
     red, green, blue = color
     expected = np.array([0.3 * np.hypot(red - green, (red + green) / 2 - blue)])
     for score in (found.colorfulness, found.colorfulness_ddcolor):
@@ -174,8 +174,8 @@ def test_a_picture_of_one_color_has_the_colorfulness_of_its_mean(color: tuple[in
 
 
 @each_impl
-def test_a_nearly_even_picture_of_strong_color_keeps_its_small_variance(impl: Any) -> None:
-    noise = pictures(1, 61, 67) % 3
+def test_a_nearly_even_image_of_strong_color_keeps_its_small_variance(impl: Any) -> None:
+    noise = random_images(1, 61, 67) % 3
     rgb = torch.tensor([252, 1, 0], dtype=torch.uint8, device=DEVICE) + noise
     found = color_metrics(rgb, rgb, impl=impl)
     for score, absolute in ((found.colorfulness, False), (found.colorfulness_ddcolor, True)):
@@ -198,7 +198,7 @@ def test_colorfulness_takes_opponents_with_their_sign_or_without(impl: Any) -> N
         st.tuples(st.integers(0, 3), st.integers(1, 7), st.integers(1, 9)),
         st.sampled_from([(1, 1, 1021), (2, 32, 32), (1, 37, 61), (3, 29, 31)]),
     ),
-    strides=st.tuples(picture_layouts, picture_layouts),
+    strides=st.tuples(image_layouts, image_layouts),
     kind=st.sampled_from(list(PAIRS)),
 )
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -206,7 +206,7 @@ def test_any_shape_and_strides_are_scored_rightly(
     shape: tuple[int, int, int], strides: tuple[str, str], kind: str
 ) -> None:
     prediction, target = PAIRS[kind](*shape)
-    laid_out = picture_laid_out(prediction, strides[0]), picture_laid_out(target, strides[1])
+    laid_out = image_laid_out(prediction, strides[0]), image_laid_out(target, strides[1])
     found = color_metrics(*laid_out, impl="triton")
     assert_all_is_right(found, prediction, target)
     for one, other in zip(found, color_metrics(prediction, target, impl="reference"), strict=True):
@@ -215,7 +215,7 @@ def test_any_shape_and_strides_are_scored_rightly(
 
 @each_impl
 @pytest.mark.parametrize("shape", [(3, 7, 3), (2, 33, 35), (2, 64, 32)])
-def test_a_pictures_scores_do_not_depend_on_the_rest_of_the_batch(shape: tuple[int, int, int], impl: Any) -> None:
+def test_an_images_scores_do_not_depend_on_the_rest_of_the_batch(shape: tuple[int, int, int], impl: Any) -> None:
     prediction, target = PAIRS["random"](*shape)
     whole = color_metrics(prediction, target, impl=impl)
     for number in range(len(prediction)):
@@ -243,7 +243,7 @@ def test_same_bits_every_time_and_nothing_unwritten(impl: Any) -> None:
 
 
 @each_impl
-def test_swapped_pictures_have_swapped_colorfulness_and_the_same_errors(impl: Any) -> None:
+def test_swapped_images_have_swapped_colorfulness_and_the_same_errors(impl: Any) -> None:
     prediction, target = PAIRS["random"](2, 9, 11)
     found, swapped = color_metrics(prediction, target, impl=impl), color_metrics(target, prediction, impl=impl)
     assert torch.equal(found.colorfulness, swapped.target_colorfulness)
@@ -253,11 +253,11 @@ def test_swapped_pictures_have_swapped_colorfulness_and_the_same_errors(impl: An
 
 
 @each_impl
-def test_no_pictures_give_no_scores_and_empty_pictures_give_nan(impl: Any) -> None:
-    none = color_metrics(pictures(0, 4, 4), pictures(0, 4, 4), impl=impl)
+def test_no_images_give_no_scores_and_empty_images_give_nan(impl: Any) -> None:
+    none = color_metrics(random_images(0, 4, 4), random_images(0, 4, 4), impl=impl)
     assert [score.shape for score in none] == [(0,)] * len(FIELDS)
     for height, width in ((0, 4), (4, 0), (0, 0)):
-        empty = color_metrics(pictures(2, height, width), pictures(2, height, width), impl=impl)
+        empty = color_metrics(random_images(2, height, width), random_images(2, height, width), impl=impl)
         assert all(score.shape == (2,) and score.isnan().all() for score in empty)
         assert all(score.dtype == torch.float64 for score in empty)
 
@@ -310,7 +310,7 @@ def test_metrics_are_public() -> None:
 
 
 def test_delta_e_of_nearly_opposite_hues_is_right() -> None:
-    colors = pictures(1, 400, 1000, seed=3).view(2, -1, 3)
+    colors = random_images(1, 400, 1000, seed=3).view(2, -1, 3)
     lab = as_lab(colors.view(1, -1, 1, 3)).reshape(2, -1, 3)
     directions = lab[..., 1:] / np.linalg.norm(lab[..., 1:], axis=-1, keepdims=True)
     chosen = np.argsort(np.linalg.norm(directions.sum(0), axis=-1))[:20]

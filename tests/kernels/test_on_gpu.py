@@ -20,7 +20,7 @@ from recolor_kernels import (
     rgb_to_lab,
 )
 from tests.support import tolerances
-from tests.support.color_samples import numbers, pictures
+from tests.support.color_samples import numbers, random_images
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -30,7 +30,7 @@ Outputs = list[Tensor]
 
 
 def graded(loss: Callable[..., Tensor]) -> Callable[..., Outputs]:
-    """The loss of floating inputs and 3 times its gradients, pictures and targets (all but the first two) left out."""
+    """The loss of floating inputs and 3 times its gradients, images and targets (all but the first two) left out."""
 
     def step(*inputs: Tensor) -> Outputs:
         leaves = [value.detach().requires_grad_() for value in inputs[:2] if value.is_floating_point()]
@@ -46,8 +46,8 @@ def lab(seed: int) -> Inputs:
 
 # What each op does with its inputs, and inputs by seed; leaves come first.
 STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
-    "rgb_to_lab": (lambda rgb: list(rgb_to_lab(rgb)), lambda seed: [pictures(2, 33, 20, seed)]),
-    "rgb_to_gray": (lambda rgb: list(rgb_to_gray(rgb)), lambda seed: [pictures(2, 33, 20, seed)]),
+    "rgb_to_lab": (lambda rgb: list(rgb_to_lab(rgb)), lambda seed: [random_images(2, 33, 20, seed)]),
+    "rgb_to_gray": (lambda rgb: list(rgb_to_gray(rgb)), lambda seed: [random_images(2, 33, 20, seed)]),
     "lab_to_rgb_u8": (lambda *lab: [lab_to_rgb_u8(*lab)], lab),
     "lab_to_rgb": (graded(lambda *lab: lab_to_rgb(*lab).square().sum()), lab),
     "l1_loss": (
@@ -56,7 +56,7 @@ STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     ),
     "l1_lab_loss": (
         graded(lambda prediction, rgb: l1_lab_loss(prediction, rgb)),
-        lambda seed: [numbers(2, 2, 33, 20, seed=seed), pictures(2, 33, 20, seed)],
+        lambda seed: [numbers(2, 2, 33, 20, seed=seed), random_images(2, 33, 20, seed)],
     ),
     "patch_loss": (graded(lambda logits: patch_loss(logits, True)), lambda seed: [numbers(5, 700, seed=seed)]),
     "discriminator_loss": (
@@ -69,7 +69,7 @@ STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     ),
     "color_metrics": (
         lambda *pair: list(color_metrics(*pair)),
-        lambda seed: [pictures(2, 33, 20, seed), pictures(2, 33, 20, seed + 1)],
+        lambda seed: [random_images(2, 33, 20, seed), random_images(2, 33, 20, seed + 1)],
     ),
 }
 each_op = pytest.mark.parametrize("name", STEPS)
@@ -137,7 +137,7 @@ def _needs_memory() -> None:
         pytest.skip(f"needs {LARGE_BYTES / 2**30:.0f} GiB of GPU memory, {free / 2**30:.0f} are free")
 
 
-def test_pictures_of_more_than_two_to_the_31_bytes_are_converted_to_the_last() -> None:
+def test_images_of_more_than_two_to_the_31_bytes_are_converted_to_the_last() -> None:
     _needs_memory()
     generator = torch.Generator("cuda").manual_seed(0)
     few = torch.randint(0, 256, (11, 256, 256, 3), dtype=torch.uint8, device="cuda", generator=generator)
@@ -145,7 +145,7 @@ def test_pictures_of_more_than_two_to_the_31_bytes_are_converted_to_the_last() -
     assert rgb.numel() > 2**31
     for memory_format in (torch.contiguous_format, torch.channels_last):
         whole = rgb_to_lab(rgb, torch.bfloat16, memory_format)
-        for number in (0, 10922, 10923, -2, -1):  # byte 2^31 lies in picture 10922
+        for number in (0, 10922, 10923, -2, -1):  # byte 2^31 lies in image 10922
             alone = rgb_to_lab(rgb[number][None].contiguous(), torch.bfloat16, memory_format)
             for found, expected in zip(whole, alone, strict=True):
                 assert torch.equal(found[number][None], expected)

@@ -13,7 +13,7 @@ from skimage.color import rgb2lab
 from recolor_kernels import AB_SCALE, l1_loss, lab_to_rgb_u8, patch_loss, rgb_float_to_u8, rgb_to_gray, rgb_to_lab
 from tests.support import tolerances
 
-PICTURES = arrays(np.uint8, st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 5), st.just(3)))
+IMAGES = arrays(np.uint8, st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 5), st.just(3)))
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def test_lab_and_back_returns_every_color_of_the_lattice(lattice: torch.Tensor) 
     assert torch.equal(lab_to_rgb_u8(*rgb_to_lab(lattice)), lattice)
 
 
-@given(PICTURES)
+@given(IMAGES)
 @settings(max_examples=50, deadline=None)
-def test_lab_and_back_returns_any_picture_of_any_size(picture: "np.typing.NDArray[np.uint8]") -> None:
-    rgb = torch.from_numpy(picture)
+def test_lab_and_back_returns_any_image_of_any_size(image: "np.typing.NDArray[np.uint8]") -> None:
+    rgb = torch.from_numpy(image)
     assert torch.equal(lab_to_rgb_u8(*rgb_to_lab(rgb)), rgb)
 
 
@@ -55,21 +55,21 @@ def test_results_are_in_the_stated_ranges(lattice: torch.Tensor) -> None:
 
 def test_colors_out_of_gamut_are_clamped() -> None:
     lightness, ab = torch.full((1, 1, 1, 1), 0.9), torch.tensor([-1.0, -1.0]).view(1, 2, 1, 1)
-    picture = lab_to_rgb_u8(lightness, ab)
-    assert picture.min() == 0
-    assert picture.max() == 255
+    image = lab_to_rgb_u8(lightness, ab)
+    assert image.min() == 0
+    assert image.max() == 255
 
 
 def test_gray_is_pillows_luma() -> None:
     from PIL import Image
 
-    picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    gray, _ = rgb_to_gray(torch.from_numpy(picture)[None])
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    gray, _ = rgb_to_gray(torch.from_numpy(image)[None])
     levels = (gray[0, 0].numpy() + 1) * 127.5
-    assert np.abs(levels - np.asarray(Image.fromarray(picture).convert("L"))).max() <= tolerances.GRAY_LEVELS
+    assert np.abs(levels - np.asarray(Image.fromarray(image).convert("L"))).max() <= tolerances.GRAY_LEVELS
 
 
-def test_rgb_target_and_back_returns_the_picture(lattice: torch.Tensor) -> None:
+def test_rgb_target_and_back_returns_the_image(lattice: torch.Tensor) -> None:
     assert torch.equal(rgb_float_to_u8(rgb_to_gray(lattice)[1]), lattice)
 
 

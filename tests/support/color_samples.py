@@ -1,4 +1,4 @@
-"""Pictures and numbers that the kernels are tried on, and how near two results have to be."""
+"""Images and numbers that the kernels are tried on, and how near two results have to be."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ OPCHECK_READS_GRAD = pytest.mark.filterwarnings("ignore:The .grad attribute of a
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def pictures(n: int, height: int, width: int, seed: int = 0) -> Tensor:
+def random_images(n: int, height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, height, width, 3), dtype=torch.uint8, generator=generator).to(DEVICE)
 
@@ -49,10 +49,10 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
 
 
 layouts = st.sampled_from(LAYOUTS)
-picture_layouts = st.sampled_from(["contiguous", "every other row", "channels first", "shifted by a byte"])
+image_layouts = st.sampled_from(["contiguous", "every other row", "channels first", "shifted by a byte"])
 
 
-def picture_laid_out(rgb: Tensor, layout: str) -> Tensor:
+def image_laid_out(rgb: Tensor, layout: str) -> Tensor:
     n, height, width, _ = rgb.shape
     if layout == "every other row":
         return rgb.repeat_interleave(2, dim=1)[:, ::2]
