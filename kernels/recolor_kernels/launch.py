@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from recolor_kernels.reference import CRITERIA
+
 Impl = Literal["auto", "triton", "reference"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -79,8 +81,8 @@ def check_same_shape(prediction: Tensor, target: Tensor) -> None:
 
 def check_criterion(criterion: str) -> None:
     """Raise ValueError unless it is a Criterion."""
-    if criterion not in ("bce", "l1", "mse"):
-        raise ValueError(f"criterion={criterion!r}: expected 'bce', 'l1' or 'mse'")
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion={criterion!r}: expected one of {', '.join(CRITERIA)}")
 
 
 def check_lab(lightness: Tensor, ab: Tensor) -> None:

@@ -6,7 +6,7 @@ times, by PyTorch's own formulas. Arguments are not checked here, but in the pub
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from recolor_kernels.constants import (
 )
 
 Criterion = Literal["bce", "l1", "mse"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 # ---- conversions ----
 
