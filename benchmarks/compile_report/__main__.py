@@ -1,8 +1,8 @@
-"""`python -m benchmarks.compile_report`: what the kernels compile to for three GPUs, none of which need be here.
+"""`python -m benchmarks.compile_report`: what the kernels compile to for three GPU architectures, without a GPU.
 
-Compiled is what the public functions launch, for small tensors that take the fast path. Instructions are counted in the
-binary and divided by the pixels (or values) of a block that fall to one thread: a loop's body counts once, and so does
-what a program does only once.
+It compiles what the public functions launch for small tensors that take the fast path. Instructions are counted in the
+binary and divided by the pixels (or values) of a block per thread: a loop's body counts once, and so does code that a
+program runs only once.
 """
 
 import json
@@ -37,7 +37,7 @@ def _print_table(rows: list[Row]) -> None:
 
 
 def _describe_compilers() -> dict[str, Any]:
-    """What of the machine has a say in the result."""
+    """The versions that the result depends on."""
     machine = describe_machine()
     versions = {name: machine["versions"][name] for name in ("torch", "triton")}
     return {"python": machine["python"], "versions": versions, "commit": machine["commit"]}
@@ -45,18 +45,19 @@ def _describe_compilers() -> dict[str, Any]:
 
 @app.default
 def compile_report(*, out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None) -> None:
-    """Compile every kernel for sm_80, sm_90 and sm_100, print what came out, and exit with 1 if a promise is broken."""
+    """Compile every kernel for sm_80, sm_90 and sm_100, print the results, and exit with 1 on a violation."""
     check_out(out)
     if os.environ.get("TRITON_INTERPRET") == "1":
-        raise UserError("TRITON_INTERPRET=1: kernels would be interpreted, not compiled; unset it")
+        raise UserError("TRITON_INTERPRET=1", "kernels would be interpreted, not compiled", "unset it")
     rows = report()
     _print_table(rows)
-    broken = [f"{row.op} {row.architecture}: {row.kernel} {violation}" for row in rows for violation in row.violations]
-    print(*broken, sep="\n", end="\n" if broken else "")
+    violations = [f"{row.op} {row.architecture}: {row.kernel} {text}" for row in rows for text in row.violations]
+    for violation in violations:
+        print(violation)
     if out:
         result = {"machine": _describe_compilers(), "rows": [asdict(row) for row in rows]}
         out.write_text(json.dumps(result, indent=2) + "\n")
-    if broken:
+    if violations:
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""The ops whose kernels are compiled, as they are called, and the widths that they promise."""
+"""The ops whose kernels are compiled, how they are called, and the access widths that they require."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,22 +8,23 @@ from typing import Any
 from benchmarks.compile_report.cubin import Compiled
 from benchmarks.compile_report.ptx import Access
 
-IMAGE_BYTES = 4  # a thread's least width in uint8 NHWC
-PLANE_BYTES = 16  # and in any other tensor
-BATCH = 3  # odd, so that no number of programs is a multiple of 16, for which Triton would compile once more
+IMAGE_BYTES = 4  # minimum width of a thread's access to uint8 NHWC
+PLANE_BYTES = 16  # and to any other tensor
+BATCH = 3  # odd, so that no number of programs is a multiple of 16, for which Triton would specialize
 SUMS_BYTES = 4  # partial sums of a mean: a few kilobytes at most, read by one program
 
 
 @dataclass(frozen=True)
 class Case:
-    """An op as it is called, and the least width that it promises for what is no image; 0 promises nothing at all."""
+    """An op as it is called, and the minimum width of its accesses to planes; 0 requires none, of images neither."""
 
     op: str
     call: Callable[[], object]
     plane_bytes: int = PLANE_BYTES
 
     def least_bytes(self, compiled: Compiled, access: Access) -> int:
-        if not self.plane_bytes or not access.each_thread:  # one value a program, say a partial sum, has no width
+        """The minimum width of an access [bytes]; 0 for one value per program, such as a partial sum."""
+        if not self.plane_bytes or not access.each_thread:
             return 0
         if access.pointers == {"sums_ptr"}:
             return SUMS_BYTES
@@ -32,7 +33,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Every op with every kernel it has: the fast ones for both types that matter, the others once."""
+    """Every op with all its kernels: the fast ones in bfloat16 and float32, the others once."""
     import torch
 
     dtypes = (torch.bfloat16, torch.float32)
@@ -51,8 +52,9 @@ def _conversions(dtype: Any) -> Iterator[Case]:
         yield Case(op, partial(function, rgb, dtype=dtype, impl="triton"))
         yield Case(f"{op}, channels last", partial(function, rgb, **last), last_bytes)
     yield Case(f"lab_to_rgb_u8 {_name(dtype)}", partial(lab_to_rgb_u8, lightness, ab, impl="triton"))
-    loss = lambda: lab_to_rgb(lightness, ab, impl="triton").sum()  # noqa: E731
-    yield Case(f"lab_to_rgb {_name(dtype)}", partial(_differentiate, loss))
+    yield Case(
+        f"lab_to_rgb {_name(dtype)}", partial(_differentiate, lambda: lab_to_rgb(lightness, ab, impl="triton").sum())
+    )
 
 
 def _losses(dtype: Any) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Compiles kernels as their launchers launch them, for GPUs that need not be here, and reads what came out."""
+"""Compiles kernels as their launchers launch them, for GPUs that need not be present, and inspects the binaries."""
 
 import os
 import re
@@ -27,22 +27,22 @@ class Compiled:
 
     kernel: str
     cubin: bytes
-    shared_bytes: int  # a program
-    items: float | None  # pixels, or values, of a block that fall to one thread
+    shared_bytes: int  # per program
+    items: float | None  # pixels, or values, of a block per thread
     accesses: tuple[Access, ...]  # according to the PTX
-    types: dict[str, str]  # of its arguments, as Triton spells them: "*u8"
+    types: dict[str, str]  # of its arguments, in Triton's notation: "*u8"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What each thread of a kernel needs."""
+    """Registers and memory that each thread of a kernel needs."""
 
     registers: int
     spill_bytes: int  # of stack and local memory
 
 
 def record(call: Callable[[], object]) -> list[Launch]:
-    """What a function of recolor_kernels launches when it is called with CPU tensors; nothing runs."""
+    """The launches of a function of recolor_kernels that is called with CPU tensors; no kernel runs."""
     from recolor_kernels import launch
 
     launches: list[Launch] = []
@@ -51,14 +51,14 @@ def record(call: Callable[[], object]) -> list[Launch]:
         assert hasattr(kernel, "warmup"), f"{kernel}: not compiled, but interpreted"
         launches.append((kernel, arguments))
 
-    # CPU tensors are taken for the interpreter's sake only; but triton was imported without it.
+    # The launchers accept CPU tensors only for the interpreter; but triton was imported without it.
     with patch.object(launch, "launch", note), patch.dict(os.environ, TRITON_INTERPRET="1"):
         call()
     return launches
 
 
 def compile_for(arch: int, kernel: Any, arguments: dict[str, Any]) -> Compiled:
-    """Compile as a launch on a GPU of that architecture would: Triton itself specializes for the arguments."""
+    """Compile as a launch on a GPU of that architecture would: Triton specializes for the arguments."""
     with _target(arch):
         compiled = kernel.warmup(grid=(1,), **arguments)
     assert compiled is not None, f"{kernel}: triton was imported with TRITON_INTERPRET=1"
@@ -115,7 +115,7 @@ def disassemble(arch: int, cubins: list[bytes]) -> list[list[str]]:
     codes = [_code(cubin) for cubin in cubins]
     sass = _run_tool("nvdisasm", "--binary", f"SM{arch}", data=b"".join(codes))
     opcodes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", sass, re.MULTILINE)
-    assert len(opcodes) * INSTRUCTION_BYTES == sum(map(len, codes)), "not all instructions were understood"
+    assert len(opcodes) * INSTRUCTION_BYTES == sum(map(len, codes)), "some instructions were not parsed"
     rest = iter(opcodes)
     return [_without_tail(list(islice(rest, len(code) // INSTRUCTION_BYTES))) for code in codes]
 
@@ -132,7 +132,7 @@ def _code(cubin: bytes) -> bytes:
 
 
 def _run_tool(name: str, *options: str, data: bytes) -> str:
-    """What one of the programs in triton's package says of a file."""
+    """The output of one of the programs in triton's package for a file."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name

@@ -1,7 +1,7 @@
-"""What PTX tells of a kernel's accesses to global memory: width, argument, and offsets that 32 bits may not hold.
+"""A kernel's accesses to global memory, from its PTX: width, argument, and offsets that may overflow 32 bits.
 
-The rule for offsets: a program's number, times a size or a block's length, is multiplied in 64 bits. So what comes from
-%ctaid may go through additions, divisions and conversions on its way into an address, but through no 32-bit product.
+The rule for offsets: a program id is multiplied by a size or a block's length in 64 bits. So a value from %ctaid may
+pass through additions, divisions and conversions on its way into an address, but not through a 32-bit product.
 """
 
 import re
@@ -26,8 +26,8 @@ class Access:
     load: bool
     bytes: int
     pointers: Facts  # the arguments that its address is derived from
-    each_thread: bool  # its address depends on the thread; otherwise it moves one value a program
-    narrow: Facts  # 32-bit products of the program's number in its address
+    each_thread: bool  # its address depends on the thread; otherwise it accesses one value per program
+    narrow: Facts  # 32-bit products of the program id in its address
     place: str  # file:line, if the PTX says so
 
 
@@ -42,6 +42,7 @@ class Statement:
 
     @property
     def text(self) -> str:
+        """The statement without its targets, and its place in the source."""
         return f"{self.opcode} {', '.join(self.operands)} at {self.place}"
 
 
@@ -78,12 +79,12 @@ def _space(opcode: str) -> str | None:
     if opcode.split(".")[0] not in ("ld", "st", "atom", "red", "cp"):
         return None
     space = re.search(r"\.(global|shared|param|const|local)\b", opcode)
-    assert space, f"{opcode}: cannot tell its memory"
+    assert space, f"{opcode}: unknown memory space"
     return space[1]
 
 
 class _Flow:
-    """Facts of every register, by a data flow analysis that ignores the order of statements."""
+    """Facts about every register, by a data flow analysis that ignores the order of statements."""
 
     def __init__(self, statements: list[Statement], pointers: Mapping[int, str]) -> None:
         self.statements = statements
@@ -102,13 +103,13 @@ class _Flow:
             for statement in self.statements:
                 facts = self._derived(statement)
                 for target in statement.targets:
-                    if not target.startswith("%p"):  # a mask is no part of an address
+                    if not target.startswith("%p"):  # a mask is not part of an address
                         self.facts[target] |= facts
                 if _space(statement.opcode) == "shared" and not statement.targets:
                     self.facts["shared"] |= facts
 
     def of(self, text: str) -> Facts:
-        """Facts of an operand."""
+        """Facts about an operand."""
         return NOTHING.union(*(self.facts[register] for register in _registers(text)))
 
     def _derived(self, statement: Statement) -> Facts:
@@ -117,7 +118,7 @@ class _Flow:
             number = re.search(r"_param_(\d+)", statement.operands[0])
             return frozenset(name for name in [self.pointers.get(int(number[1]))] if name) if number else NOTHING
         facts = NOTHING.union(*map(self.of, statement.operands))
-        if space and statement.targets:  # what lies in memory is data; what lies in shared memory may be offsets too
+        if space and statement.targets:  # memory holds data; shared memory may hold offsets too
             return (facts & {THREAD}) | (self.facts["shared"] if space == "shared" else NOTHING)
         if self._is_product_of_program(statement):
             wide = ".wide." in statement.opcode or statement.opcode.endswith("64")
@@ -135,9 +136,7 @@ class _Flow:
         return PROGRAM in self.of(one) | self.of(other)
 
     def _is_quotient(self, register: str, divisor: str) -> bool:
-        """Whether register = x / divisor: their product is no greater than x, and x - x / divisor * divisor is how
-        compilers make x % divisor.
-        """
+        """Whether register = x / divisor: then their product is at most x; compilers compute x % divisor with it."""
         makers = self.makers[self._original(register)]
         return bool(makers) and all(
             maker.opcode.startswith("div.") and self._original(maker.operands[1]) == self._original(divisor)
@@ -145,7 +144,7 @@ class _Flow:
         )
 
     def _original(self, register: str) -> str:
-        """What a register is a copy of, up to its sign."""
+        """The register that this one is a copy of, up to its sign."""
         makers = self.makers[register]
         if len(makers) == 1 and makers[0].opcode.startswith(("mov.", "neg.", "ld.param.")):
             return self._original(makers[0].operands[0])
@@ -154,7 +153,7 @@ class _Flow:
 
 def _access(flow: _Flow, statement: Statement) -> Access:
     shape = re.fullmatch(r"(ld|st)\..*?(?:\bv(\d)\.)?[a-z]+(\d+)", statement.opcode)
-    assert shape, f"{statement.text}: cannot tell its width"
+    assert shape, f"{statement.text}: unknown width"
     facts = flow.of(next(operand for operand in statement.operands if operand.startswith("[")))
     return Access(
         load=shape[1] == "ld",

@@ -1,4 +1,4 @@
-"""Compiling every case for every architecture, and judging what came out."""
+"""Compiles every case for every architecture, and checks the results."""
 
 import os
 from collections.abc import Iterator
@@ -39,14 +39,14 @@ def _recorded() -> list[tuple[Case, list[Launch]]]:
 
 
 def compile_case(arch: int, number: int) -> list[Compiled]:
-    """Compile one case, by its number: a process that records the cases has the kernels at hand."""
+    """Compile one case, by its number: kernels cannot be pickled, so each process records the cases itself."""
     case, launches = _recorded()[number]
     assert launches, f"{case.op}: launched nothing"
     return [cubin.compile_for(arch, kernel, arguments) for kernel, arguments in launches]
 
 
-def judge(case: Case, arch: int, compiled: Compiled, opcodes: list[str]) -> Row:
-    """What a compiled kernel is, and what is wrong with it."""
+def assess(case: Case, arch: int, compiled: Compiled, opcodes: list[str]) -> Row:
+    """The row of a compiled kernel, with its violations."""
     usage = cubin.read_usage(compiled.cubin)
     loads, stores = cubin.widths(opcodes, "LDG", "LD"), cubin.widths(opcodes, "STG", "ST")
     row = Row(
@@ -62,11 +62,11 @@ def judge(case: Case, arch: int, compiled: Compiled, opcodes: list[str]) -> Row:
         instructions=len(opcodes),
         instructions_per_item=len(opcodes) / compiled.items if compiled.items else None,
     )
-    return replace(row, violations=list(dict.fromkeys([*_misfits(row, compiled), *_broken(case, compiled)])))
+    return replace(row, violations=list(dict.fromkeys([*_of_binary(row, compiled), *_of_accesses(case, compiled)])))
 
 
-def _misfits(row: Row, compiled: Compiled) -> Iterator[str]:
-    """What is wrong with the binary itself; what its accesses are for, only the PTX tells."""
+def _of_binary(row: Row, compiled: Compiled) -> Iterator[str]:
+    """Violations of the binary, whose accesses must all be known from the PTX."""
     if row.spill_bytes:
         yield f"spills {row.spill_bytes} bytes a thread"
     if row.local_accesses:
@@ -76,7 +76,8 @@ def _misfits(row: Row, compiled: Compiled) -> Iterator[str]:
             yield f"has a {'load' if load else 'store'} of {width} bytes in the cubin and none in the PTX"
 
 
-def _broken(case: Case, compiled: Compiled) -> Iterator[str]:
+def _of_accesses(case: Case, compiled: Compiled) -> Iterator[str]:
+    """Violations of the required widths, and of the rule for offsets."""
     for access in compiled.accesses:
         what = f"{'load from' if access.load else 'store to'} {', '.join(sorted(access.pointers))} at {access.place}"
         least = case.least_bytes(compiled, access)
@@ -91,7 +92,7 @@ def report() -> list[Row]:
     from rich.console import Console
     from rich.progress import track
 
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # what triton does today, said aloud
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # triton's default, made explicit
     everything = cases()
     tasks = list(product(ARCHITECTURES, range(len(everything))))
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
@@ -100,12 +101,12 @@ def report() -> list[Row]:
     rows: list[Row] = []
     for arch in ARCHITECTURES:
         kernels = [result for task, result in zip(tasks, done, strict=True) if task[0] == arch]
-        rows += _judge_all(arch, list(zip(everything, kernels, strict=True)))
+        rows += _assess_all(arch, list(zip(everything, kernels, strict=True)))
     return rows
 
 
-def _judge_all(arch: int, compiled: list[tuple[Case, list[Compiled]]]) -> list[Row]:
-    """Each kernel of each case; some are shared."""
+def _assess_all(arch: int, compiled: list[tuple[Case, list[Compiled]]]) -> list[Row]:
+    """The rows of all kernels of all cases; each binary, which several cases may share, is disassembled once."""
     distinct = list({kernel.cubin: None for _, kernels in compiled for kernel in kernels})
     opcodes = dict(zip(distinct, cubin.disassemble(arch, distinct), strict=True))
-    return [judge(case, arch, kernel, opcodes[kernel.cubin]) for case, kernels in compiled for kernel in kernels]
+    return [assess(case, arch, kernel, opcodes[kernel.cubin]) for case, kernels in compiled for kernel in kernels]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kernels`: each op beside the eager reference, the compiled reference and kornia."""
+"""`python -m benchmarks.kernels`: times each op, the eager reference, the compiled reference and kornia."""
 
 import sys
 from pathlib import Path
@@ -23,21 +23,21 @@ WRONG = 1
 @app.default
 def kernels(
     *,
-    ops: Annotated[str, Parameter(help="Which ops, as name,name; all if empty.")] = "",
+    ops: Annotated[str, Parameter(help="Ops to time, as name,name; all if empty.")] = "",
     quick: Annotated[bool, Parameter(help="Two sizes, nothing compiled, seven rounds.")] = False,
     rounds: Annotated[int, Parameter(validator=Number(gte=7), help="Timed rounds [rounds, 7 or more].")] = 15,
     out: Annotated[
-        Path | None, Parameter(help="Folder for the JSON and the plot; if none, benchmarks/results.")
+        Path | None, Parameter(help="Folder for the JSON and the plot; by default benchmarks/results.")
     ] = None,
 ) -> None:
-    """Check every op, then time all sides in turn on random inputs that reach past the cache.
+    """Check every op, then time all implementations in turn on random inputs larger than the cache.
 
-    Without a GPU, the CPU implementations alone, on one thread. What is not begun after 110 s (CPU: 75 s) is left out
-    by name. An op that fails its check has no speed, and the exit code is 1.
+    Without a GPU, the CPU implementations only, on one thread. Ops not started after 110 s (CPU: 75 s) are skipped and
+    listed. An op that fails its check is not timed, and the exit code is 1.
     """
     folder = out or RESULTS
     if not folder.is_dir():
-        raise UserError(f"out={folder}: no such folder; make it first")
+        raise UserError(f"out={folder}", "no such folder", "create it first")
     import torch
 
     from benchmarks.kernels.measure import measure, plan_for
@@ -45,8 +45,8 @@ def kernels(
 
     cases, timer = chosen(ops), find_timer()
     if timer.device.type == "cpu":
-        torch.set_num_threads(1)  # a team waits whenever a neighbor takes one of its cores
-        print("no GPU here: the CPU implementations only, on one thread", flush=True)
+        torch.set_num_threads(1)  # with more threads, all wait whenever another process takes one of their cores
+        print("no GPU: the CPU implementations only, on one thread", flush=True)
     report = measure(cases, timer, plan_for(timer, quick, rounds))
     show(report)
     save(report, folder)
@@ -62,12 +62,13 @@ def chosen(ops: str) -> "list[Case]":
     legal = [case.name for case in CASES]
     for name in names:
         if name not in legal:
-            raise UserError(f"ops={name}: no such op; use some of {', '.join(legal)}")
+            raise UserError(f"ops={name}", "no such op", f"use some of {', '.join(legal)}")
     return [case for case in CASES if not names or case.name in names]
 
 
 def show(report: Report) -> None:
-    print("Ours: us of a call, p20/p50/p80 = share of a large copy. Others: how many times ours, plain/in a graph.")
+    """Print a line per op and size, the targets, and what was skipped."""
+    print("Ours: us per call, p20/p50/p80 = share of a large copy. Others: times ours, plain/in a CUDA graph.")
     for row in report.rows:
         print(line(row))
     for text in (*verdicts(report), *(f"left out: {text}" for text in report.all_left_out)):
@@ -75,7 +76,7 @@ def show(report: Report) -> None:
 
 
 def save(report: Report, folder: Path) -> None:
-    """kernels-<device>.json, and the plot where matplotlib is installed."""
+    """Write kernels-<device>.json, and the plot if matplotlib is installed."""
     file = folder / f"{report.file_stem}.json"
     file.write_text(report.model_dump_json(indent=2) + "\n")
     try:

@@ -1,6 +1,6 @@
-"""What `benchmarks.kernels` times: every op with its inputs, its least bytes, and what stands beside it.
+"""What `benchmarks.kernels` times: every op with its inputs, its minimum traffic, and kornia's equivalent.
 
-Least bytes: each input read once, each result written once; a loss makes its gradient in the same pass.
+Least bytes: each input read once, each result written once; a loss computes its gradient in the same pass.
 """
 
 from collections.abc import Callable
@@ -12,28 +12,32 @@ import torch
 from torch import Generator, Tensor
 
 import recolor_kernels
-from recolor_kernels import Impl
+from recolor_kernels import AB_SCALE, Impl
+from recolor_kernels.constants import L_SCALE
 
 Tensors = tuple[Tensor, ...]
 Forward = Callable[..., Any]
 
 
 class Size(NamedTuple):
-    """A batch of square images, and of a 70 px PatchGAN's logits on them."""
+    """A batch of square images, and of the logits of a 70 px PatchGAN on them."""
 
     n: int
     side_px: int
 
     @property
     def pixels(self) -> int:
+        """Of all images."""
         return self.n * self.side_px**2
 
     @property
     def patches_a_side(self) -> int:
+        """Logits along one side of an image."""
         return self.side_px // 8 - 2
 
     @property
     def logits(self) -> int:
+        """Of all images."""
         return self.n * self.patches_a_side**2
 
     def __str__(self) -> str:
@@ -48,6 +52,7 @@ class Draw(NamedTuple):
     generator: Generator
 
     def rgb(self) -> Tensor:
+        """Images: uint8 (N,H,W,3)."""
         n, side = self.size
         shape = (n, side, side, 3)
         return torch.randint(0, 256, shape, dtype=torch.uint8, device=self.generator.device, generator=self.generator)
@@ -57,11 +62,12 @@ class Draw(NamedTuple):
         return self._uniform((self.size.n, channels, self.size.side_px, self.size.side_px), extent)
 
     def logits(self) -> Tensor:
+        """(N,1,h,w), uniform in [-4, 4]."""
         side = self.size.patches_a_side
         return self._uniform((self.size.n, 1, side, side), 4.0)
 
     def lab(self) -> Tensors:
-        """L and ab, most of them in the gamut."""
+        """L (N,1,H,W) and ab (N,2,H,W), mostly in gamut."""
         return self.planes(1), self.planes(2, 0.3)
 
     def _uniform(self, shape: tuple[int, ...], extent: float) -> Tensor:
@@ -71,7 +77,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """One op. `forward(impl, dtype, *inputs)` calls it; gradients are taken of the inputs that require one."""
+    """One op. `forward(impl, dtype, *inputs)` calls it; gradients are computed for inputs that require them."""
 
     name: str
     kind: Literal["conversion", "loss", "metric"]
@@ -80,22 +86,25 @@ class Case:
     bytes_a_pixel: int
     bytes_a_logit: int = 0
     dtype: torch.dtype = torch.bfloat16
-    gradient: Literal["none", "of the loss", "given"] = "none"  # given: the last input is that of the result
+    gradient: Literal["none", "of the loss", "given"] = "none"  # given: the last input is the gradient of the result
     kornia: Callable[[Any], Forward] | None = None
 
     def least_bytes(self, size: Size) -> int:
+        """Bytes that one call reads and writes at least."""
         return self.bytes_a_pixel * size.pixels + self.bytes_a_logit * size.logits
 
     def inputs(self, size: Size, device: torch.device, seed: int) -> Tensors:
+        """Random inputs, the same for the same seed and device."""
         return self.make(Draw(size, self.dtype, Generator(device).manual_seed(seed)))
 
     def side(self, forward: Forward) -> Callable[..., tuple[Tensors, Tensors]]:
-        """A function from inputs to (values, gradients) that goes through autograd where the case has a gradient."""
+        """A function from inputs to (values, gradients), by autograd if the case has a gradient."""
         if self.gradient == "none":
             return lambda *inputs: (_flat(forward(*inputs)), ())
         return partial(_with_gradient, forward, self.gradient == "given")
 
     def calls(self, impl: Impl, dtype: torch.dtype | None = None) -> Forward:
+        """Our op by an impl, with results of a type, by default the case's."""
         return partial(self.forward, impl, dtype or self.dtype)
 
 
@@ -123,7 +132,7 @@ def _rgb_to_gray(impl: Impl, dtype: torch.dtype, rgb: Tensor) -> Tensors:
 
 
 def _of(op: str, *options: Any) -> Forward:
-    """An op whose results take the type of its inputs; options come after them."""
+    """An op whose results have the type of its inputs; options are passed after them."""
 
     def forward(impl: Impl, dtype: torch.dtype, *inputs: Tensor) -> Any:
         return getattr(recolor_kernels, op)(*inputs, *options, impl=impl)
@@ -135,7 +144,7 @@ def _with_grad(tensor: Tensor) -> Tensor:
     return tensor.requires_grad_()
 
 
-# ---- kornia: Lab in its own units (L* up to 100), no scaling asked of it ----
+# ---- kornia: in Lab units (L* up to 100), without scaling to the networks' ranges ----
 
 
 def _kornia_rgb_to_lab(kornia: Any, dtype: torch.dtype = torch.bfloat16) -> Forward:
@@ -148,7 +157,8 @@ def _kornia_rgb_to_lab_float32(kornia: Any) -> Forward:
 
 def _kornia_rgb(kornia: Any, lightness: Tensor, ab: Tensor) -> Tensor:
     """In [0, 1], float32."""
-    rgb: Tensor = kornia.color.lab_to_rgb(torch.cat((lightness.float() * 50 + 50, ab.float() * 110), dim=1))
+    lab = torch.cat((lightness.float() * L_SCALE + L_SCALE, ab.float() * AB_SCALE), dim=1)
+    rgb: Tensor = kornia.color.lab_to_rgb(lab)
     return rgb
 
 
@@ -171,34 +181,53 @@ _BF16 = 2
 
 CASES = (
     Case(
-        "rgb_to_lab", "conversion", lambda draw: (draw.rgb(),), _rgb_to_lab, _RGB + 3 * _BF16, kornia=_kornia_rgb_to_lab
+        "rgb_to_lab",
+        "conversion",
+        lambda draw: (draw.rgb(),),
+        _rgb_to_lab,
+        bytes_a_pixel=_RGB + 3 * _BF16,
+        kornia=_kornia_rgb_to_lab,
     ),
     Case(
         "rgb_to_lab_channels_last",
         "conversion",
         lambda draw: (draw.rgb(),),
         partial(_rgb_to_lab, memory_format=torch.channels_last),
-        _RGB + 3 * _BF16,
+        bytes_a_pixel=_RGB + 3 * _BF16,
     ),
     Case(
         "rgb_to_lab_float32",
         "conversion",
         lambda draw: (draw.rgb(),),
         _rgb_to_lab,
-        _RGB + 3 * 4,
+        bytes_a_pixel=_RGB + 3 * 4,
         dtype=torch.float32,
         kornia=_kornia_rgb_to_lab_float32,
     ),
-    Case("rgb_to_gray", "conversion", lambda draw: (draw.rgb(),), _rgb_to_gray, _RGB + 4 * _BF16),
-    Case("lab_to_rgb_u8", "conversion", Draw.lab, _of("lab_to_rgb_u8"), 3 * _BF16 + _RGB, kornia=_kornia_lab_to_rgb_u8),
-    Case("lab_to_rgb", "conversion", Draw.lab, _of("lab_to_rgb"), (3 + 3) * _BF16, kornia=_kornia_lab_to_rgb),
-    # Forward, then backward, which reads Lab once more.
+    Case("rgb_to_gray", "conversion", lambda draw: (draw.rgb(),), _rgb_to_gray, bytes_a_pixel=_RGB + 4 * _BF16),
+    Case(
+        "lab_to_rgb_u8",
+        "conversion",
+        Draw.lab,
+        _of("lab_to_rgb_u8"),
+        bytes_a_pixel=3 * _BF16 + _RGB,
+        kornia=_kornia_lab_to_rgb_u8,
+    ),
+    Case(
+        "lab_to_rgb",
+        "conversion",
+        Draw.lab,
+        _of("lab_to_rgb"),
+        bytes_a_pixel=(3 + 3) * _BF16,
+        kornia=_kornia_lab_to_rgb,
+    ),
+    # The backward pass reads Lab again.
     Case(
         "lab_to_rgb_gradient",
         "conversion",
         lambda draw: (*map(_with_grad, draw.lab()), draw.planes(3)),
         _of("lab_to_rgb"),
-        (3 + 3) * _BF16 + (3 + 3 + 3) * _BF16,
+        bytes_a_pixel=(3 + 3) * _BF16 + (3 + 3 + 3) * _BF16,
         gradient="given",
     ),
     Case(
@@ -206,7 +235,7 @@ CASES = (
         "loss",
         lambda draw: (_with_grad(draw.planes(2)), draw.planes(2)),
         _of("l1_loss"),
-        2 * 3 * _BF16,
+        bytes_a_pixel=2 * 3 * _BF16,
         gradient="of the loss",
     ),
     Case(
@@ -214,7 +243,7 @@ CASES = (
         "loss",
         lambda draw: (_with_grad(draw.planes(3)), draw.rgb()),
         _of("l1_lab_loss"),
-        3 * _BF16 + _RGB + 3 * _BF16,
+        bytes_a_pixel=3 * _BF16 + _RGB + 3 * _BF16,
         gradient="of the loss",
     ),
     Case(
@@ -222,16 +251,16 @@ CASES = (
         "loss",
         lambda draw: (_with_grad(draw.planes(2)), draw.rgb()),
         _of("l1_lab_loss"),
-        2 * _BF16 + _RGB + 2 * _BF16,
+        bytes_a_pixel=2 * _BF16 + _RGB + 2 * _BF16,
         gradient="of the loss",
     ),
-    # One logit a pixel, as a PixelGAN has: of a PatchGAN's few no size fills a GPU.
+    # One logit per pixel, as in a PixelGAN: a PatchGAN has too few to fill a GPU.
     Case(
         "patch_loss",
         "loss",
         lambda draw: (_with_grad(draw.planes(1, 4.0)),),
         _of("patch_loss", True),
-        2 * _BF16,
+        bytes_a_pixel=2 * _BF16,
         gradient="of the loss",
     ),
     Case(
@@ -239,7 +268,7 @@ CASES = (
         "loss",
         lambda draw: (_with_grad(draw.logits()), _with_grad(draw.logits())),
         _of("discriminator_loss"),
-        0,
+        bytes_a_pixel=0,
         bytes_a_logit=2 * 2 * _BF16,
         gradient="of the loss",
     ),
@@ -248,9 +277,11 @@ CASES = (
         "loss",
         lambda draw: (_with_grad(draw.planes(2)), draw.planes(2), _with_grad(draw.logits())),
         _of("generator_loss", 100.0),
-        2 * 3 * _BF16,
+        bytes_a_pixel=2 * 3 * _BF16,
         bytes_a_logit=2 * _BF16,
         gradient="of the loss",
     ),
-    Case("color_metrics", "metric", lambda draw: (draw.rgb(), draw.rgb()), _of("color_metrics"), 2 * _RGB),
+    Case(
+        "color_metrics", "metric", lambda draw: (draw.rgb(), draw.rgb()), _of("color_metrics"), bytes_a_pixel=2 * _RGB
+    ),
 )

@@ -1,4 +1,4 @@
-"""Whether an op is right, which comes before how fast it is: ours against the float64 reference on the same inputs."""
+"""Checks an op before it is timed: ours against the float64 reference on the same inputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,21 +8,21 @@ from torch import Tensor
 
 from benchmarks.kernels.cases import Case, Tensors
 
-# By the type of the result. Values: the worst difference over the largest value. Gradients: the norm of the difference
-# over the gradient's norm, since a sign or the gamut's edge may flip in single elements.
+# By type of the result. Values: the maximum difference over the largest value. Gradients: the norm of the difference
+# over that of the gradient, since rounding may flip the sign, or cross the gamut's edge, in single elements.
 TOLERANCES = {
     torch.uint8: 1.01 / 255,  # one level
     torch.bfloat16: 4e-3,  # half a unit in the last place is 2e-3
     torch.float32: 1e-4,
     torch.float64: 1e-4,  # metrics, whose pixels are computed in float32
 }
-# Gradients that are signs, of differences that the polynomials for 16 bits move by 1e-5: a few in a million flip, each
-# by twice its size.
+# Gradients that are signs of differences. The polynomials for 16 bits change the differences by 1e-5, so a few signs in
+# a million flip.
 SIGNS = 1.5e-2
 
 
 def what_is_wrong(case: Case, inputs: Tensors) -> str | None:
-    """Why ours cannot be timed on these inputs, or None."""
+    """Why ours fails its check on these inputs, or None."""
     with _uninitialized_memory_holds_nan():
         ours = case.side(case.calls("auto"))(*inputs)
     truth = case.side(case.calls("reference", torch.float64))(*map(_widened, inputs))
@@ -38,7 +38,7 @@ def what_is_wrong(case: Case, inputs: Tensors) -> str | None:
 
 
 def worst(one: Tensor, other: Tensor) -> float:
-    """The largest difference over the second's largest value. Equal infinities do not differ."""
+    """The maximum difference over the second's largest value. Equal infinities do not differ."""
     difference = (one.double() - other.double()).where(one != other, 0).abs()
     return float(difference.max() / other.double().abs().max().clamp_min(1e-30))
 
@@ -57,7 +57,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _uninitialized_memory_holds_nan() -> Iterator[None]:
-    """A value that a kernel leaves unwritten then fails the check."""
+    """So that a value that a kernel does not write fails the check."""
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

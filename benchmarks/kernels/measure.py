@@ -1,4 +1,4 @@
-"""Cases at sizes to a report: first the check, then all sides in turn."""
+"""Checks and times cases at several sizes."""
 
 import time
 import warnings
@@ -12,16 +12,16 @@ import torch
 from benchmarks.kernels.cases import CASES, Case, Forward, Size, Tensors
 from benchmarks.kernels.check import what_is_wrong
 from benchmarks.kernels.report import Report, Row, Side, summarize
-from benchmarks.kernels.timing import Block, Rotation, Timer, copies, say, sets_for, time_in_turn
+from benchmarks.kernels.timing import Block, Rotation, Timer, copies, report_progress, sets_for, time_in_turn
 from benchmarks.machine import describe_machine
 from recolor_kernels import reference
 
-# What is timed in a CUDA graph too. kornia cannot be: it makes tensors from lists in every call.
+# Also timed in a CUDA graph. Not kornia: it creates tensors from lists in every call, which cannot be captured.
 IN_GRAPHS = ("ours", "copy", "eager", "compiled")
-LAUNCH_BOUND_BYTES = 64e6  # above this not the eager side: it is not launches that hold it up, and graphs keep memory
-COMPILED_ON_CPU = ("rgb_to_gray", "l1_loss")  # 10 s each; what has powers in it takes the C++ compiler 30 s
+LAUNCH_BOUND_BYTES = 64e6  # above this not the eager side: launches do not limit it, and graphs hold memory
+COMPILED_ON_CPU = ("rgb_to_gray", "l1_loss")  # 10 s each; the C++ compiler takes 30 s for ops with powers
 
-# What torch.compile must see as a constant: else it makes the 256 values anew, on the host, in every call.
+# A constant for torch.compile, which would otherwise compute the 256 values on the host in every call.
 torch.compiler.assume_constant_result(reference._srgb_decode_table.__wrapped__)  # type: ignore[no-untyped-call]
 
 GPU_SIZES = (Size(512, 256), Size(16, 128), Size(128, 256), Size(1, 128), Size(64, 128), Size(256, 128))
@@ -33,7 +33,7 @@ LARGE_COPY: Key = ("large copy", "plain")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to time: sizes with the most telling first, since time may run out before the last."""
+    """What to time; the most informative sizes first, since time may run out."""
 
     sizes: tuple[Size, ...]
     compile_at: tuple[Size, ...]
@@ -43,7 +43,7 @@ class Plan:
 
 
 def plan_for(timer: Timer, quick: bool, rounds: int) -> Plan:
-    """Sizes that fill a GPU, or that a CPU can do, and as long as either takes."""
+    """Sizes that fill a GPU within 110 s, or that a CPU finishes within 75 s."""
     if timer.device.type == "cuda":
         plan = Plan(GPU_SIZES, GPU_SIZES[:2], [case.name for case in CASES], rounds, limit_s=110)
     else:
@@ -63,12 +63,12 @@ def measure(cases: Sequence[Case], timer: Timer, plan: Plan) -> Report:
         if elapsed_s > plan.limit_s:
             left_out.append(f"{case.name} {size}: no time left")
             continue
-        say(f"[{number}/{len(pairs)}] {elapsed_s:.0f} s: {case.name} {size}")
+        report_progress(f"[{number}/{len(pairs)}] {elapsed_s:.0f} s: {case.name} {size}")
         try:
             rows.append(_row(case, size, timer, plan, large_copy))
             torch.compiler.reset()
             timer.clean_up()
-        except Exception as error:  # what was measured before is kept
+        except Exception as error:  # keeps what was measured before
             left_out.append(f"{case.name} {size}: {_in_words(error)}")
     rows.sort(key=lambda row: ([case.name for case in cases].index(row.op), row.n * row.side_px**2))
     return Report(device=timer.name, cache_bytes=timer.cache_bytes, machine=machine, rows=rows, left_out=left_out)
@@ -118,7 +118,7 @@ def _sides(times: Mapping[Key, list[float]], calls: int, least_bytes: int, copy_
 
 @dataclass
 class _Trial:
-    """A case at a size: its blocks to be timed, and what could not be, with the reason."""
+    """A case at a size: the blocks to time, and what was left out, with the reason."""
 
     case: Case
     size: Size
@@ -131,7 +131,7 @@ class _Trial:
         return sets_for(self.case.least_bytes(self.size), self.timer)
 
     def check(self) -> str | None:
-        """Why the op must not be timed. An op that raises is wrong too: the others are still measured."""
+        """Why the op is wrong, or None. An op that raises is wrong too; the others are still measured."""
         try:
             return what_is_wrong(self.case, self._inputs(self.calls))
         except torch.OutOfMemoryError:  # too large, not wrong
@@ -166,7 +166,7 @@ class _Trial:
         return forwards
 
     def _add(self, name: str, block: Rotation) -> None:
-        """Run it once, for whatever is made on the first call, and capture it. What fails is left out by name."""
+        """Run a block once, to compile and allocate, and capture it in a graph. What fails is left out, by name."""
         try:
             block()
         except Exception as error:

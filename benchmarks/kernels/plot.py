@@ -1,12 +1,12 @@
-"""The image of a report: a panel for each size, a line for each op, a mark for each side."""
+"""Plots a report: a panel per size, a line per op, a marker per implementation."""
 
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kernels.report import Report, Row
 
-# Side: color and mark; ours on top of the others.
-LOOKS = {
+# Implementation: color and marker; ours is drawn on top.
+MARKERS = {
     "copy": ("#555555", "|"),
     "eager": ("#d55e00", "s"),
     "compiled": ("#009e73", "^"),
@@ -17,7 +17,7 @@ LOOKS = {
 
 
 def plot(report: Report, file: Path) -> None:
-    """Shares of the large copy on a GPU, in a CUDA graph where there is one; times over ours on a CPU. As PNG."""
+    """Write a PNG: on a GPU the share of the large copy's bandwidth, on a CPU the time relative to ours."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -42,7 +42,7 @@ def plot(report: Report, file: Path) -> None:
         axis.set_title(size, fontsize=10)
         _panel(axis, [row for row in report.rows if row.size == size], ops, report.is_gpu)
     handles = dict(pair for axis in axes.flat for pair in zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    names = [name for side in LOOKS for name in handles if name.split(",")[0] == side]
+    names = [name for side in MARKERS for name in handles if name.split(",")[0] == side]
     figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
     figure.suptitle(_title(report), fontsize=11)
     figure.savefig(file, dpi=110)
@@ -66,7 +66,7 @@ def _shares(axis: Any, rows: list[Row], ops: list[str]) -> None:
     axis.set_xlim(0, 1.15)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.set_xlabel("share of a large copy's bandwidth", fontsize=9)
-    for side, (color, marker) in LOOKS.items():
+    for side, (color, marker) in MARKERS.items():
         timed = [(row.sides[side], ops.index(row.op)) for row in rows if side in row.sides]
         label = "copy, of as many bytes" if side == "copy" else side
         _marks(axis, [(timed_side.best.share_of_copy, place) for timed_side, place in timed], label, color, marker)
@@ -78,7 +78,7 @@ def _shares(axis: Any, rows: list[Row], ops: list[str]) -> None:
 def _ratios(axis: Any, rows: list[Row], ops: list[str]) -> None:
     axis.set_xlabel("time over ours, which is eager here (right of the line: ours is faster)", fontsize=9)
     largest = 1.0
-    for side, (color, marker) in LOOKS.items():
+    for side, (color, marker) in MARKERS.items():
         if side in ("copy", "ours"):
             continue
         timed = [(row.sides[side].best.times_ours, ops.index(row.op)) for row in rows if side in row.sides]

@@ -1,4 +1,4 @@
-"""What `benchmarks.kernels` measured: its JSON and its lines. A wrong op has no speed in either."""
+"""Results of `benchmarks.kernels`, as JSON and as text. Neither has times of an op that failed its check."""
 
 import re
 from collections.abc import Sequence
@@ -7,18 +7,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-# Targets, on Hopper: shares of the copy and times as fast, at working sets of this size and more.
+# Targets on Hopper, for working sets of at least this size: share of the copy's bandwidth, and speedup.
 LARGE_BYTES = 64e6
 SHARES = {"conversion": 0.90, "loss": 0.85}
 RATIOS = {"kornia": 40.0, "kornia_compiled": 4.0}
 
 
 class Part(BaseModel):
+    """Anything in a report: no unknown keys, not mutable."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Times(Part):
-    """Of one call [us], over the rounds."""
+    """Times of one call [us], over all rounds."""
 
     p20_us: PositiveFloat
     p50_us: PositiveFloat
@@ -33,13 +35,14 @@ class Times(Part):
 
 
 class Side(Part):
-    """Plain: called one after the other from Python. Graph: in a CUDA graph, without the host's work."""
+    """Times of one implementation. plain: called one after another from Python. graph: in a CUDA graph."""
 
     plain: Times
     graph: Times | None
 
     @property
     def best(self) -> Times:
+        """The mode with the smaller median."""
         return min((times for times in (self.plain, self.graph) if times), key=lambda times: times.p50_us)
 
 
@@ -53,9 +56,9 @@ class Row(Part):
     n: PositiveInt
     side_px: PositiveInt
     least_bytes: PositiveInt
-    calls: int = Field(description="Calls in a timed block, each on inputs and results of its own.")
+    calls: int = Field(description="Calls in a timed block, each with its own inputs and results.")
     rounds: int
-    copy_gb_s: PositiveFloat | None = Field(description="Of the large copy that was timed in turn with this row.")
+    copy_gb_s: PositiveFloat | None = Field(description="Bandwidth of the large copy timed in turn with this row.")
     wrong: str | None = Field(description="Why the op failed its check.")
     sides: dict[str, Side]
     left_out: dict[str, str]
@@ -69,27 +72,32 @@ class Row(Part):
 
     @property
     def size(self) -> str:
+        """Images x height x width."""
         return f"{self.n}x{self.side_px}x{self.side_px}"
 
 
 class Report(Part):
+    """All rows of one run on one device."""
+
     device: str
     cache_bytes: int = Field(description="The GPU's L2.")
     machine: dict[str, Any]
     rows: list[Row]
-    left_out: list[str] = Field(description="What was not tried, and why.")
+    left_out: list[str] = Field(description="Ops that were not started, and why.")
 
     @property
     def file_stem(self) -> str:
+        """Name of the result file without its suffix."""
         return "kernels-" + re.sub(r"[^a-z0-9]+", "-", self.device.lower()).strip("-")
 
     @property
     def is_gpu(self) -> bool:
+        """Whether a GPU was measured."""
         return self.device != "CPU"
 
     @property
     def all_left_out(self) -> list[str]:
-        """Ops without a time left, then sides that could not be timed, each reason once."""
+        """Ops that were not started, then implementations that could not be timed, each reason once."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             for side, reason in row.left_out.items():
@@ -100,7 +108,7 @@ class Report(Part):
 def summarize(
     block_us: Sequence[float], calls: int, least_bytes: int, copy_gb_s: float, ours_us: float | None
 ) -> Times:
-    """From the times of whole blocks. ours_us is our median in the same mode, if there is one."""
+    """From the times of whole blocks [us]. ours_us: our median per call in the same mode, if measured."""
     tenths = quantiles([elapsed_us / calls for elapsed_us in block_us], n=10, method="inclusive")
     p20_us, p50_us, p80_us = tenths[1], tenths[4], tenths[7]
     share = least_bytes / p50_us / (copy_gb_s * 1000)
@@ -117,7 +125,7 @@ def summarize(
 
 
 def line(row: Row) -> str:
-    """One line: ours with its share of the copy, then how many times as long the others take."""
+    """One line: ours with its share of the copy's bandwidth, then the others' times relative to ours."""
     name = f"{row.op:24} {row.size:>11} {row.least_bytes / 1e6:8.2f} MB"
     if row.wrong is not None:
         return f"{name}  WRONG {row.wrong}"
@@ -143,7 +151,7 @@ def _ratio(side: Side) -> str:
 
 
 def verdicts(report: Report) -> list[str]:
-    """Where the worst stands beside the target. The targets are for Hopper GPUs and at least 64 MB."""
+    """The worst results beside their targets, on a GPU. The targets are for Hopper and at least 64 MB."""
     if not report.is_gpu:
         return []
     large = [row for row in report.rows if row.sides and row.least_bytes >= LARGE_BYTES]
@@ -164,7 +172,7 @@ def _worst_share(kind: str, rows: Sequence[Row], target: float) -> str:
 
 
 def _worst_ratio(side: str, rows: Sequence[Row], target: float) -> str:
-    """Best mode against best mode."""
+    """The worst speedup of rgb_to_lab over another implementation, each in its faster mode."""
     ratios = [
         (row.sides[side].best.p50_us / row.sides["ours"].best.p50_us, row.size) for row in rows if side in row.sides
     ]

@@ -1,6 +1,6 @@
-"""Times of functions on one device: all in turn, each over several sets of inputs, past the cache.
+"""Times functions on one device: all in turn, each over several sets of inputs, larger than the cache together.
 
-What knows of CUDA stands in GpuTimer alone.
+Only GpuTimer depends on CUDA.
 """
 
 import gc
@@ -14,59 +14,69 @@ import torch
 from torch import Tensor
 
 WARM_UP_ROUNDS = 2
-CACHES = 4  # the sets of inputs and results together are that many times the cache
+CACHES = 4  # the sets of inputs and results together are this many times the cache
 MOST_SETS = 32
 
 Block = Callable[[], object]
 
 
 class Rotation:
-    """A block of calls: one on each set of inputs. Results are kept, so that each call writes to memory of its own."""
+    """A block of calls, one per set of inputs. Results are kept, so that each call writes to its own memory."""
 
     def __init__(self, side: Callable[..., object], sets: Sequence[tuple[Tensor, ...]]) -> None:
         self.side, self.sets = side, sets
         self.results: list[object] = [None] * len(sets)
 
     def __call__(self) -> None:
+        """Call the side on each set of inputs."""
         for number, inputs in enumerate(self.sets):
             self.results[number] = self.side(*inputs)
 
 
 class Timer(Protocol):
+    """Times blocks of calls on a device."""
+
     device: torch.device
     name: str
     cache_bytes: int
     copy_bytes: int  # read and written by one copy of the baseline
 
     def time_us(self, block: Block) -> float:
-        """How long a block takes, the host's work included where that is what takes long."""
+        """How long a block takes, including the host's work if that is the bottleneck."""
 
     def graph_of(self, block: Block) -> Block | None:
-        """The block in a CUDA graph, which launches without the host's work; None where there are none."""
+        """The block in a CUDA graph, which launches without the host's work; None without CUDA."""
 
     def clean_up(self) -> None:
-        """Give memory back."""
+        """Free memory."""
 
 
 class CpuTimer:
+    """Wall time on the CPU."""
+
     device = torch.device("cpu")
     name = "CPU"
-    cache_bytes = 0  # two sets, no more
+    cache_bytes = 0  # so that sets_for returns 2
     copy_bytes = 64 * 2**20
 
     def time_us(self, block: Block) -> float:
+        """Wall time."""
         started_ns = time.perf_counter_ns()
         block()
         return (time.perf_counter_ns() - started_ns) / 1000
 
     def graph_of(self, block: Block) -> Block | None:
+        """None: a CPU has no graphs."""
         return None
 
     def clean_up(self) -> None:
+        """Collect garbage."""
         gc.collect()
 
 
 class GpuTimer:
+    """Device time on the current GPU, by CUDA events."""
+
     copy_bytes = 2**30
 
     def __init__(self) -> None:
@@ -75,13 +85,13 @@ class GpuTimer:
         self.name, self.cache_bytes = properties.name, properties.L2_cache_size
         self._other_data = torch.ones(CACHES * self.cache_bytes // 4, device=self.device)
         self._failed_capture = False
-        gc.freeze()  # garbage is collected often from here on, and what is imported is none
+        gc.freeze()  # garbage is collected often from here on; skip all that is imported
 
     def time_us(self, block: Block) -> float:
         """Device time from before the first call to after the last.
 
-        Reading other data first empties the cache of what the block reads, and keeps the device busy while the host
-        queues the first calls: what is launched more slowly than it runs still shows the host's time.
+        Reading other data first evicts what the block reads from the cache, and keeps the device busy while the host
+        queues the first calls; calls that launch more slowly than they run still show the host's time.
         """
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(self.device)
@@ -93,7 +103,7 @@ class GpuTimer:
         return float(start.elapsed_time(end) * 1000)
 
     def graph_of(self, block: Block) -> Block | None:
-        """Captured after a warm-up on a side stream, as `torch.cuda.graph` asks for.
+        """Captured after a warm-up on a side stream, as `torch.cuda.graph` requires.
 
         Before torch 2.12 a failed capture leaves the allocator in a state where neither another capture nor
         `empty_cache` works (pytorch/pytorch#180395), so the first failure is the last attempt.
@@ -113,22 +123,24 @@ class GpuTimer:
         return graph.replay
 
     def clean_up(self) -> None:
+        """Collect garbage and, unless a capture failed, return cached memory to the device."""
         gc.collect()
         if not self._failed_capture:
             torch.cuda.empty_cache()
 
 
 def find_timer() -> Timer:
+    """For the GPU, if there is one, else for the CPU."""
     return GpuTimer() if torch.cuda.is_available() else CpuTimer()
 
 
 def sets_for(least_bytes: int, timer: Timer) -> int:
-    """How many sets of inputs reach past the cache; of very small ones fewer, since the cache is emptied anyway."""
+    """How many sets of inputs exceed the cache; at most MOST_SETS, since the cache is emptied before each block."""
     return min(max(2, -(-CACHES * timer.cache_bytes // max(1, least_bytes))), MOST_SETS)
 
 
 def copies(moved_bytes: int, sets: int, device: torch.device) -> Rotation:
-    """Copies that read and write so many bytes in all, half each."""
+    """Copies that read and write moved_bytes together, half each."""
     buffers = [
         tuple(torch.randint(0, 256, (moved_bytes // 2,), dtype=torch.uint8, device=device) for _ in range(2))
         for _ in range(sets)
@@ -137,7 +149,7 @@ def copies(moved_bytes: int, sets: int, device: torch.device) -> Rotation:
 
 
 def time_in_turn(blocks: Mapping[Any, Block], timer: Timer, rounds: int) -> dict[Any, list[float]]:
-    """Times [us] of all blocks, one each a round, every round in another order: what ran before leaves its traces."""
+    """Times [us] of all blocks, once per round, each round in another order, since a block affects the next one."""
     times: dict[Any, list[float]] = {name: [] for name in blocks}
     order = random.Random(0)
     for number in range(-WARM_UP_ROUNDS, rounds):
@@ -148,6 +160,6 @@ def time_in_turn(blocks: Mapping[Any, Block], timer: Timer, rounds: int) -> dict
     return times
 
 
-def say(line: str) -> None:
-    """Progress, on stderr."""
+def report_progress(line: str) -> None:
+    """Print progress on stderr."""
     print(line, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 from recolor_kernels import memory, reference
 from recolor_kernels.launch import Impl, check_criterion, check_floating, check_triton_dtype
 from recolor_kernels.loss_op import LossOp, Term, gradient_factors, launch_loss
-from recolor_kernels.reference import Criterion
+from recolor_kernels.reference import DEFAULT_CRITERION, Criterion
 from recolor_kernels.sums import NOTHING
 
 # ---- kernels ----
@@ -141,7 +141,7 @@ _discriminator_loss = LossOp(
 # ---- public functions ----
 
 
-def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce", impl: Impl = "auto") -> Tensor:
+def patch_loss(logits: Tensor, real: bool, criterion: Criterion = DEFAULT_CRITERION, impl: Impl = "auto") -> Tensor:
     """Mean loss of logits against the label 1 (real) or 0 (fake): 0-dimensional, float32, or float64.
 
     bce: cross-entropy with logits (pix2pix, arXiv:1611.07004); l1: mean |sigmoid(x) - label|; mse: mean (x - label)^2
@@ -154,7 +154,9 @@ def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce", impl: I
     return _patch_loss(impl, logits, real, criterion)[0]
 
 
-def discriminator_loss(on_real: Tensor, on_fake: Tensor, criterion: Criterion = "bce", impl: Impl = "auto") -> Tensor:
+def discriminator_loss(
+    on_real: Tensor, on_fake: Tensor, criterion: Criterion = DEFAULT_CRITERION, impl: Impl = "auto"
+) -> Tensor:
     """Half of patch_loss(on_real, real=True) plus half of patch_loss(on_fake, real=False), in one launch.
 
     on_real, on_fake: logits of one floating type; shapes may differ. Result, derivatives and errors as of patch_loss.

@@ -13,7 +13,7 @@ from recolor_kernels.gradients import check_no_gradient
 from recolor_kernels.launch import Impl, check_criterion, check_floating, check_same_shape, check_triton_dtype
 from recolor_kernels.loss_op import LossOp, Term, launch_loss
 from recolor_kernels.losses import l1_sum, match_layouts, reference_l1
-from recolor_kernels.reference import Criterion
+from recolor_kernels.reference import DEFAULT_CRITERION, Criterion
 
 # ---- kernel ----
 
@@ -91,7 +91,7 @@ def generator_loss(
     target: Tensor,
     logits: Tensor,
     l1_weight: float,
-    criterion: Criterion = "bce",
+    criterion: Criterion = DEFAULT_CRITERION,
     impl: Impl = "auto",
 ) -> GeneratorLoss:
     """l1_weight x l1_loss(prediction, target) + patch_loss(logits, real=True), and both parts, in one launch.

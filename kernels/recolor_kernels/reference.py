@@ -38,6 +38,7 @@ from recolor_kernels.constants import (
 
 Criterion = Literal["bce", "l1", "mse"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+DEFAULT_CRITERION: Criterion = "bce"
 
 # ---- conversions ----
 
@@ -143,7 +144,7 @@ def lab_target(prediction: Tensor, rgb_u8_NHWC: Tensor) -> Tensor:
     return ab if prediction.shape[1] == 2 else torch.cat((lightness, ab), dim=1)
 
 
-def patch_loss(logits: Tensor, real: bool, criterion: Criterion = "bce") -> Tensor:
+def patch_loss(logits: Tensor, real: bool, criterion: Criterion = DEFAULT_CRITERION) -> Tensor:
     """Mean loss of a patch discriminator's logits, of any shape, against the label 1 (real) or 0 (fake).
 
     bce: cross-entropy with logits [nats] (pix2pix, arXiv:1611.07004); l1: mean |sigmoid(x) - label|, in [0, 1];
@@ -168,7 +169,7 @@ def patch_derivative(logits: Tensor, real: bool, criterion: Criterion) -> Tensor
     return 2 * (logits - label)
 
 
-def discriminator_loss(on_real: Tensor, on_fake: Tensor, criterion: Criterion = "bce") -> Tensor:
+def discriminator_loss(on_real: Tensor, on_fake: Tensor, criterion: Criterion = DEFAULT_CRITERION) -> Tensor:
     """Half the patch_loss of logits on real pairs plus half that of logits on generated ones; shapes may differ.
 
     The half slows the discriminator down relative to the generator (pix2pix, arXiv:1611.07004, section 3.3).
@@ -177,7 +178,7 @@ def discriminator_loss(on_real: Tensor, on_fake: Tensor, criterion: Criterion = 
 
 
 def generator_loss(
-    prediction: Tensor, target: Tensor, logits: Tensor, l1_weight: float, criterion: Criterion = "bce"
+    prediction: Tensor, target: Tensor, logits: Tensor, l1_weight: float, criterion: Criterion = DEFAULT_CRITERION
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(l1_weight x L1 + adversarial, L1, adversarial), each 0-dimensional; only the first carries a gradient.
 

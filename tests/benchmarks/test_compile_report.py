@@ -1,4 +1,4 @@
-"""The kernels keep what they promise on three GPUs, and the report would notice if they did not."""
+"""The kernels meet their requirements on three architectures, and the report detects violations."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def test_a_planted_fault_is_found(planted: dict[str, list[str]], kernel: str, fa
     assert any(fault in violation for violation in planted[kernel]), planted[kernel]
 
 
-def test_a_folder_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_at_once(tmp_path: Path) -> None:
     result = run_compiling(tmp_path, "-m", "benchmarks.compile_report", "--out", "missing/report.json")
     assert result.returncode == 2
     assert result.stderr == "error: out=missing/report.json: no such folder missing; create it first\n"

@@ -1,4 +1,4 @@
-"""What the benchmark of kernels says, and does not say of an op that is wrong. How fast anything is, is not tested."""
+"""The benchmark of kernels: checks, timing and report; an op that fails its check has no times. Speed is not tested."""
 
 import itertools
 import json
@@ -43,7 +43,7 @@ def plan(*sizes: Size) -> Plan:
 
 
 def spoiled(case: Case, spoil: Callable[[Tensor], Tensor]) -> Case:
-    """The same op, whose own implementation gives something else first."""
+    """The same op, with its first result changed in impl="auto"."""
 
     def forward(impl: str, dtype: torch.dtype, *inputs: Tensor) -> Any:
         values = case.forward(impl, dtype, *inputs)
@@ -83,7 +83,7 @@ def test_kornia_makes_the_same_colors() -> None:
         assert case.kornia is not None
         inputs = case.inputs(TINY, CPU, seed=1)
         ours, theirs = case.calls("reference")(*inputs), case.kornia(kornia)(*inputs)
-        if isinstance(ours, tuple):  # kornia leaves Lab in its own units, and RGB in 0..1
+        if isinstance(ours, tuple):  # kornia returns Lab units, and RGB in [0, 1]
             ours = torch.cat(((ours[0].float() + 1) * 50, ours[1].float() * 110), dim=1)
         elif ours.is_floating_point():
             ours = (ours + 1) / 2
@@ -122,6 +122,7 @@ def test_a_wrong_op_has_no_speed_anywhere(
     planted = [spoiled(LAB, lambda values: values + 1), replace(L1, forward=raises), L1]
     table = tuple(replace(case, name=name) for case, name in zip(planted, "abc", strict=True))
     monkeypatch.setattr(kernel_cases, "CASES", table)
+    monkeypatch.setattr(kernel_measure, "CPU_SIZES", (TINY, Size(1, 32)))
     with pytest.raises(SystemExit) as stopped:
         cli.run(kernels.app, ["--quick", "--out", str(tmp_path)])
     assert stopped.value.code == 1
@@ -210,7 +211,7 @@ def test_the_command_writes_a_valid_report_and_a_plot(tmp_path: Path, capsys: py
     assert {row.op for row in report.rows} == {"l1_loss", "rgb_to_gray"}
     assert all(row.sides["eager"].plain.times_ours for row in report.rows)
     assert (tmp_path / "kernels-cpu.png").read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out.startswith("no GPU here: the CPU implementations only")
+    assert capsys.readouterr().out.startswith("no GPU: the CPU implementations only")
 
 
 def test_without_matplotlib_there_is_no_plot(
@@ -252,14 +253,14 @@ def test_committed_results_are_valid(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "expected"),
     [
         (["--ops", "rgb_to_xyz"], "ops=rgb_to_xyz: no such op; use some of rgb_to_lab,"),
         (["--out", "/nowhere"], "out=/nowhere: no such folder"),
         (["--rounds", "3"], "rounds"),
     ],
 )
-def test_bad_flags_are_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_flags_are_one_line(flags: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(kernels.app, flags) == 2
     (text,) = capsys.readouterr().err.splitlines()
-    assert text.startswith("error: ") and words in text
+    assert text.startswith("error: ") and expected in text

@@ -1,4 +1,4 @@
-"""Kernels run on memory that shows what they leave unwritten."""
+"""Uninitialized memory holds NaN, and impl="auto" is the op."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from recolor_kernels import launch
 
 @pytest.fixture(autouse=True)
 def _poison() -> Iterator[None]:
-    """Memory that is handed out uninitialized holds NaN, so that a value left unwritten shows."""
+    """Uninitialized memory holds NaN, so that a value that a kernel does not write is detected."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     yield
@@ -19,5 +19,5 @@ def _poison() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _auto_is_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU impl="auto" would be the reference itself; tests are to run what torch.compile runs, the op."""
+    """On a CPU impl="auto" would be the reference itself; these tests run the op, as torch.compile does."""
     monkeypatch.setattr(launch, "_uses_op", lambda tensor: True)

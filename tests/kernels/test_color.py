@@ -30,7 +30,7 @@ def allowed(dtype: torch.dtype) -> float:
 
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter's time goes by programs."""
+    """The interpreter's run time grows with the number of programs."""
     if DEVICE == "cpu":
         monkeypatch.setattr(color, "PIXELS_PER_PROGRAM", 2**18)
 
@@ -52,7 +52,7 @@ def test_what_is_rounded_to_16_bits_is_close_for_every_color(
         patch.setattr(color, "is_exact", lambda dtype: False)
         lightness, ab = rgb_to_lab(sixteenth_of_all_colors, impl="triton")
     assert (lab_units(lightness, ab) - truth).abs().max() <= tolerances.LAB_KERNEL_16_BITS
-    # Triton's interpreter cuts to bfloat16 where a GPU rounds: there, round here.
+    # Triton's interpreter truncates to bfloat16, a GPU rounds: in the interpreter, round here.
     cut = DEVICE == "cpu"
     written = (lightness.bfloat16(), ab.bfloat16())
     rounding = lab_units(*(written if cut else rgb_to_lab(sixteenth_of_all_colors, torch.bfloat16, impl="triton")))
@@ -134,7 +134,7 @@ NAMES = [function.__name__ for function, _, _ in CALLS]
 
 
 @pytest.mark.parametrize(("function", "of_the_op", "arguments"), CALLS, ids=NAMES)
-def test_ops_are_registered_rightly(
+def test_ops_are_registered_correctly(
     function: Callable[..., Any], of_the_op: tuple[Any, ...], arguments: Callable[[], tuple[Any, ...]]
 ) -> None:
     op = getattr(torch.ops.recolor_kernels, function.__name__).default

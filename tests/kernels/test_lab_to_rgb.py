@@ -32,7 +32,7 @@ CUBE_ROOT_KNEE, SRGB_KNEE = 0.2068966, 0.0031308
 
 
 def linear_rgb(lab: Tensor) -> Tensor:
-    """Linear RGB (N,3,H,W) in float64, before any clamp but scikit-image's of Z."""
+    """Linear RGB (N,3,H,W) in float64, not clamped, except for scikit-image's clamp of Z."""
     lightness, a, b = ((lab[:, 0] + 1) * 50, lab[:, 1] * AB_SCALE, lab[:, 2] * AB_SCALE)
     y = (lightness + 16) / 116
     z = y - b / 200
@@ -43,8 +43,8 @@ def linear_rgb(lab: Tensor) -> Tensor:
 
 
 def plain_lab_to_rgb(lab: Tensor) -> Tensor:
-    """What lab_to_rgb should be, in float64 and in plain steps. The gamut's edge passes the gradient: by comparisons,
-    since versions of torch differ in what torch.clamp does there."""
+    """The expected lab_to_rgb, in float64 and in plain steps. The gamut's edge passes the gradient: by comparisons,
+    since versions of torch.clamp differ there."""
     linear = linear_rgb(lab)
     curve = 1.055 * torch.where(linear > SRGB_KNEE, linear, 1) ** (1 / 2.4) - 0.055
     rgb = torch.where(linear > SRGB_KNEE, curve, 12.92 * linear)
@@ -52,7 +52,7 @@ def plain_lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def far_from_kinks(lab: Tensor) -> Tensor:
-    """(N,1,H,W): pixels whose gradient does not hang on the last bit of their linear RGB, or of Z."""
+    """(N,1,H,W): pixels whose gradient does not depend on the last bit of their linear RGB, or of Z."""
     linear = linear_rgb(lab)
     near = [(linear - kink).abs().amin(1, keepdim=True) for kink in (0, SRGB_KNEE, 1)]
     z = ((lab[:, :1] + 1) * 50 + 16) / 116 - lab[:, 2:] * AB_SCALE / 200
@@ -92,7 +92,7 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 def one_step(dtype: torch.dtype) -> float:
-    """What rounding to a type of 16 bits may change, relative."""
+    """The relative change by rounding to a 16-bit type."""
     return torch.finfo(dtype).eps if dtype in (torch.bfloat16, torch.float16) else 0
 
 
@@ -188,8 +188,8 @@ def test_gradients_pass_gradcheck_on_both_sides_of_the_knees(knee: str, side: fl
 
 
 def at_knee(knee: str, side: float) -> Tensor:
-    """A pixel (1,3,1,1) in float64 at, or relatively this much above or below, a knee: of all three cube roots in a
-    gray, or of linear red in a color whose green and blue are well inside."""
+    """A pixel (1,3,1,1) in float64 at a knee, or above or below it by `side`, relative: at that of all three cube roots
+    (a gray), or at that of linear red (green and blue are well inside)."""
     if knee == "cube root":
         return torch.tensor([(116 * CUBE_ROOT_KNEE * (1 + side) - 16) / 50 - 1, 0, 0]).double().view(1, 3, 1, 1)
     linear = np.array([SRGB_KNEE * (1 + side), 0.3, 0.2])
@@ -217,7 +217,7 @@ def test_at_the_cube_root_knee_itself_both_slopes_are_equal(impl: Impl) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_black_stands_at_the_edge_of_the_gamut_and_passes_its_gradient(impl: Impl, dtype: torch.dtype) -> None:
+def test_black_is_at_the_edge_of_the_gamut_and_passes_its_gradient(impl: Impl, dtype: torch.dtype) -> None:
     black = torch.tensor([-1.0, 0.0, 0.0], device=DEVICE, dtype=dtype).view(1, 3, 1, 1)
     assert torch.equal(lab_to_rgb(black[:, :1], black[:, 1:], impl=impl), torch.full_like(black, -1))
     upstream = torch.tensor([1.0, -2.0, 3.0], device=DEVICE, dtype=dtype).view(1, 3, 1, 1)
@@ -304,7 +304,7 @@ def test_any_shape_strides_and_type_agree_with_the_reference(
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_an_upstream_gradient_without_strides_is_read_rightly(impl: Impl) -> None:
+def test_an_upstream_gradient_without_strides_is_read_correctly(impl: Impl) -> None:
     lab = any_colors(5, 7).to(DEVICE, torch.float32)
     one = torch.ones((), device=DEVICE)
     expanded, held = one.expand(1, 3, 5, 7), torch.ones(1, 3, 5, 7, device=DEVICE)
@@ -364,7 +364,7 @@ def test_same_bits_every_time_and_nothing_unwritten(impl: Impl) -> None:
 
 @OPCHECK_READS_GRAD
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_the_op_is_registered_rightly(requires_grad: bool) -> None:
+def test_the_op_is_registered_correctly(requires_grad: bool) -> None:
     lab = (any_colors(4, 6) / 3).to(DEVICE, torch.float32)
     leaves = (lab[:, :1].contiguous().requires_grad_(requires_grad), lab[:, 1:].contiguous())
     torch.library.opcheck(torch.ops.recolor_kernels.lab_to_rgb.default, leaves)
@@ -427,7 +427,7 @@ def test_it_is_public() -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("channel", range(3))
-def test_what_is_no_number_stays_none(channel: int, impl: Impl) -> None:
+def test_nan_stays_nan(channel: int, impl: Impl) -> None:
     lab = torch.zeros(1, 3, 2, 2, device=DEVICE)
     lab[0, channel, 0, 0] = torch.nan
     rgb = lab_to_rgb(lab[:, :1], lab[:, 1:], impl=impl)

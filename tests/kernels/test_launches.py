@@ -1,4 +1,4 @@
-"""Which kernels are launched, and how: every branch of the launchers is entered, and seen to be."""
+"""Which kernels are launched, and with which arguments, for every branch of the launchers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ Launches = list[tuple[str, dict[str, Any]]]
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
-    """Names and arguments of all kernels that are launched, in order; they run as ever."""
+    """Names and arguments of all launched kernels, in order; they run as usual."""
     seen: Launches = []
     real = launch.launch
 
@@ -38,7 +38,7 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def losses(prediction: Tensor, logits: Tensor) -> dict[str, tuple[Callable[[], Tensor], str]]:
-    """Each loss of these, and the kernel of its first stage."""
+    """Each loss of these tensors, and the kernel of its first stage."""
     n, _, height, width = prediction.shape
     target, rgb = numbers(*prediction.shape, seed=1), random_images(n, height, width)
     return {

@@ -44,7 +44,7 @@ from tests.support.color_samples import (
 
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 KERNELS: tuple[Impl, ...] = ("auto", "triton")
-# Elements for Triton: in float16 1 / 50_003 is 335.52 of the smallest steps, which is 0.14 % from a whole one.
+# Elements for Triton: in float16 1 / 50_003 is 335.52 times the smallest step, 0.14 % from a multiple of it.
 UNDERFLOWING = 1_000_000 if DEVICE == "cuda" else 50_003
 
 SIZES = st.sampled_from([0, 1, 2, 3, 7, 31, 1021, 1024, 1025, 2048, 2053, 4099])
@@ -59,7 +59,7 @@ drawn = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCh
 
 @dataclass(frozen=True)
 class Case:
-    """A loss with all but the tensors that take a gradient bound: loss(*leaves, impl=...)."""
+    """A loss with all arguments bound except the tensors that take a gradient: loss(*leaves, impl=...)."""
 
     loss: Callable[..., Tensor]
     leaves: Callable[[torch.dtype, str], tuple[Tensor, ...]]  # of a type, on a device
@@ -70,13 +70,13 @@ def lab_of(rgb: Tensor, channels: int, dtype: torch.dtype = torch.float64) -> Te
 
 
 def away_from(target: Tensor, seed: int = 0) -> Tensor:
-    """Above and below a target by 0.05 to 0.55, so that no rounding flips a sign."""
+    """Above or below a target by 0.05 to 0.55, so that rounding flips no sign."""
     offset = numbers(*target.shape, dtype=torch.float64, seed=seed, device=str(target.device))
     return target + offset.sign() * (0.05 + offset.abs().clamp(max=2) / 4)
 
 
 def target_of(prediction: Tensor) -> Tensor:
-    """Eighths, which every type holds, and at every third place the prediction itself: the kink of L1."""
+    """Multiples of 1/8, exact in every type; every third value is the prediction itself: the kink of L1."""
     other = numbers(*prediction.shape, dtype=torch.float64, seed=9, device=str(prediction.device))
     other = ((other * 8).round() / 8).to(prediction.dtype)
     ties = torch.arange(prediction.numel(), device=prediction.device).view(prediction.shape) % 3 == 0
@@ -136,7 +136,7 @@ each_case = pytest.mark.parametrize("name", CASES)
 
 
 def near(name: str, found: Tensor, expected: Tensor) -> None:
-    """Values: where an image's Lab is in it, as near as Lab values are."""
+    """Assert that values agree; those of l1_lab_loss as closely as Lab values do."""
     if "lab" in name and found.dtype == torch.float32:
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerances.LAB_LOSS)
     else:
@@ -178,7 +178,7 @@ def test_gradients_pass_gradcheck(name: str, impl: Impl) -> None:
     case = CASES[name]
     leaves = [leaf.requires_grad_() for leaf in case.leaves(torch.float64, "cpu")]
     if name == "l1" or name.startswith("generator"):
-        # The target must stay while gradcheck moves the prediction around it, the ties of L1 among it.
+        # The target must be constant while gradcheck perturbs the prediction, also at the ties of L1.
         target = target_of(leaves[0])
 
         def loss(prediction: Tensor, *logits: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ def test_a_second_backward_never_gives_a_wrong_gradient(name: str, impl: Impl) -
         try:
             second = torch.autograd.grad(total, leaves)
         except RuntimeError:
-            assert impl == "triton"  # Triton's gradients are handed out, not copied
+            assert impl == "triton"  # Triton's gradients are returned, not copied
         else:
             assert all(torch.equal(one, other) for one, other in zip(kept, second, strict=True))
     assert all(torch.equal(one, other) for one, other in zip(kept, first, strict=True))
@@ -325,7 +325,7 @@ def test_the_parts_of_the_generator_loss_compile() -> None:
 @OPCHECK_READS_GRAD
 @pytest.mark.parametrize("with_gradient", [True, False])
 @pytest.mark.parametrize("op", ["l1_loss", "l1_lab_loss", "patch_loss", "discriminator_loss", "generator_loss"])
-def test_ops_are_registered_rightly(op: str, with_gradient: bool) -> None:
+def test_ops_are_registered_correctly(op: str, with_gradient: bool) -> None:
     prediction, target = numbers(2, 2, 3, 4), numbers(2, 2, 3, 4, seed=1)
     logits, other_logits = numbers(2, 1, 2, 3, seed=2), numbers(1, 1, 4, 3, seed=3)
     arguments: dict[str, tuple[Any, ...]] = {
@@ -704,7 +704,7 @@ def test_the_generator_loss_in_float16_loses_no_gradient_to_underflow(impl: Impl
     assert_gradients_are_close(found, expected)
 
 
-# What is refused
+# Invalid arguments
 
 
 def _zeros(*shape: int, dtype: torch.dtype = torch.float32, device: str = DEVICE) -> Tensor:
@@ -796,7 +796,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         r"float64",
     ),
     "generator: negative weight": (_weighted(-1.0), r"l1_weight.*-1"),
-    "generator: weight that is no number": (_weighted(float("nan")), r"l1_weight.*nan"),
+    "generator: weight NaN": (_weighted(float("nan")), r"l1_weight.*nan"),
     "generator: infinite weight": (_weighted(float("inf")), r"l1_weight.*inf"),
 }
 

@@ -33,7 +33,7 @@ def near_gray(n: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def saturated(n: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Channels that are empty or full, or a level from it."""
+    """Channels of 0 or 255, or one level from it."""
     generator = torch.Generator().manual_seed(seed)
     full = 255 * torch.randint(0, 2, (n, height, width, 3), generator=generator)
     nudge = torch.randint(0, 2, (n, height, width, 3), generator=generator)
@@ -118,7 +118,8 @@ def test_images_larger_than_a_program_are_summed_whole(impl: Any) -> None:
 @each_impl
 def test_delta_e_of_every_single_pair_of_colors_is_right(kind: str, impl: Any) -> None:
     """Images of one pixel: no mean hides a color."""
-    count = 10 if impl == "triton" and DEVICE == "cpu" else 5000  # the interpreter's time goes by programs
+    # the interpreter's run time grows with the number of programs
+    count = 10 if impl == "triton" and DEVICE == "cpu" else 5000
     prediction, target = PAIRS[kind](count, 1, 1)
     expected = deltaE_ciede2000(as_lab(target), as_lab(prediction))[:, 0, 0]
     allowed = tolerances.DELTA_E_GRAY if "gray" in kind else tolerances.DELTA_E
@@ -129,7 +130,7 @@ def test_delta_e_of_every_single_pair_of_colors_is_right(kind: str, impl: Any) -
 def test_delta_e_between_all_corners_of_the_cube_and_middle_gray_is_right(impl: Any) -> None:
     levels = torch.tensor([0, 255], dtype=torch.uint8)
     colors = torch.cat((torch.cartesian_prod(levels, levels, levels), torch.full((1, 3), 128, dtype=torch.uint8)))
-    # Every pair an image of its own, or where that takes long every color with all others an image.
+    # An image per pair; in the slow interpreter an image per color, with all others.
     shape = (9, 1, 9, 3) if impl == "triton" and DEVICE == "cpu" else (81, 1, 1, 3)
     target = colors.repeat_interleave(9, dim=0).view(shape).to(DEVICE)
     prediction = colors.repeat(9, 1).view(shape).to(DEVICE)
@@ -202,7 +203,7 @@ def test_colorfulness_takes_opponents_with_their_sign_or_without(impl: Any) -> N
     kind=st.sampled_from(list(PAIRS)),
 )
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_shape_and_strides_are_scored_rightly(
+def test_any_shape_and_strides_are_scored_correctly(
     shape: tuple[int, int, int], strides: tuple[str, str], kind: str
 ) -> None:
     prediction, target = PAIRS[kind](*shape)
@@ -262,7 +263,7 @@ def test_no_images_give_no_scores_and_empty_images_give_nan(impl: Any) -> None:
         assert all(score.dtype == torch.float64 for score in empty)
 
 
-def test_the_op_is_registered_rightly() -> None:
+def test_the_op_is_registered_correctly() -> None:
     torch.library.opcheck(torch.ops.recolor_kernels.color_metrics.default, PAIRS["random"](2, 4, 6))
 
 
@@ -317,7 +318,7 @@ def test_delta_e_of_nearly_opposite_hues_is_right() -> None:
     prediction, target = (colors[number, chosen].view(-1, 1, 1, 3) for number in range(2))
     expected = deltaE_ciede2000(as_lab(target), as_lab(prediction))[:, 0, 0]
     found = color_metrics(prediction, target, impl="triton").ciede2000
-    # On either side of 180 degrees the mean hue is the opposite one, and rounding decides on which side a pair is.
+    # At 180 degrees the mean hue flips to the opposite one; rounding decides which side a pair is on.
     (a1, b1), (a2, b2) = lab[0, chosen, 1:].T, lab[1, chosen, 1:].T
     away = np.abs(a1 * b2 - a2 * b1) > 0.05
     assert away.sum() >= 10

@@ -1,4 +1,4 @@
-"""What only a GPU can show: CUDA graphs, no waiting on the host, the right device, more than 2^31 elements."""
+"""Tests that need a GPU: CUDA graphs, no host synchronization, the right device, more than 2^31 elements."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +30,7 @@ Outputs = list[Tensor]
 
 
 def graded(loss: Callable[..., Tensor]) -> Callable[..., Outputs]:
-    """The loss of floating inputs and 3 times its gradients, images and targets (all but the first two) left out."""
+    """The loss and 3 times its gradients in the floating ones of the first two inputs."""
 
     def step(*inputs: Tensor) -> Outputs:
         leaves = [value.detach().requires_grad_() for value in inputs[:2] if value.is_floating_point()]
@@ -44,7 +44,7 @@ def lab(seed: int) -> Inputs:
     return [numbers(2, 1, 33, 20, seed=seed) / 4, numbers(2, 2, 33, 20, seed=seed + 1) / 8]
 
 
-# What each op does with its inputs, and inputs by seed; leaves come first.
+# Per op: a function of its inputs, and inputs by seed; leaves come first.
 STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     "rgb_to_lab": (lambda rgb: list(rgb_to_lab(rgb)), lambda seed: [random_images(2, 33, 20, seed)]),
     "rgb_to_gray": (lambda rgb: list(rgb_to_gray(rgb)), lambda seed: [random_images(2, 33, 20, seed)]),
@@ -103,7 +103,7 @@ def test_a_captured_op_replays_with_new_inputs(name: str) -> None:
 
 @pytest.fixture
 def no_waiting() -> Iterator[Callable[[], None]]:
-    """Call it to make every wait of the host for the GPU an error until the end of the test."""
+    """Call it to make every host synchronization an error until the end of the test."""
     yield lambda: torch.cuda.set_sync_debug_mode("error")
     torch.cuda.set_sync_debug_mode("default")
 

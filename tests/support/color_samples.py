@@ -1,4 +1,4 @@
-"""Images and numbers that the kernels are tried on, and how near two results have to be."""
+"""Inputs for tests of the kernels, and how close two results must be."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +17,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 IMPLS: tuple[Impl, ...] = ("auto", "triton", "reference")
 LAYOUTS = ("contiguous", "channels last", "transposed", "every other column")
 
-# torch.library.opcheck looks at .grad of tensors that are not leaves, and torch's way of hushing its own warning does
-# not work where warnings are errors.
+# torch.library.opcheck reads .grad of non-leaf tensors, and torch's own suppression of the warning does not work if
+# warnings are errors.
 OPCHECK_READS_GRAD = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,13 +30,13 @@ def random_images(n: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = DEVICE) -> Tensor:
-    """Normal numbers, the same on every device."""
+    """Standard normal values, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64, generator=generator).to(device, dtype)
 
 
 def laid_out(values: Tensor, layout: str) -> Tensor:
-    """The same values with other strides; a layout that the shape does not allow leaves them contiguous."""
+    """The same values with other strides; contiguous if the shape does not allow the layout."""
     if layout == "channels last" and values.ndim == 4:
         return values.contiguous(memory_format=torch.channels_last)
     if layout == "transposed" and values.ndim >= 2:
@@ -84,7 +84,7 @@ def assert_value_is_close(found: Tensor, expected: Tensor) -> None:
 
 
 def assert_gradients_are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """A unit of the gradient's type apart, besides what float32 arithmetic loses."""
+    """Within a few units in the last place of the gradient's type, plus the error of float32 arithmetic."""
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         if one.numel():
@@ -127,7 +127,7 @@ def _differentiate_by_upstream(value: Tensor, leaves: Sequence[Tensor]) -> None:
     torch.autograd.grad(first[0].square().sum(), weight)
 
 
-# The ways in which a training step asks for a second derivative; each must be refused, never answered with zeros.
+# The ways in which a training step requests a second derivative; each must raise, never return zeros.
 SECOND_DERIVATIVES: dict[str, Callable[[Tensor, Sequence[Tensor]], None]] = {
     "gradient of gradients": _differentiate_gradients,
     "gradient of gradients, zeros where unused": _differentiate_gradients_where_used,

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from benchmarks.compile_report import cubin
 from benchmarks.compile_report.cases import Case
-from benchmarks.compile_report.report import judge
+from benchmarks.compile_report.report import assess
 
 BLOCK = 1024
 SM_90 = 90
@@ -74,7 +74,7 @@ def main() -> None:
     compiled.append(cubin.compile_for(SM_90, spills, {**arguments, "maxnreg": 24}))
     opcodes = cubin.disassemble(SM_90, [each.cubin for each in compiled])
     case = Case("planted", lambda: None)
-    rows = [judge(case, SM_90, each, codes) for each, codes in zip(compiled, opcodes, strict=True)]
+    rows = [assess(case, SM_90, each, codes) for each, codes in zip(compiled, opcodes, strict=True)]
     print(json.dumps({row.kernel: row.violations for row in rows}))
 
 
