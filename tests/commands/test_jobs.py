@@ -84,7 +84,7 @@ def local(tmp_path: Path) -> Iterator[RunFolder]:
             controller.terminate()
 
 
-def test_list_shows_a_row_for_each_run_whatever_the_others_look_like(
+def test_list_shows_a_row_for_each_run_even_if_others_are_damaged(
     tmp_path: Path, no_slurm: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = submitted(tmp_path / "b-running", start(), submitted="2026-01-02T00:00:00+00:00")
@@ -129,7 +129,7 @@ def test_list_prints_json_for_scripts(tmp_path: Path, no_slurm: None, capsys: py
     assert row["last_stop"] == "stopped by SIGUSR2"
 
 
-def test_list_of_nothing_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_nothing_suggests_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "python -m hpc_recolor.submit" in output(capsys, "list", tmp_path)
     assert json.loads(output(capsys, "list", tmp_path, "--json")) == []
     assert "No such file" in refusal(capsys, "list", tmp_path / "none")
@@ -145,8 +145,8 @@ def test_a_terminal_gets_a_table_that_fits_it(tmp_path: Path) -> None:
     with open(shown, "rb", buffering=0) as file:
         text = b""
         try:
-            while piece := file.read(4096):
-                text += piece
+            while chunk := file.read(4096):
+                text += chunk
         except OSError:  # the other side is closed
             pass
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r", "").split("\n")
@@ -156,13 +156,13 @@ def test_a_terminal_gets_a_table_that_fits_it(tmp_path: Path) -> None:
     assert "".join(lines).count("words") == 20
 
 
-def test_status_says_all_that_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_one_run_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = submitted(tmp_path / "a run", start(), end("stopped by SIGTERM", 75), cluster="local")
     trained(run)
     for name in ("images-000000000512", "images-000000000640"):
         (run.checkpoints / name).mkdir(parents=True)
-    said = dict(re.split(r"  +", line, maxsplit=1) for line in output(capsys, "status", run.path).splitlines())
-    assert said == {
+    shown = dict(re.split(r"  +", line, maxsplit=1) for line in output(capsys, "status", run.path).splitlines())
+    assert shown == {
         "run": str(run.path),
         "job": "42",
         "state": "saved",
@@ -199,7 +199,7 @@ def test_logs_of_all_ranks_or_one_whole_or_their_last_lines(tmp_path: Path, caps
     assert "--lines=-1" in refusal(capsys, "logs", run.path, "--lines=-1")
 
 
-def test_logs_end_in_peace_when_their_reader_leaves(tmp_path: Path) -> None:
+def test_logs_end_quietly_when_their_reader_exits(tmp_path: Path) -> None:
     run = submitted(tmp_path / "run", cluster="local")
     JobFolder.of(run).log("42", 0).write_text("line\n" * 100_000)
     command = f"{sys.executable} -m hpc_recolor.jobs logs {run.path} | head -n 1; exit ${{PIPESTATUS[0]}}"
@@ -216,7 +216,7 @@ def test_following_ends_with_the_job(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert captured.err == "job 42: finished | finished\n"
 
 
-def test_a_local_job_is_followed_left_cancelled_and_over(local: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_local_job_is_followed_left_and_cancelled(local: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     job = read_submission(JobFolder.of(local)).job
     follower = [sys.executable, "-m", "hpc_recolor.jobs", "logs", str(local.path), "--follow"]
 
@@ -227,22 +227,22 @@ def test_a_local_job_is_followed_left_cancelled_and_over(local: RunFolder, capsy
         for process in (leaves, stays):
             assert process.stdout and process.stdout.readline() == "rank 0 | training\n"
         leaves.send_signal(signal.SIGINT)
-        said = leaves.communicate(timeout=DEADLINE_S)
+        shown = leaves.communicate(timeout=DEADLINE_S)
         assert leaves.returncode == 0
-        assert said[1] == (
+        assert shown[1] == (
             f"\njob {job} continues; follow it again with: python -m hpc_recolor.jobs logs {local.path} --follow\n"
         )
         assert json.loads(output(capsys, "status", local.path, "--json"))["state"] == "running"
         assert "is running; cancel it first" in refusal(capsys, "restart", local.path)
         assert f"python -m hpc_recolor.jobs restart {local.path}" in output(capsys, "cancel", local.path)
-        said = stays.communicate(timeout=DEADLINE_S)
+        shown = stays.communicate(timeout=DEADLINE_S)
         assert stays.returncode == 0
-    assert said == ("rank 0 | saved\n", f"job {job}: cancelled | stopped by SIGTERM after 64 images\n")
+    assert shown == ("rank 0 | saved\n", f"job {job}: cancelled | stopped by SIGTERM after 64 images\n")
     assert JobFolder.of(local).cancelled(job).exists()
     assert "has already ended (cancelled)" in refusal(capsys, "cancel", local.path)
 
 
-def test_a_job_that_slurm_cannot_cancel_may_still_be_queued_again(
+def test_a_job_that_slurm_cannot_cancel_may_still_be_requeued(
     tmp_path: Path, no_slurm: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = submitted(tmp_path / "run", start())
@@ -250,7 +250,7 @@ def test_a_job_that_slurm_cannot_cancel_may_still_be_queued_again(
     assert not JobFolder.of(run).cancelled("42").exists()
 
 
-def test_a_run_that_is_over_is_submitted_again(
+def test_a_run_that_has_ended_is_submitted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = submitted(tmp_path / "run", start(), end("stopped by SIGTERM", 75), cluster="local")
@@ -265,9 +265,9 @@ def test_a_run_that_is_over_is_submitted_again(
     home.config.write_bytes(run.config.read_bytes())
     home.options.write_text(JobOptions(cluster="local", python=str(python)).model_dump_json())
     monkeypatch.chdir(tmp_path)
-    said = dict(re.split(r"  +", line, maxsplit=1) for line in output(capsys, "restart", "run").splitlines())
-    assert said["job"] == read_submission(home).job != "42"
-    assert said["run"] == "run"
-    assert said["logs"] == str(home.log(said["job"], 0))
-    assert said["follow"] == "python -m hpc_recolor.jobs logs run --follow"
-    until(lambda: home.log(said["job"], 0).exists() and home.log(said["job"], 0).read_text() == "starts\n")
+    shown = dict(re.split(r"  +", line, maxsplit=1) for line in output(capsys, "restart", "run").splitlines())
+    assert shown["job"] == read_submission(home).job != "42"
+    assert shown["run"] == "run"
+    assert shown["logs"] == str(home.log(shown["job"], 0))
+    assert shown["follow"] == "python -m hpc_recolor.jobs logs run --follow"
+    until(lambda: home.log(shown["job"], 0).exists() and home.log(shown["job"], 0).read_text() == "starts\n")

@@ -1,4 +1,4 @@
-"""A real SLURM cluster on this machine, started once for all tests that ask for it."""
+"""A real SLURM cluster on this machine, started once for all tests that use it."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def cluster() -> Iterator[Path]:
         message = "SLURM is not installed: run slurm/dev_cluster/install"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     with pytest.MonkeyPatch.context() as patch:
-        folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # paths of sockets have 107 letters or less
+        folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # paths of sockets are limited to 107 bytes
         patch.setenv("DEV_CLUSTER", str(folder))
         patch.setenv("DEV_CLUSTER_PORT", str(free_ports()))
         script("up")
@@ -45,14 +45,14 @@ def forked_python(fork_server: ForkServer) -> Iterator[Path]:
 
 
 def script(name: str) -> str:
-    """Run one of the cluster's scripts. Returns what it prints."""
+    """Run one of the cluster's scripts. Returns its output."""
     done = subprocess.run([SCRIPTS / name], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def free_ports() -> int:
-    """The first of PORTS ports in a row that nobody listens on; other test runs look elsewhere at the same time."""
+    """The first of PORTS consecutive free ports; concurrent test runs search other ranges."""
     for first in range(16900 + os.getpid() % 1000 * PORTS, 30000, PORTS):
         try:
             for port in range(first, first + PORTS):

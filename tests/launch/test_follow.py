@@ -1,4 +1,4 @@
-"""Logs of ranks as they grow: whole lines, in order, harmless to the terminal that shows them."""
+"""Logs of ranks as they grow: complete lines, in order, without terminal control sequences."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def shown(paths: dict[int, Path], has_ended: Callable[[], bool] = lambda: True, 
 
 
 class Steps:
-    """An `has_ended` that does the next thing each time it is asked, and says yes after the last one."""
+    """A `has_ended` that performs the next action on each call, and returns True after the last one."""
 
     def __init__(self, *actions: Callable[[], object]) -> None:
         self.actions = list(actions)
@@ -89,7 +89,7 @@ def test_what_was_written_before_the_end_is_not_lost(tmp_path: Path) -> None:
     assert shown({0: log}, Steps(append(log, b"last\nwords"))) == ["rank 0 | last", "rank 0 | words"]
 
 
-def test_bytes_that_are_no_text_are_replaced(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"\xff\xfe!\n")
     assert shown({0: tmp_path / "log"}) == ["rank 0 | \ufffd\ufffd!"]
 
@@ -107,7 +107,7 @@ def test_bytes_that_are_no_text_are_replaced(tmp_path: Path) -> None:
         ("cut off \x1b", "cut off "),
     ],
 )
-def test_nothing_that_a_terminal_obeys_is_shown(tmp_path: Path, written: str, expected: str) -> None:
+def test_control_sequences_are_not_shown(tmp_path: Path, written: str, expected: str) -> None:
     (tmp_path / "log").write_text(written + "\n")
     assert shown({0: tmp_path / "log"}) == [f"rank 0 | {expected}"]
 
@@ -116,22 +116,22 @@ def test_nothing_that_a_terminal_obeys_is_shown(tmp_path: Path, written: str, ex
 @given(st.text())
 def test_what_is_printable_has_no_control_characters(text: str) -> None:
     left = printable(text)
-    assert not any((ord(sign) < 32 and sign != "\t") or 127 <= ord(sign) < 160 for sign in left)
+    assert not any((ord(character) < 32 and character != "\t") or 127 <= ord(character) < 160 for character in left)
     assert printable(left) == left
 
 
-def test_of_a_bar_of_progress_its_last_state_is_shown(tmp_path: Path) -> None:
+def test_the_last_state_of_a_progress_bar_is_shown(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"10 %\r 50 %\r100 %\r\nended by Windows\r\n")
     assert shown({0: tmp_path / "log"}) == ["rank 0 | 100 %", "rank 0 | ended by Windows"]
 
 
-def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", 7)
     (tmp_path / "log").write_text("".join(f"{number} äöü\n" for number in range(100)))
     assert shown({0: tmp_path / "log"}) == [f"rank 0 | {number} äöü" for number in range(100)]
 
 
-def test_waiting_is_no_busy_loop(tmp_path: Path) -> None:
+def test_waiting_is_not_a_busy_loop(tmp_path: Path) -> None:
     turns = 10
     started_s = time.monotonic()
     assert shown({0: tmp_path / "log"}, Steps(*[lambda: None] * turns)) == []
@@ -159,7 +159,7 @@ def test_tail_finds_where_the_last_lines_begin(
     assert content[start:] == b"".join(all_lines[max(0, len(all_lines) - lines) :])
 
 
-def test_following_goes_on_from_the_tail(tmp_path: Path) -> None:
+def test_following_continues_from_the_tail(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("1\n2\n3\n4")
     assert shown({0: log}, Steps(append(log, b"!\n5\n")), r0=tail(log, 2)) == [

@@ -1,4 +1,4 @@
-"""Folders whose content is run: this user's alone, or refused."""
+"""Folders whose files are executed: private to this user, or refused."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_job_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     folder.make()
     assert folder.path.stat().st_mode & 0o777 == 0o700
     folder.path.chmod(0o755)
-    folder.make()  # what another umask had left
+    folder.make()  # as created under another umask
     folder.check()
 
 
@@ -49,7 +49,7 @@ def test_a_folder_that_others_may_enter_is_refused(mode: int, tmp_path: Path) ->
         JobFolder(tmp_path / "job").check()
 
 
-def test_links_files_and_nothing_are_no_job_folder(tmp_path: Path) -> None:
+def test_links_files_and_missing_folders_are_refused(tmp_path: Path) -> None:
     JobFolder(tmp_path / "real").make()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "file").write_text("")
@@ -68,7 +68,7 @@ def test_a_folder_of_another_user_is_refused_and_left_as_it_is(tmp_path: Path) -
     assert (tmp_path / "job").stat().st_uid == 65534
 
 
-def test_a_row_of_history_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_a_row_of_history_that_was_truncated_by_a_kill_is_left_out(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path / "job")
     folder.make()
     assert read_history(folder) == []
@@ -78,7 +78,7 @@ def test_a_row_of_history_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> N
     assert read_history(folder) == [START]
 
 
-def test_a_row_that_was_cut_short_takes_no_later_row_with_it(tmp_path: Path) -> None:
+def test_a_truncated_row_does_not_damage_the_next_row(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path / "job")
     folder.make()
     append_event(folder, START)
@@ -87,8 +87,8 @@ def test_a_row_that_was_cut_short_takes_no_later_row_with_it(tmp_path: Path) -> 
     assert [event.restart for event in read_history(folder)] == [0, 1]
 
 
-def test_a_job_folder_is_private_also_where_folders_pass_on_their_group(tmp_path: Path) -> None:
-    """As project folders of a cluster do: what is made in them has the setgid bit too."""
+def test_a_job_folder_is_private_even_where_the_setgid_bit_is_inherited(tmp_path: Path) -> None:
+    """As in the project folders of many clusters."""
     (tmp_path / "project").mkdir()
     (tmp_path / "project").chmod(0o2775)
     folder = JobFolder(tmp_path / "project" / "run" / "job")
@@ -96,7 +96,7 @@ def test_a_job_folder_is_private_also_where_folders_pass_on_their_group(tmp_path
     assert folder.path.stat().st_mode & 0o7777 == 0o700
 
 
-def test_a_file_or_a_link_in_the_way_is_said_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_or_a_link_in_the_way_is_reported_and_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "target").mkdir(mode=0o755)
     (tmp_path / "link").symlink_to(tmp_path / "target")
@@ -120,7 +120,7 @@ def test_nothing_is_read_from_a_folder_that_others_may_write(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"job": "7"}', "[]"])
-def test_a_damaged_submission_is_said_with_its_fix(content: str, tmp_path: Path) -> None:
+def test_a_damaged_submission_is_reported_with_its_fix(content: str, tmp_path: Path) -> None:
     folder = JobFolder(tmp_path / "job")
     folder.make()
     folder.submission.write_text(content)

@@ -20,7 +20,7 @@ from tests.support.live import DEADLINE_S, until
 
 LOCAL = JobOptions(cluster="local", ranks_per_node=2, gpus_per_node=0)
 
-# What `submit --cluster local` does, and then stays in the foreground as --follow does.
+# Submits as `submit --cluster local` does, then stays in the foreground as --follow does.
 SUBMIT = """
 import signal, sys
 from pathlib import Path
@@ -46,7 +46,7 @@ def tiny(photos: Path, **run: object) -> Config:
     return load_config(None, tree)
 
 
-def until_over(last: Submission) -> None:
+def until_ended(last: Submission) -> None:
     until(lambda: not local_executor.is_running(last), "the end of the local job")
 
 
@@ -67,19 +67,19 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory, forked_pytho
         assert typed.wait(DEADLINE_S) != 0
     assert local_executor.is_running(last)
     assert not local_executor.is_running(last.model_copy(update={"logs": folder}))  # the id of another's process
-    until_over(last)
+    until_ended(last)
     return run
 
 
-def test_ranks_do_not_notice_ctrl_c_on_the_command_that_submitted_them(trained: RunFolder) -> None:
+def test_ranks_are_not_affected_by_ctrl_c_on_the_command_that_submitted_them(trained: RunFolder) -> None:
     first, last = read_history(JobFolder.of(trained))
     assert (first.kind, first.ranks, last.kind, last.reason, last.exit_code) == ("start", 2, "end", "finished", 0)
     submitted = read_submission(JobFolder.of(trained))
     assert submitted.job == first.job
     for rank in range(2):
-        said = JobFolder(submitted.logs).log(submitted.job, rank).read_text()
-        assert f"=== hpc_recolor job {submitted.job}, restart 0, rank {rank} of 2" in said
-        assert "SIGINT" not in said
+        log = JobFolder(submitted.logs).log(submitted.job, rank).read_text()
+        assert f"=== hpc_recolor job {submitted.job}, restart 0, rank {rank} of 2" in log
+        assert "SIGINT" not in log
     assert list(trained.checkpoints.glob("images-*"))
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_submitted_again_from_elsewhere_stays_in_its_folder(traine
     done = subprocess.run(restart, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 0, done.stderr
     last = read_submission(home)
-    until_over(last)
+    until_ended(last)
     assert list(tmp_path.iterdir()) == []
     end = read_history(home)[-1]
     assert (end.job, end.kind, end.reason) == (last.job, "end", "finished"), home.log(last.job, 0).read_text()

@@ -1,5 +1,5 @@
-"""What is said of submitted runs, from what SLURM and their ranks say; and real jobs that are queued again, cancelled,
-killed and followed."""
+"""States of submitted runs, from SLURM and the ranks' history; and real jobs that are requeued, cancelled, killed and
+followed."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from tests.support.submitted_runs import end, refusal, start, submitted
 STOPPED = end("stopped by SIGUSR2", 75)
 SOON = datetime.now().replace(microsecond=0) + timedelta(days=2)
 
-# What a rank does, as far as these commands see it: it ends when it is told to, and asks for another turn after USR2.
+# A rank as these commands see it: it exits on SIGTERM and SIGUSR2, and requests a requeue after SIGUSR2.
 RANK = """
 import os, signal, sys
 from datetime import UTC, datetime
@@ -67,12 +67,16 @@ exit $code
 """
 
 
-def described(run: RunFolder, said: JobState | None, asked: bool = True) -> Overview:
-    return make_overview(run, read_submission(JobFolder.of(run)), SchedulerReply(asked, {"42": said} if said else {}))
+def described(run: RunFolder, slurm_state: JobState | None, slurm_responded: bool = True) -> Overview:
+    return make_overview(
+        run,
+        read_submission(JobFolder.of(run)),
+        SchedulerReply(slurm_responded, {"42": slurm_state} if slurm_state else {}),
+    )
 
 
 @pytest.mark.parametrize(
-    ("events", "said", "state", "last_stop"),
+    ("events", "slurm_state", "state", "last_stop"),
     [
         ([], "PENDING", "waiting", ""),
         ([start(), STOPPED], "PENDING", "waiting", "stopped by SIGUSR2"),
@@ -90,19 +94,23 @@ def described(run: RunFolder, said: JobState | None, asked: bool = True) -> Over
         ([start(), STOPPED], "PREEMPTED", "saved", "stopped by SIGUSR2"),
         ([start(), end("losses are not finite", 3)], "FAILED", "failed", "losses are not finite"),
         ([start()], "FAILED", "failed", "failed with exit code 3; see the logs"),
-        *(([start()], word, "failed", SLURM_ENDS[word]) for word in ("NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY")),
+        *(([start()], name, "failed", SLURM_ENDS[name]) for name in ("NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY")),
         ([start()], "SOMETHING_NEW", "failed", "ended by SLURM (SOMETHING_NEW); see the logs"),
         ([start()], "COMPLETED", "failed", NO_END_RECORDED),
     ],
 )
-def test_state_and_last_stop(tmp_path: Path, events: Sequence[Event], said: str, state: State, last_stop: str) -> None:
-    row = described(submitted(tmp_path / "run", *events), JobState("42", said, time_left_s=9, restarts=0, exit_code=3))
+def test_state_and_last_stop(
+    tmp_path: Path, events: Sequence[Event], slurm_state: str, state: State, last_stop: str
+) -> None:
+    row = described(
+        submitted(tmp_path / "run", *events), JobState("42", slurm_state, time_left_s=9, restarts=0, exit_code=3)
+    )
     assert (row.state, row.last_stop) == (state, last_stop)
     assert row.limit_left_s == (None if state in ENDED_STATES else 9)
 
 
 @pytest.mark.parametrize(
-    ("events", "asked", "state", "last_stop"),
+    ("events", "slurm_responded", "state", "last_stop"),
     [
         ([], True, "failed", NO_END_RECORDED),
         ([start()], True, "failed", NO_END_RECORDED),
@@ -113,14 +121,14 @@ def test_state_and_last_stop(tmp_path: Path, events: Sequence[Event], said: str,
         ([start(), STOPPED], False, "saved", "stopped by SIGUSR2"),
     ],
 )
-def test_state_of_a_job_that_slurm_knows_nothing_of(
-    tmp_path: Path, events: Sequence[Event], asked: bool, state: State, last_stop: str
+def test_state_of_a_job_that_slurm_does_not_know(
+    tmp_path: Path, events: Sequence[Event], slurm_responded: bool, state: State, last_stop: str
 ) -> None:
-    row = described(submitted(tmp_path / "run", *events), None, asked)
+    row = described(submitted(tmp_path / "run", *events), None, slurm_responded)
     assert (row.state, row.last_stop) == (state, last_stop)
 
 
-def test_a_job_that_runs_again_tells_how_it_stopped_before(tmp_path: Path) -> None:
+def test_a_job_that_runs_again_shows_how_it_stopped_before(tmp_path: Path) -> None:
     again = JobState("42", "RUNNING", restarts=1)
     for number, events in enumerate(([STOPPED], [STOPPED, start(restart=1)])):
         row = described(submitted(tmp_path / str(number), start(), *events), again)
@@ -129,7 +137,7 @@ def test_a_job_that_runs_again_tells_how_it_stopped_before(tmp_path: Path) -> No
     assert (row.state, row.last_stop) == ("running", NO_END_RECORDED)
 
 
-def test_what_ranks_left_before_slurm_started_them_last_is_of_an_earlier_turn(tmp_path: Path) -> None:
+def test_events_from_before_the_last_start_belong_to_an_earlier_start(tmp_path: Path) -> None:
     turns = {"2025-12-31T12:00:00+00:00": "ending", "2026-01-02T12:00:00+00:00": "running"}
     run = submitted(tmp_path / "run", start(), STOPPED)
     for start_time, state in turns.items():
@@ -150,7 +158,7 @@ def test_an_earlier_job_of_the_run_counts_as_history_only(tmp_path: Path) -> Non
     assert (failed.state, failed.last_stop) == ("failed", SLURM_ENDS["BOOT_FAIL"])
 
 
-def test_a_job_that_the_user_cancelled_is_cancelled_whatever_slurm_has_forgotten(tmp_path: Path) -> None:
+def test_a_job_that_the_user_cancelled_is_cancelled_even_if_slurm_has_forgotten_it(tmp_path: Path) -> None:
     run = submitted(tmp_path / "run", start(), end("stopped by SIGTERM", 75))
     JobFolder.of(run).cancelled("42").touch()
     assert described(run, None).state == "cancelled"
@@ -166,13 +174,13 @@ def test_a_job_that_the_user_cancelled_is_cancelled_whatever_slurm_has_forgotten
         ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit"),
     ],
 )
-def test_a_waiting_job_says_what_for(tmp_path: Path, reason: str, why: str) -> None:
+def test_a_waiting_job_shows_the_reason(tmp_path: Path, reason: str, why: str) -> None:
     run = submitted(tmp_path / "run", start(), STOPPED)
     assert described(run, JobState("42", "PENDING", reason=reason, start_time=SOON.isoformat())).why == why
 
 
 class Job:
-    """A run of one rank that only seems to train, as a real SLURM job."""
+    """A run of one rank that only pretends to train, as a real SLURM job."""
 
     def __init__(self, folder: Path, *options: str, rank: str = RANK) -> None:
         self.run = submitted(folder, ranks=1)
@@ -208,7 +216,7 @@ def row_of(job: Job, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return found
 
 
-def test_a_job_that_was_queued_again_starts_at_once_is_followed_on_and_cancelled(
+def test_a_requeued_job_starts_at_once_is_still_followed_and_cancelled(
     submit: Callable[..., Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = submit("run")
@@ -246,7 +254,9 @@ def test_a_job_that_was_queued_again_starts_at_once_is_followed_on_and_cancelled
     assert "has already ended" in refusal(capsys, "cancel", run)
 
 
-def test_jobs_that_wait_or_die_are_told_apart(submit: Callable[..., Job], capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_that_wait_or_fail_are_distinguished(
+    submit: Callable[..., Job], capsys: pytest.CaptureFixture[str]
+) -> None:
     dies = submit("dies", rank="import os; os._exit(3)")
     waits = submit("waits", "--hold")
     assert "scontrol release" in row_of(waits, capsys)["why"]

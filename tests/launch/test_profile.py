@@ -1,5 +1,4 @@
-"""What a profile may say: typed keys, values that stay on their own line of the script, and one line where they do
-not."""
+"""Profiles: typed keys, values that cannot leave their line of the script, and one-line errors."""
 
 import shlex
 import subprocess
@@ -20,7 +19,7 @@ NAMES = ("partition", "account", "qos", "network_interface")
 
 
 def refused(tmp_path: Path, text: str) -> str:
-    """The words with which a profile of that text is refused."""
+    """The error for a profile with that text."""
     file = tmp_path / "profile.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as caught:
@@ -34,7 +33,7 @@ def test_the_profiles_that_we_ship_are_legal(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("gpus_per_node: four", "gpus_per_node=four: input should be a valid integer"),
         ("gpus_per_node: -1", "gpus_per_node=-1: input should be greater than or equal to 0"),
@@ -52,15 +51,15 @@ def test_the_profiles_that_we_ship_are_legal(name: str) -> None:
         ("partition: [main", "not valid YAML"),
     ],
 )
-def test_an_illegal_value_is_said_with_its_key(text: str, said: str, tmp_path: Path) -> None:
+def test_an_invalid_value_is_reported_with_its_key(text: str, message: str, tmp_path: Path) -> None:
     line = refused(tmp_path, text)
-    assert said in line
+    assert message in line
     assert "\n" not in line
 
 
 @pytest.mark.parametrize("key", NAMES)
 @pytest.mark.parametrize("value", ["a\nb", "a\tb", "a\x1b[31m", "a b", "%j", "$(id)", "`id`", "a;b", "a'b", ""])
-def test_names_that_a_shell_or_slurm_would_read_are_refused(key: str, value: str) -> None:
+def test_names_that_a_shell_or_slurm_would_interpret_are_refused(key: str, value: str) -> None:
     with pytest.raises(ValidationError):
         Profile.model_validate({key: value})
 
@@ -73,7 +72,7 @@ def test_lines_are_one_line(key: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["/a%j", "/a\\b", "/a\nb"])
-def test_a_path_that_slurm_would_read_as_a_pattern_is_refused(value: str) -> None:
+def test_a_path_that_slurm_would_expand_is_refused(value: str) -> None:
     with pytest.raises(ValidationError):
         Profile.model_validate({"python": value})
     with pytest.raises(ValidationError):
@@ -94,17 +93,17 @@ def test_a_container_needs_an_image() -> None:
 
 @pytest.mark.parametrize("text", ["max_requeues:", "partition: ~", "container:"])
 def test_a_key_without_a_value_is_left_to_slurm(text: str, tmp_path: Path) -> None:
-    """max_requeues says so: without end if empty."""
+    """As for max_requeues, which has no limit then."""
     (tmp_path / "profile.yaml").write_text(text)
     assert load_profile(tmp_path / "profile.yaml") == Profile()
 
 
 @pytest.mark.parametrize(("key", "near"), [("partion", "partition"), ("gpu_per_node", "gpus_per_node")])
-def test_an_unknown_key_is_answered_with_the_profile_key_that_is_near(key: str, near: str, tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported_with_the_closest_profile_key(key: str, near: str, tmp_path: Path) -> None:
     assert f"unknown key {key}, did you mean {near}?" in refused(tmp_path, f"{key}: 1")
 
 
-def test_an_unknown_key_is_not_answered_with_keys_of_a_run(tmp_path: Path) -> None:
+def test_an_unknown_key_is_not_reported_with_keys_of_a_run(tmp_path: Path) -> None:
     line = refused(tmp_path, "batch_size: 16")
     assert "unknown key batch_size" in line
     assert "did you mean" not in line
@@ -152,7 +151,7 @@ SBATCH_FIELDS = ("partition", "account", "qos", "constraint")
 
 
 def lines_of(made: JobOptions) -> list[str]:
-    """Of the script; bash has no objection."""
+    """Of the script, which bash accepts."""
     lines = text(made).split("\n")
     check = subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, capture_output=True)
     assert (check.returncode, check.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Who a rank is by what SLURM and the local controller say, and where it meets the others."""
+"""A rank's place in its job, from the environment of SLURM or the local controller, and where ranks rendezvous."""
 
 import itertools
 import json
@@ -44,7 +44,7 @@ LOCAL = {
 PLAIN = {key: value for key, value in STEP.items() if "ARRAY" not in key}
 
 
-def place(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> RankInfo:
+def rank_info(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> RankInfo:
     """Of a rank that is started with that environment."""
     for name in os.environ:
         if name.startswith(("SLURM", "SUBMITIT")):
@@ -55,20 +55,20 @@ def place(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> RankI
 
 
 def test_a_task_of_an_array_is_a_job_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = place(monkeypatch, STEP)
-    assert here.job == "21_3"
-    assert (here.rank, here.size, here.local_rank, here.local_size) == (3, 4, 1, 2)
-    assert here.nodes == ("node1", "node2")
-    assert (here.node, here.restart, here.is_main) == ("node2", 0, False)
+    info = rank_info(monkeypatch, STEP)
+    assert info.job == "21_3"
+    assert (info.rank, info.size, info.local_rank, info.local_size) == (3, 4, 1, 2)
+    assert info.nodes == ("node1", "node2")
+    assert (info.node, info.restart, info.is_main) == ("node2", 0, False)
 
 
-def test_a_job_that_was_queued_again_knows_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = place(monkeypatch, PLAIN | {"SLURM_RESTART_COUNT": "12", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
-    assert (here.job, here.restart, here.is_main) == ("21", 12, True)
+def test_a_requeued_job_knows_its_restart_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = rank_info(monkeypatch, PLAIN | {"SLURM_RESTART_COUNT": "12", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
+    assert (info.job, info.restart, info.is_main) == ("21", 12, True)
 
 
 @pytest.mark.parametrize(
-    ("said", "nodes"),
+    ("variables", "nodes"),
     [
         ("gpu07", ("gpu07",)),
         ("node[1,3-4]", ("node1", "node3", "node4")),
@@ -76,25 +76,25 @@ def test_a_job_that_was_queued_again_knows_how_often(monkeypatch: pytest.MonkeyP
         ("rack1-node[1-2].example.org", ("rack1-node1.example.org", "rack1-node2.example.org")),
     ],
 )
-def test_nodes_are_listed_one_by_one(said: str, nodes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place(monkeypatch, PLAIN | {"SLURM_JOB_NODELIST": said}).nodes == nodes
+def test_nodes_are_listed_one_by_one(variables: str, nodes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rank_info(monkeypatch, PLAIN | {"SLURM_JOB_NODELIST": variables}).nodes == nodes
 
 
 def test_ranks_meet_at_the_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place(monkeypatch, PLAIN | {"SLURM_JOB_NODELIST": "localhost"}).address() in ("127.0.0.1", "::1")
+    assert rank_info(monkeypatch, PLAIN | {"SLURM_JOB_NODELIST": "localhost"}).address() in ("127.0.0.1", "::1")
 
 
-def test_nodes_that_have_no_address_are_met_where_srun_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_without_an_address_use_that_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = PLAIN | {"SLURM_JOB_NODELIST": "no-such-node[1-2].invalid"}
-    assert place(monkeypatch, unknown).address() == "10.1.2.3"
+    assert rank_info(monkeypatch, unknown).address() == "10.1.2.3"
 
 
 def test_all_ranks_of_a_start_meet_at_one_place_and_at_another_after_each_restart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def port(task: str, restart: int, number: int = 0) -> int:
-        said = {"SLURM_ARRAY_TASK_ID": task, "SLURM_RESTART_COUNT": str(restart), "SLURM_PROCID": str(number)}
-        return place(monkeypatch, STEP | said).port
+        variables = {"SLURM_ARRAY_TASK_ID": task, "SLURM_RESTART_COUNT": str(restart), "SLURM_PROCID": str(number)}
+        return rank_info(monkeypatch, STEP | variables).port
 
     assert {port("3", 1, number) for number in range(4)} == {port("3", 1)}
     ports = [port("3", restart) for restart in range(100)]
@@ -104,16 +104,16 @@ def test_all_ranks_of_a_start_meet_at_one_place_and_at_another_after_each_restar
 
 
 def test_local_ranks_are_known_by_their_controller(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = place(monkeypatch, LOCAL)
-    assert (here.job, here.rank, here.size, here.local_rank, here.local_size) == ("4711", 1, 2, 1, 2)
-    assert (here.address(), here.restart, here.cluster) == ("127.0.0.1", 0, "local")
+    info = rank_info(monkeypatch, LOCAL)
+    assert (info.job, info.rank, info.size, info.local_rank, info.local_size) == ("4711", 1, 2, 1, 2)
+    assert (info.address(), info.restart, info.cluster) == ("127.0.0.1", 0, "local")
 
 
 def test_local_ranks_inside_an_allocation_are_not_slurms(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a user who tries --cluster local in an interactive job."""
-    here = place(monkeypatch, STEP | LOCAL)
-    assert (here.job, here.rank, here.size, here.cluster) == ("4711", 1, 2, "local")
-    assert here.address() == "127.0.0.1"
+    info = rank_info(monkeypatch, STEP | LOCAL)
+    assert (info.job, info.rank, info.size, info.cluster) == ("4711", 1, 2, "local")
+    assert info.address() == "127.0.0.1"
 
 
 def test_a_task_of_a_sweep_takes_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,22 +121,22 @@ def test_a_task_of_a_sweep_takes_its_own_run(tmp_path: Path, monkeypatch: pytest
     sweep.make()
     runs = [str(tmp_path / f"run{number}") for number in range(6)]
     sweep.tasks.write_text(json.dumps(runs))
-    place(monkeypatch, STEP)
+    rank_info(monkeypatch, STEP)
     assert rank._folder_of_task(sweep) == JobFolder.of(RunFolder(tmp_path / "run3"))
-    place(monkeypatch, PLAIN)
+    rank_info(monkeypatch, PLAIN)
     assert rank._folder_of_task(sweep) == sweep
 
 
 def test_a_node_that_cannot_be_prepared_leaves_its_reason_in_the_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or `jobs status` could only say that there is no last word."""
+    """Else `jobs status` could only show that no end was recorded."""
     folder = JobFolder(tmp_path / "run" / "job")
     folder.make()
     (tmp_path / "file").touch()
     folder.config.write_text(to_yaml(Config()))
     folder.options.write_text(JobOptions(scratch=str(tmp_path / "file")).model_dump_json())
-    first = place(monkeypatch, PLAIN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
+    first = rank_info(monkeypatch, PLAIN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
     with pytest.raises(UserError, match="Not a directory"):
         rank._run(folder, first, StopRequest())
     assert "Not a directory" in str(read_history(folder)[-1:])

@@ -9,7 +9,7 @@ from hpc_recolor.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("output", "message"),
     [
         (
             "sbatch: error: Batch job submission failed: Invalid qos specification\n",
@@ -21,14 +21,14 @@ from hpc_recolor.runtime.errors import UserError
         ("", "no reason given"),
     ],
 )
-def test_an_error_of_slurm_is_one_line_with_the_fix_where_it_is_known(said: str, told: str) -> None:
-    line = str(slurm_command.slurm_error(said))
-    assert told in line
+def test_an_error_of_slurm_is_one_line_with_the_fix_where_it_is_known(output: str, message: str) -> None:
+    line = str(slurm_command.slurm_error(output))
+    assert message in line
     assert "error: " not in line
     assert "\n" not in line
 
 
-def test_a_program_that_is_not_there_or_does_not_answer_is_said(
+def test_a_command_that_is_missing_or_does_not_respond_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="SLURM: sleep did not respond within 0 s"):

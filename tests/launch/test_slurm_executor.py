@@ -71,8 +71,11 @@ ARRAY = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
 def after_srun(
     folder: Path, code: int, marks: tuple[str, ...] = (), scontrol: str | None = "true", **variables: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the real script under bash, with an `srun` that ends with `code` and an `scontrol` that tells its words, or
-    none. Only links to what the script needs are on its PATH, so that no real SLURM is."""
+    """Run the real script under bash with substitutes for SLURM.
+
+    `srun` exits with `code`; `scontrol` prints its arguments, or is missing. PATH has only links to what the script
+    needs, so that a real SLURM cannot be reached.
+    """
     job = JobFolder(folder / "job")
     job.make()
     for mark in marks:
@@ -101,40 +104,40 @@ def run_script(
     )
 
 
-def test_ranks_that_ask_are_queued_again_and_ask_only_once(tmp_path: Path) -> None:
+def test_ranks_that_request_it_are_requeued_once(tmp_path: Path) -> None:
     done = after_srun(tmp_path, 0, ("requeue-7-0",))
     assert (done.returncode, done.stdout) == (0, "scontrol requeue 7\n")
     assert not (tmp_path / "job" / "requeue-7-0").exists()
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, STOPPED, 137])
-def test_ranks_that_do_not_ask_end_the_job_with_their_code(code: int, tmp_path: Path) -> None:
+def test_ranks_that_do_not_request_it_end_the_job_with_their_code(code: int, tmp_path: Path) -> None:
     done = after_srun(tmp_path, code, ("requeue-7-1", "requeue-6-0"))  # of other starts
     assert (done.returncode, done.stdout) == (code, "")
 
 
-def test_a_signal_before_python_could_listen_queues_the_job_again(tmp_path: Path) -> None:
+def test_a_signal_before_python_has_a_handler_requeues_the_job(tmp_path: Path) -> None:
     assert after_srun(tmp_path, 140).stdout == "scontrol requeue 7\n"
 
 
-def test_a_task_of_an_array_is_queued_again_alone(tmp_path: Path) -> None:
+def test_a_task_of_an_array_is_requeued_alone(tmp_path: Path) -> None:
     done = after_srun(tmp_path, 0, ("requeue-5_3-0",), **ARRAY)
     assert done.stdout == "scontrol requeue 5_3\n"
 
 
-def test_a_job_that_the_user_cancelled_is_not_queued_again(tmp_path: Path) -> None:
+def test_a_job_that_the_user_cancelled_is_not_requeued(tmp_path: Path) -> None:
     done = after_srun(tmp_path, 0, ("requeue-7-0", "cancelled-7"))
     assert (done.returncode, done.stdout) == (STOPPED, "")
 
 
 @pytest.mark.parametrize("code", [0, 140])
-def test_a_cancelled_job_stays_so_whatever_its_ranks_ended_with(code: int, tmp_path: Path) -> None:
+def test_a_cancelled_job_stays_so_whatever_its_exit_code(code: int, tmp_path: Path) -> None:
     done = after_srun(tmp_path, code, ("cancelled-5_3", "requeue-5_3-0"), **ARRAY)
     assert (done.returncode, done.stdout) == (STOPPED, "")
 
 
-def command_to_go_on(done: "subprocess.CompletedProcess[str]") -> list[str]:
-    """The words of the command that the script has printed, as a shell reads them."""
+def command_to_resume(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """The arguments of the command that the script has printed, as a shell parses them."""
     (line,) = (line for line in done.stderr.splitlines() if "jobs restart" in line)
     return shlex.split(line.partition("resume it with: ")[2])
 
@@ -143,14 +146,14 @@ def command_to_go_on(done: "subprocess.CompletedProcess[str]") -> list[str]:
     ("scontrol", "restart"), [("false", "0"), (None, "0"), ("true", "2")], ids=["fails", "is missing", "often enough"]
 )
 @pytest.mark.parametrize(("code", "asked"), [(0, True), (140, False)], ids=["asked", "signalled"])
-def test_a_job_that_cannot_be_queued_again_says_how_to_go_on(
+def test_a_job_that_cannot_be_requeued_prints_how_to_resume_it(
     code: int, asked: bool, scontrol: str | None, restart: str, tmp_path: Path
 ) -> None:
     marks = (f"requeue-7-{restart}",) if asked else ()
     done = after_srun(tmp_path, code, marks, scontrol, SLURM_RESTART_COUNT=restart)
     assert done.returncode == STOPPED
     assert "scontrol" not in done.stdout or restart == "0"
-    assert command_to_go_on(done) == ["python", "-m", "hpc_recolor.jobs", "restart", str(tmp_path)]
+    assert command_to_resume(done) == ["python", "-m", "hpc_recolor.jobs", "restart", str(tmp_path)]
 
 
 def test_a_task_that_was_signalled_too_early_does_not_call_its_sweep_a_run(tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_the_printed_command_can_be_typed_as_it_is(name: str, tmp_path: Path) ->
     folder = tmp_path / name
     folder.mkdir()
     done = after_srun(folder, 0, ("requeue-7-0",), "false")
-    assert command_to_go_on(done) == ["python", "-m", "hpc_recolor.jobs", "restart", str(folder)]
+    assert command_to_resume(done) == ["python", "-m", "hpc_recolor.jobs", "restart", str(folder)]
 
 
 def no_folder(job: Path) -> None:

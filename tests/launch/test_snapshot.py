@@ -12,12 +12,12 @@ from hpc_recolor.launch import snapshot
 from hpc_recolor.runtime.code_version import COMMIT_FILE, code_commit
 
 
-def test_a_snapshot_is_written_once_and_a_copy_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+def test_a_snapshot_is_written_once_and_a_copy_that_was_interrupted_is_made_again(tmp_path: Path) -> None:
     found = snapshot.capture(tmp_path)
-    cut_short = found.path.with_name(f".{found.path.name}.copying")
-    (cut_short / "hpc_recolor").mkdir(parents=True)
+    interrupted = found.path.with_name(f".{found.path.name}.copying")
+    (interrupted / "hpc_recolor").mkdir(parents=True)
     found.write()
-    assert not cut_short.exists()
+    assert not interrupted.exists()
     files = {path.relative_to(found.path).as_posix() for path in found.path.rglob("*.py")}
     assert {"hpc_recolor/train.py", "recolor_kernels/reference.py"} <= files
     assert not list(found.path.rglob("__pycache__"))
@@ -41,7 +41,7 @@ def test_python_runs_the_snapshot_wherever_it_is_started(tmp_path: Path) -> None
     assert all(line.startswith(str(found.path)) for line in done.stdout.splitlines())
 
 
-def looked_at(packages: Path, into: Path) -> list[str]:
+def captured(packages: Path, into: Path) -> list[str]:
     """Path, commit and length of the difference of a snapshot of the packages that lie there, written into `into`."""
     code = (
         "import sys; from pathlib import Path; from hpc_recolor.launch import snapshot;"
@@ -68,19 +68,19 @@ def packages(tmp_path: Path) -> Path:
 
 
 def test_outside_git_code_is_known_by_its_content_alone(packages: Path, tmp_path: Path) -> None:
-    path, commit, difference = looked_at(packages, tmp_path / "code")
+    path, commit, difference = captured(packages, tmp_path / "code")
     assert (commit, difference) == ("None", "0")
     assert (Path(path) / "hpc_recolor" / "train.py").is_file()
-    assert looked_at(packages, tmp_path / "code")[0] == path
+    assert captured(packages, tmp_path / "code")[0] == path
 
 
 def test_any_change_of_a_file_makes_another_snapshot(packages: Path, tmp_path: Path) -> None:
-    first = looked_at(packages, tmp_path / "code")[0]
+    first = captured(packages, tmp_path / "code")[0]
     with (packages / "hpc_recolor" / "train.py").open("a") as file:
         file.write("#")
-    changed = looked_at(packages, tmp_path / "code")[0]
+    changed = captured(packages, tmp_path / "code")[0]
     (packages / "hpc_recolor" / "train.py").rename(packages / "hpc_recolor" / "train2.py")
-    renamed = looked_at(packages, tmp_path / "code")[0]
+    renamed = captured(packages, tmp_path / "code")[0]
     assert len({first, changed, renamed}) == 3
     assert not (Path(first) / "hpc_recolor" / "train.py").read_text().endswith("#")
 
@@ -88,15 +88,15 @@ def test_any_change_of_a_file_makes_another_snapshot(packages: Path, tmp_path: P
 def test_what_runs_from_a_snapshot_says_the_commit_that_was_submitted(tmp_path: Path) -> None:
     found = snapshot.capture(tmp_path)
     found.write()
-    say = "from hpc_recolor.runtime.code_version import code_commit; print(code_commit())"
-    assert run_python(found.path, "-c", say).strip() == str(code_commit())
+    code = "from hpc_recolor.runtime.code_version import code_commit; print(code_commit())"
+    assert run_python(found.path, "-c", code).strip() == str(code_commit())
     (found.path / COMMIT_FILE).write_text("abc1234-dirty")
-    assert run_python(found.path, "-c", say).strip() == "abc1234-dirty"
+    assert run_python(found.path, "-c", code).strip() == "abc1234-dirty"
 
 
 def test_a_snapshot_of_a_snapshot_is_the_same(tmp_path: Path) -> None:
     found = snapshot.capture(tmp_path)
     found.write()
-    (path, commit, _) = looked_at(found.path, tmp_path / "again")
+    (path, commit, _) = captured(found.path, tmp_path / "again")
     assert Path(path).name == found.path.name
     assert commit == str(found.commit)

@@ -38,18 +38,18 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def staged(config: Config, scratch: str) -> Path:
     keep_caches(scratch)
-    place = stage(config, scratch, verbose=True).data.shards
-    assert place
-    return place
+    copy = stage(config, scratch, verbose=True).data.shards
+    assert copy
+    return copy
 
 
 def test_ranks_of_a_node_share_one_copy(config: Config, scratch: str, capfd: pytest.CaptureFixture[str]) -> None:
     keep_caches(scratch)
     with multiprocessing.get_context("fork").Pool(4) as ranks:
         places = set(ranks.starmap(staged, [(config, scratch)] * 4))
-    (place,) = places
-    assert config.data.shards and place != config.data.shards
-    assert {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()} == {
+    (copy,) = places
+    assert config.data.shards and copy != config.data.shards
+    assert {file.name: file.read_bytes() for file in copy.iterdir() if file.is_file()} == {
         file.name: file.read_bytes() for file in config.data.shards.iterdir() if file.is_file()
     }
     assert capfd.readouterr().out.count("copying") == 1
@@ -67,12 +67,12 @@ def test_a_second_start_takes_the_copy_that_is_there_and_another_set_another_pla
     assert staged(config, scratch) != first
 
 
-def test_a_copy_that_was_cut_short_is_made_anew(config: Config, scratch: str) -> None:
-    place = staged(config, scratch)
-    place.rename(place.with_suffix(".copying"))
-    (place.with_suffix(".copying") / MANIFEST).unlink()
+def test_a_copy_that_was_interrupted_is_made_again(config: Config, scratch: str) -> None:
+    copy = staged(config, scratch)
+    copy.rename(copy.with_suffix(".copying"))
+    (copy.with_suffix(".copying") / MANIFEST).unlink()
     assert (staged(config, scratch) / MANIFEST).exists()
-    assert not place.with_suffix(".copying").exists()
+    assert not copy.with_suffix(".copying").exists()
 
 
 def test_where_there_is_no_room_the_data_stay_where_they_are(
@@ -91,7 +91,7 @@ def test_without_scratch_or_shards_nothing_is_copied(config: Config, scratch: st
     assert stage(Config(), scratch, verbose=True) == Config()
 
 
-def test_a_set_that_the_node_does_not_see_is_said(config: Config, scratch: str) -> None:
+def test_a_set_that_the_node_cannot_read_is_reported(config: Config, scratch: str) -> None:
     moved = config.model_copy(update={"data": config.data.model_copy(update={"shards": Path("/nowhere")})})
     with pytest.raises(RankError, match=r"data\.shards=/nowhere: cannot read"):
         stage(moved, scratch, verbose=True)
@@ -116,8 +116,8 @@ def test_a_scratch_folder_that_somebody_else_has_prepared_is_refused(scratch: st
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_scratch_folder_of_another_user_is_said_by_the_rank_that_meets_it(scratch: str, tmp_path: Path) -> None:
-    """Other nodes may be well: rank 0 knows nothing of it, and a plain UserError is said by rank 0 alone."""
+def test_a_scratch_folder_of_another_user_is_reported_by_the_rank_that_finds_it(scratch: str, tmp_path: Path) -> None:
+    """Other nodes may be fine: rank 0 does not know of it, and a plain UserError is printed by rank 0 alone."""
     theirs = tmp_path / "node" / f"hpc_recolor-{os.geteuid()}"
     theirs.mkdir(mode=0o700)
     os.chown(theirs, 65534, 65534)
@@ -142,24 +142,24 @@ def stage_without_room(config: Config, scratch: str) -> tuple[Path | None, str, 
     """In a process that can write no file of more than 1 KB, so that the copy fails half-way: what it reads then, what
     it says, and what it leaves behind."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    with redirect_stderr(StringIO()) as said:
-        place = stage(config, scratch, verbose=False).data.shards
+    with redirect_stderr(StringIO()) as stderr:
+        copy = stage(config, scratch, verbose=False).data.shards
     folder = Path(os.path.expandvars(scratch)) / f"hpc_recolor-{os.geteuid()}" / "data"
-    return place, said.getvalue(), [path.name for path in folder.iterdir() if path.is_dir()]
+    return copy, stderr.getvalue(), [path.name for path in folder.iterdir() if path.is_dir()]
 
 
 def test_a_copy_that_fails_half_way_leaves_the_disk_as_it_was(config: Config, scratch: str) -> None:
     keep_caches(scratch)
     with multiprocessing.get_context("fork").Pool(1) as ranks:
-        place, said, left = ranks.apply(stage_without_room, (config, scratch))
-    assert place == config.data.shards
-    assert "is read in place" in said
-    assert "File too large" in said
+        copy, stderr, left = ranks.apply(stage_without_room, (config, scratch))
+    assert copy == config.data.shards
+    assert "is read in place" in stderr
+    assert "File too large" in stderr
     assert left == []
 
 
 def test_a_copy_is_read_as_the_data_set_that_it_is(config: Config, scratch: str) -> None:
-    place = staged(config, scratch)
-    manifest = read_set(place, "data.shards")
+    copy = staged(config, scratch)
+    manifest = read_set(copy, "data.shards")
     assert manifest == read_set(config.data.shards or Path(), "data.shards")
-    verify(place, manifest.files, manifest, "data.shards")
+    verify(copy, manifest.files, manifest, "data.shards")

@@ -1,4 +1,4 @@
-"""`submit` before anything is queued: what it shows, what it refuses, and what a refusal leaves behind."""
+"""`submit` before anything is queued: dry runs, refusals, and the files after a refusal."""
 
 import subprocess
 import sys
@@ -39,9 +39,9 @@ REFUSED = {
 
 
 def submit(photos: Path, *arguments: str) -> int:
-    """In this process; what is given twice counts as given here."""
-    given = {word.split("=")[0] for word in arguments}
-    return cli.run(app, [*arguments, *(word for word in flags(photos) if word.split("=")[0] not in given)])
+    """In this process; `arguments` override the default flags."""
+    given = {argument.split("=")[0] for argument in arguments}
+    return cli.run(app, [*arguments, *(argument for argument in flags(photos) if argument.split("=")[0] not in given)])
 
 
 @pytest.mark.parametrize("argument", REFUSED)
@@ -61,7 +61,7 @@ def test_what_cannot_run_is_refused_with_one_line_and_leaves_nothing(
     assert slurm("squeue", "-h") == ""
 
 
-def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
+def test_what_sbatch_refuses_is_one_line_and_an_existing_run_is_unchanged(
     cluster: Path,
     photos: Path,
     tmp_path: Path,
@@ -84,7 +84,7 @@ def test_what_sbatch_refuses_is_one_line_and_a_run_that_was_there_is_as_before(
     assert (run / "config.yaml").read_bytes() == before
 
 
-def test_without_slurm_it_says_what_to_do(
+def test_without_slurm_the_error_names_alternatives(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -96,7 +96,7 @@ def test_without_slurm_it_says_what_to_do(
     assert contents(tmp_path) == {}
 
 
-def test_a_controller_that_is_down_is_said(
+def test_a_controller_that_is_down_is_reported(
     cluster: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (cluster / "slurm.conf").read_text()
@@ -115,7 +115,7 @@ def test_a_dry_run_shows_script_and_ranks_asks_slurm_and_writes_nothing(
     assert submit(photos, "--nodes=4", "--dry-run", "--check") == 0
     shown = capsys.readouterr().out
     assert "#SBATCH --nodes=4" in shown
-    assert "#SBATCH --partition=main" in shown  # by what sinfo says, as are time and CPUs
+    assert "#SBATCH --partition=main" in shown  # from sinfo, as are time and CPUs
     assert "#SBATCH --time=60" in shown
     assert "rank 3 of 4: node 3, CPUs" in shown
     assert "to start at" in shown
@@ -123,7 +123,9 @@ def test_a_dry_run_shows_script_and_ranks_asks_slurm_and_writes_nothing(
     assert slurm("squeue", "-h") == ""
 
 
-def test_hostile_names_of_folders_pass_through_a_real_job_unread(photos: Path, tmp_path: Path, cluster: Path) -> None:
+def test_hostile_names_of_folders_pass_through_a_real_job_uninterpreted(
+    photos: Path, tmp_path: Path, cluster: Path
+) -> None:
     folder = tmp_path / """a b $(touch HACKED) 'q' "d" `touch HACKED`; touch HACKED #"""
     folder.mkdir()
     done = subprocess.run(
@@ -140,8 +142,8 @@ def test_hostile_names_of_folders_pass_through_a_real_job_unread(photos: Path, t
 
 
 def test_waiting_for_a_local_job_ends_with_it(photos: Path, tmp_path: Path) -> None:
-    words = ["--cluster=local", "--gpus-per-node=0", "--wait", *flags(photos, **{"train.epochs": 1})]
-    command = [sys.executable, "-m", "hpc_recolor.submit", *words]
+    arguments = ["--cluster=local", "--gpus-per-node=0", "--wait", *flags(photos, **{"train.epochs": 1})]
+    command = [sys.executable, "-m", "hpc_recolor.submit", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "finished" in recolor(tmp_path, "jobs", "list").stdout

@@ -1,13 +1,15 @@
-"""Jobs on the real cluster that are disturbed in every way, and end as if nothing had been.
+"""Jobs on the real cluster that are disturbed in every way, and end with the same tensors as an undisturbed run.
 
-SLURM lets a job that is queued again wait for two minutes; tests shorten only that (`Live.until_waiting`).
+SLURM delays a requeued job by two minutes; tests shorten only that (`Live.until_waiting`). Ranks are forks that do not
+import torch again, except where start-up matters.
 """
 
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,19 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launch.conftest import script
-from tests.support.live import SNAPSHOTS, Live, local_ranks, recolor, result, slurm, until
+from tests.support.fork_server import ForkServer
+from tests.support.live import DEADLINE_S, SNAPSHOTS, Live, flags, local_ranks, recolor, result, slurm, until
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What two ranks of this machine make of the same run."""
-    return result(local_ranks(2, tmp_path_factory.mktemp("local"), photos))
+def undisturbed(fork_server: ForkServer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The result of the same run on two ranks of this machine without SLURM."""
+    return result(local_ranks(fork_server, 2, tmp_path_factory.mktemp("local"), photos))
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays_behind(cluster: Path) -> Iterator[None]:
-    """After each test no job is left, no node drained or down, no rank alive."""
+    """After each test no job is queued, no node drained or down, no rank alive."""
     yield
     until(lambda: not slurm("squeue", "-h"), "the queue is empty")
     until(lambda: set(slurm("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}, "all nodes are idle")
@@ -34,27 +37,33 @@ def nothing_stays_behind(cluster: Path) -> Iterator[None]:
 
 
 def ranks(cluster: Path) -> dict[int, int]:
-    """The processes of the cluster's ranks by their number, as the kernel knows them."""
+    """Process ids of the cluster's ranks by rank, from /proc."""
     found: dict[int, int] = {}
-    for place in Path("/proc").iterdir():
+    for process in Path("/proc").iterdir():
         try:
-            command = (place / "cmdline").read_bytes().split(b"\0")
-            environment = (place / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            environment = (process / "environ").read_bytes().split(b"\0")
         except (OSError, ValueError):
             continue
         ours = b"SLURM_CONF=" + bytes(cluster / "slurm.conf") in environment
         if ours and b"hpc_recolor.launch.job" in command and b"srun" not in command[0]:
-            found |= {int(word[13:]): int(place.name) for word in environment if word.startswith(b"SLURM_PROCID=")}
+            found |= {
+                int(variable[13:]): int(process.name)
+                for variable in environment
+                if variable.startswith(b"SLURM_PROCID=")
+            }
     return found
 
 
-def test_four_nodes_train_as_four_local_ranks_do(tmp_path: Path, photos: Path) -> None:
-    live = Live(tmp_path)
+def test_four_nodes_train_as_four_local_ranks_do(
+    tmp_path: Path, photos: Path, fork_server: ForkServer, forked_python: Path
+) -> None:
+    live = Live(tmp_path, python=forked_python)
     live.submit(photos, nodes=4)
     live.finish()
     assert live.history[0].nodes == ("node1", "node2", "node3", "node4")
     (tmp_path / "local").mkdir()
-    assert result(live.run) == result(local_ranks(4, tmp_path / "local", photos))
+    assert result(live.run) == result(local_ranks(fork_server, 4, tmp_path / "local", photos))
 
 
 def preempt(live: Live, cluster: Path) -> None:
@@ -62,21 +71,9 @@ def preempt(live: Live, cluster: Path) -> None:
     live.until_waiting()
 
 
-def reach_the_time_limit(live: Live, cluster: Path) -> None:
-    slurm("scontrol", "update", f"JobId={live.job}", "TimeLimit=2")  # ranks are told to save two minutes before
-    until(lambda: live.squeue("%r") in ("BeginTime", ""), "requeue")
-    slurm("scontrol", "update", f"JobId={live.job}", "TimeLimit=30", "StartTime=now+3")
-
-
 def requeue_by_hand(live: Live, cluster: Path) -> None:
     slurm("scontrol", "requeue", live.job)
     live.until_waiting()
-
-
-def kill_a_slurmd(live: Live, cluster: Path) -> None:
-    os.kill(int((cluster / "node2.pid").read_text()), signal.SIGKILL)
-    live.until_waiting()
-    script("up")
 
 
 def restart_slurmctld(live: Live, cluster: Path) -> None:
@@ -86,7 +83,7 @@ def restart_slurmctld(live: Live, cluster: Path) -> None:
 
 def cancel_and_restart(live: Live, cluster: Path) -> None:
     assert recolor(live.folder, "jobs", "cancel", "runs/train").returncode == 0
-    live.until_over()
+    live.until_ended()
     assert "stopped by SIGTERM" in str(live.history[-1].reason)
     restart(live)
 
@@ -94,7 +91,7 @@ def cancel_and_restart(live: Live, cluster: Path) -> None:
 def kill_a_rank(live: Live, cluster: Path) -> None:
     job = live.job
     os.kill(ranks(cluster)[1], signal.SIGKILL)
-    live.until_over()
+    live.until_ended()
     until(lambda: slurm("sacct", "-nPX", "-j", job, "-o", "State") == "FAILED", "accounting has it")
     assert "rank 1 on host" in live.log()
     restart(live)
@@ -107,92 +104,99 @@ def restart(live: Live) -> None:
     assert live.job != job
 
 
-# SLURM looks at time limits every half a minute, and takes as long to believe that a node is gone. Measuring often
-# keeps a run busy meanwhile, and changes nothing that is saved.
-SLOWER: dict[Callable[[Live, Path], None], dict[str, Any]] = {
-    reach_the_time_limit: {"tracking.samples_every_images": 6},
-    kill_a_slurmd: {"tracking.samples_every_images": 4},
-}
-
-
-@pytest.mark.parametrize(
-    "disturb",
-    [
-        preempt,
-        reach_the_time_limit,
-        requeue_by_hand,
-        kill_a_slurmd,
-        restart_slurmctld,
-        cancel_and_restart,
-        kill_a_rank,
-    ],
-    ids=lambda function: function.__name__,
-)
-def test_a_run_that_was_disturbed_ends_as_local_ranks_do(
-    disturb: Callable[[Live, Path], None],
-    tmp_path: Path,
-    photos: Path,
-    cluster: Path,
-    undisturbed: dict[str, bytes],
+def test_a_run_that_is_disturbed_again_and_again_ends_as_local_ranks_do(
+    tmp_path: Path, photos: Path, cluster: Path, undisturbed: dict[str, bytes], forked_python: Path
 ) -> None:
-    live = Live(tmp_path)
-    live.submit(photos, **SLOWER.get(disturb, {}))
+    live = Live(tmp_path, python=forked_python)
+    live.submit(photos)
     live.until_training()
-    disturb(live, cluster)
+    restart_slurmctld(live, cluster)
+    for start, disturb in enumerate((preempt, requeue_by_hand, cancel_and_restart, kill_a_rank), start=1):
+        live.until_training(start)
+        disturb(live, cluster)
     live.finish()
+    assert live.starts == 5
     assert result(live.run) == undisturbed
     assert {12 * epoch for epoch in SNAPSHOTS} < set(live.saved)  # whatever was pruned and stopped meanwhile
+
+
+def test_runs_that_reach_their_time_limit_or_lose_a_node_end_as_local_ranks_do(
+    tmp_path: Path, photos: Path, cluster: Path, undisturbed: dict[str, bytes], forked_python: Path
+) -> None:
+    """SLURM checks time limits twice a minute, and takes as long to give up a node: both runs wait at once.
+
+    Frequent samples keep the runs busy meanwhile, and change nothing that is saved.
+    """
+    limited, bereft = lives = [Live(tmp_path / name, python=forked_python) for name in ("limited", "bereft")]
+    for live in lives:
+        live.folder.mkdir()
+        live.submit(photos, **{"tracking.samples_every_images": 4})
+    for live in lives:
+        live.until_training()
+    slurm("scontrol", "update", f"JobId={limited.job}", "TimeLimit=2")  # ranks save two minutes before the limit
+    node = bereft.history[0].nodes[1]
+    os.kill(int((cluster / f"{node}.pid").read_text()), signal.SIGKILL)
+    bereft.until_waiting()
+    script("up")
+    until(lambda: limited.squeue("%r") == "BeginTime", "requeue at the time limit")
+    slurm("scontrol", "update", f"JobId={limited.job}", "TimeLimit=30")
+    limited.until_waiting()
+    for live in lives:
+        live.finish()
+        assert live.starts == 2
+        assert result(live.run) == undisturbed
 
 
 def scancel(live: Live, number: str) -> None:
     subprocess.run(["scancel", f"--signal={number}", live.job], check=True)
 
 
-def test_a_signal_before_any_rank_can_listen_costs_nothing(
-    tmp_path: Path, photos: Path, undisturbed: dict[str, bytes]
+def test_signals_during_start_up_cost_nothing_and_a_requeued_job_runs_the_code_that_was_submitted(
+    tmp_path: Path, photos: Path, undisturbed: dict[str, bytes], cluster: Path
 ) -> None:
+    """A signal before any rank has installed its handler, and one before the first step; then the code is broken."""
+    code = tmp_path / "code"
+    for package in (ROOT / "hpc_recolor", ROOT / "kernels" / "recolor_kernels"):
+        shutil.copytree(package, code / package.name)
     live = Live(tmp_path)
-    live.submit(photos)
+    submit = [sys.executable, "-m", "hpc_recolor.submit", "--nodes=2", *flags(photos)]
+    environment = os.environ | {"PYTHONPATH": str(code)}
+    subprocess.run(submit, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=DEADLINE_S)
+    for file in code.rglob("*.py"):
+        file.write_text("raise SystemExit('not what was submitted')")
+
     until(lambda: slurm("squeue", "-h", "--steps", f"--jobs={live.job}", "-o", "%i").count(f"{live.job}.0"))
     scancel(live, "USR2")
     live.until_waiting()
-    live.finish()
-    assert result(live.run) == undisturbed
+    assert live.starts == 0
 
-
-def test_a_signal_during_start_up_is_obeyed_before_the_first_step(
-    tmp_path: Path, photos: Path, undisturbed: dict[str, bytes]
-) -> None:
-    live = Live(tmp_path)
-    live.submit(photos)
     until(lambda: "=== hpc_recolor" in live.log(), "a rank starts")
     scancel(live, "USR2")
     live.until_waiting()
     assert live.saved in ([], [0])
+
     live.finish()
     assert result(live.run) == undisturbed
 
 
-@pytest.mark.parametrize(
-    ("place", "every"),
-    [("samples/*.png", "tracking.samples_every_images"), ("checkpoints/.writing-*", "checkpoint.every_images")],
-    ids=["evaluation", "a save"],
-)
-def test_a_signal_during_long_work_is_obeyed_after_it(
-    place: str, every: str, tmp_path: Path, photos: Path, undisturbed: dict[str, bytes]
+def test_a_signal_during_an_evaluation_or_a_save_is_obeyed_after_it(
+    tmp_path: Path, photos: Path, undisturbed: dict[str, bytes], cluster: Path, forked_python: Path
 ) -> None:
-    live = Live(tmp_path)
-    often: dict[str, Any] = {every: 120, "checkpoint.background": "false"}
+    live = Live(tmp_path, python=forked_python)
+    often: dict[str, Any] = {"tracking.samples_every_images": 120, "checkpoint.background": "false"}
     live.submit(photos, **often)
-    until(lambda: list(live.run.path.glob(place)), place)
+    until(lambda: list(live.run.path.glob("samples/*.png")), "an evaluation", poll_s=0.01)
+    scancel(live, "USR2")
+    live.until_waiting()
+    until(lambda: live.starts == 2 and list(live.run.path.glob("checkpoints/.writing-*")), "a save", poll_s=0.01)
     scancel(live, "USR2")
     live.until_waiting()
     live.finish()
     assert result(live.run) == undisturbed
 
 
-def test_two_nodes_go_on_with_what_four_began(tmp_path: Path, photos: Path) -> None:
-    live = Live(tmp_path)
+def test_two_nodes_resume_what_four_began(tmp_path: Path, photos: Path, forked_python: Path) -> None:
+    live = Live(tmp_path, python=forked_python)
     live.submit(photos, nodes=4, **{"train.epochs": 2})
     live.finish()
     live.submit(photos, nodes=2, **{"train.epochs": 4})
@@ -201,40 +205,24 @@ def test_two_nodes_go_on_with_what_four_began(tmp_path: Path, photos: Path) -> N
     assert live.saved[-1] == 48
 
 
-def test_a_sweep_is_an_array_of_two_at_a_time_and_losing_one_run_leaves_five(tmp_path: Path, photos: Path) -> None:
+def test_a_sweep_is_an_array_of_two_at_a_time_and_losing_one_run_leaves_five(
+    tmp_path: Path, photos: Path, forked_python: Path
+) -> None:
     rates = [f"{number}e-4" for number in range(1, 7)]
     grid = ["--grid", f"train.lr={','.join(rates)}", "--at-once", "2", "--name", "rates"]
-    live = Live(tmp_path, f"train-lr-{rates[1]}")
+    live = Live(tmp_path, f"train-lr-{rates[1]}", forked_python)
     live.submit(photos, *grid, nodes=1, **{"train.epochs": 20})
     runs = [Live(tmp_path, f"train-lr-{rate}") for rate in rates]
     assert len({run.job.split("_")[0] for run in runs}) == 1
     at_once = []
 
-    def over() -> bool:
+    def ended() -> bool:
         at_once.append(len(slurm("squeue", "-h", "-t", "running", "-o", "%i").split()))
         return not slurm("squeue", "-h")
 
     until(lambda: "training runs/" in live.log(), "the second run trains")
     assert recolor(tmp_path, "jobs", "cancel", f"runs/{live.run.path.name}").returncode == 0
-    until(over, "the end")
+    until(ended, "the end")
     assert max(at_once) == 2
     ends = [run.history[-1].reason for run in runs]
     assert [end == "finished" for end in ends] == [rate != rates[1] for rate in rates], ends
-
-
-def test_a_job_that_is_queued_again_runs_the_code_that_was_submitted(
-    tmp_path: Path, photos: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = tmp_path / "code"
-    for package in (ROOT / "hpc_recolor", ROOT / "kernels" / "recolor_kernels"):
-        shutil.copytree(package, code / package.name)
-    monkeypatch.setenv("PYTHONPATH", str(code))
-    live = Live(tmp_path)
-    live.submit(photos)
-    live.until_training()
-    for file in code.rglob("*.py"):
-        file.write_text("raise SystemExit('not what was submitted')")
-    monkeypatch.delenv("PYTHONPATH")
-    requeue_by_hand(live, tmp_path)
-    live.finish()
-    assert result(live.run) == undisturbed

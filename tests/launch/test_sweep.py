@@ -15,7 +15,7 @@ from hpc_recolor.launch.sweep import of_files, of_grid
 from hpc_recolor.runtime.errors import UserError
 
 
-def test_a_grid_is_every_combination_with_a_name_that_tells_it() -> None:
+def test_a_grid_is_every_combination_with_a_name_that_shows_it() -> None:
     configs = of_grid(
         ["train.lr=1e-4,2e-4", "model.color=lab,rgb"], None, {"run": {"name": "cars"}, "train": {"epochs": 3}}
     )
@@ -37,7 +37,7 @@ def test_values_that_no_folder_could_have_still_make_a_legal_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "said"),
+    ("grid", "message"),
     [
         (["lr=1"], "not section.field=value"),
         (["train.lr"], "not section.field=value"),
@@ -48,12 +48,12 @@ def test_values_that_no_folder_could_have_still_make_a_legal_name() -> None:
         (["run.name=a,b"], "named by their values"),
     ],
 )
-def test_another_spelling_is_refused(grid: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_another_spelling_is_refused(grid: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         of_grid(grid, None, {})
 
 
-def test_files_give_their_runs_a_name_unless_they_say_one(tmp_path: Path) -> None:
+def test_files_name_their_runs_unless_they_set_run_name(tmp_path: Path) -> None:
     (tmp_path / "row1.yaml").write_text("train: {epochs: 3}")
     (tmp_path / "row2.yaml").write_text("run: {name: second}")
     configs = of_files([tmp_path / "row1.yaml", tmp_path / "row2.yaml"], {"run": {"seed": 5}})
@@ -64,7 +64,7 @@ def test_files_give_their_runs_a_name_unless_they_say_one(tmp_path: Path) -> Non
 
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters=",")), min_size=2, max_size=4, unique=True))
-def test_whatever_the_values_are_runs_have_legal_names_of_their_own(values: list[str]) -> None:
+def test_any_values_give_runs_unique_legal_names(values: list[str]) -> None:
     try:
         configs = of_grid([f"data.photos={','.join(values)}"], None, {})
     except UserError:
@@ -76,7 +76,7 @@ def test_whatever_the_values_are_runs_have_legal_names_of_their_own(values: list
 
 
 @pytest.mark.parametrize("grid", [[".lr=1"], ["train.=1"], ["=1"], ["train.lr="], ["train..lr=1"], [""], ["data=1"]])
-def test_a_key_that_is_none_is_refused(grid: list[str]) -> None:
+def test_an_invalid_key_is_refused(grid: list[str]) -> None:
     with pytest.raises(UserError):
         of_grid(grid, None, {})
 
@@ -84,7 +84,7 @@ def test_a_key_that_is_none_is_refused(grid: list[str]) -> None:
 @pytest.mark.parametrize(
     "text", ["run: 5", "run: text with a name", "run: [name]", "run: {name: ~}", "run: {name: ../x}"]
 )
-def test_a_file_that_holds_no_config_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_without_a_config_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "row.yaml").write_text(text)
     with pytest.raises(UserError):
         of_files([tmp_path / "row.yaml"], {})

@@ -21,5 +21,5 @@ def options(profile: Profile, **more: object) -> JobOptions:
     """As `resolve` makes them, without asking a cluster."""
     time_min = parse_time(profile.time) if profile.time else None
     ranks = max(1, profile.gpus_per_node or 0)
-    said = {"nodes": 4, "time_min": time_min, "ranks_per_node": ranks}
-    return JobOptions.model_validate(profile.model_dump() | said | more)
+    fields = {"nodes": 4, "time_min": time_min, "ranks_per_node": ranks}
+    return JobOptions.model_validate(profile.model_dump() | fields | more)

@@ -45,7 +45,7 @@ def call(*arguments: object) -> int:
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What a command prints that has nothing to complain about."""
+    """Output of a command that succeeds without warnings."""
     capsys.readouterr()
     assert call(*arguments) == 0
     captured = capsys.readouterr()
@@ -54,7 +54,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line of a refused command."""
+    """The single error line of a refused command."""
     capsys.readouterr()
     assert call(*arguments) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
