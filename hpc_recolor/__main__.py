@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the command named first, with the arguments behind it."""
+    """Run the command named by the first argument with the others. Returns its exit code."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         return cli.run(import_module(f"hpc_recolor.{name}").app, rest)

@@ -19,26 +19,32 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
+        """The run's config as YAML; a folder without it is not a run folder."""
         return self.path / "config.yaml"
 
     @property
     def metrics(self) -> Path:
+        """Losses and scores, see metrics_log.py."""
         return self.path / "metrics.jsonl"
 
     @property
     def losses(self) -> Path:
+        """Figure of the losses."""
         return self.path / "losses.png"
 
     @property
     def samples(self) -> Path:
+        """Figures of held-out images during training."""
         return self.path / "samples"
 
     @property
     def checkpoints(self) -> Path:
+        """The committed checkpoints, see checkpoints.py."""
         return self.path / "checkpoints"
 
     @property
     def logs(self) -> Path:
+        """TensorBoard events and offline W&B runs."""
         return self.path / "logs"
 
 
