@@ -55,11 +55,11 @@ class Photographs:
         task: what the progress bar says.
         """
         together = BATCH_SIZE * self.world.size
-        with show_progress(task, shown=self.world.is_main) as tell:
+        with show_progress(task, shown=self.world.is_main) as show:
             batches = self._batches()
             for start in range(0, len(self), together):
                 yield next(batches, None)
-                tell(min(start + together, len(self)), len(self))
+                show(min(start + together, len(self)), len(self))
 
     def _batches(self) -> Iterator[Batch]:
         if self._cached:
@@ -104,8 +104,8 @@ def find_photographs(config: Config, folder: Path | None, learned: str, world: W
 def _own(config: Config, learned: str, world: World) -> Photographs:
     data = config.data
     key, folder = ("shards", data.shards) if data.shards else ("photos", data.held_out or data.photos)
-    there = on_main(world, lambda: folder is not None and folder.is_dir())
-    if folder is None or not there:
+    exists = on_main(world, lambda: folder is not None and folder.is_dir())
+    if folder is None or not exists:
         raise UserError(
             f"data.{key}={folder}", "no longer exists, or not on this machine", "name photographs with --data DIR"
         )

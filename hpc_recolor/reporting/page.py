@@ -27,7 +27,7 @@ UNSAFE = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 @dataclass(frozen=True)
 class ReportOptions:
     """What the user may choose. data, image_data: names of the evaluations whose numbers and images are shown, None for
-    the ones that most runs have; grid_size: at most so many photographs in a grid; notes: a text file."""
+    the ones that most runs have; grid_size: the largest number of photographs in a grid; notes: a text file."""
 
     data: str | None = None
     image_data: str | None = None

@@ -46,7 +46,7 @@ def paint_inputs(folder: Path) -> None:
 
 
 def lightness(photo: Image.Image) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """CIE L* of a picture, rows by columns."""
+    """CIE L* of an image, rows by columns."""
     if photo.mode.startswith("I;16"):
         rgb = np.repeat(np.asarray(photo)[..., None] / 65535, 3, axis=-1)
     else:

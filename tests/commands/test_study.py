@@ -103,9 +103,9 @@ def test_a_folder_without_configs_is_refused_in_one_line(command: Command) -> No
 
 def test_a_command_that_fails_ends_the_study_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_commands([["train", "--print-config"], ["train", "--no-such-flag"], ["train", "--print-config"]]) == 2
-    told = capfd.readouterr()
-    assert told.out.count("python -m hpc_recolor.train") == 2
-    assert "the same command resumes" in told.err
+    printed = capfd.readouterr()
+    assert printed.out.count("python -m hpc_recolor.train") == 2
+    assert "the same command resumes" in printed.err
 
 
 def test_without_photographs_rows_learn_from_tiles_of_those_in_packages(tmp_path: Path) -> None:

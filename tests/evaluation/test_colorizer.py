@@ -43,7 +43,7 @@ def test_luminance_is_the_photographs_own_at_full_resolution(color: ColorName, m
 def test_gray_may_come_as_one_channel_or_three() -> None:
     photo = paint_photo(3, 200, 150)
     gray = photo.convert("L")
-    one, other = (np.asarray(colorizer("rgb")(picture)) for picture in (gray, gray.convert("RGB")))
+    one, other = (np.asarray(colorizer("rgb")(image)) for image in (gray, gray.convert("RGB")))
     np.testing.assert_array_equal(one, other)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints measured on photographs: the rows, the losses, which checkpoint, which pictures, and what is left."""
+"""Checkpoints measured on photographs: the rows, the losses, which checkpoint, which images, and what is written."""
 
 import shutil
 from pathlib import Path
@@ -52,7 +52,7 @@ def measured(request: pytest.FixtureRequest, squares: Path, tmp_path_factory: py
     return run
 
 
-def test_rows_are_the_means_of_what_is_told_of_each_photograph(measured: Path) -> None:
+def test_rows_are_the_means_of_the_values_of_each_photograph(measured: Path) -> None:
     content = read_json(measured, "held-out", "epoch-0003")
     rows, images = content["rows"], content["images"]
     is_rgb = content["protocol"]["color"] == "rgb"
@@ -100,16 +100,16 @@ def test_losses_are_those_of_training_with_both_networks_in_eval_mode(measured: 
         assert found[name] == pytest.approx(float(value), rel=tolerances.LOSS_RELATIVE * 10), name
 
 
-def test_pictures_are_those_of_the_photographs_by_number(measured: Path, squares: Path) -> None:
+def test_images_are_those_of_the_photographs_by_number(measured: Path, squares: Path) -> None:
     folder = measured / "evaluations" / "held-out"
     assert set(contents(folder)) >= {"epoch-0003/000000.png", "original/000010.png", "gray/000010.png"}
     for number, original in enumerate(pixels(squares)):
-        with Image.open(folder / "original" / f"{number:06d}.png") as picture:
-            np.testing.assert_array_equal(np.asarray(picture), original)
-        with Image.open(folder / "epoch-0003" / f"{number:06d}.png") as picture:
-            difference = deltaE_ciede2000(rgb2lab(np.asarray(picture)), rgb2lab(original)).mean()
-        told = read_json(measured, "held-out", "epoch-0003")["images"][number]["ciede2000"]
-        assert told == pytest.approx(difference, abs=tolerances.INDEPENDENT)
+        with Image.open(folder / "original" / f"{number:06d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), original)
+        with Image.open(folder / "epoch-0003" / f"{number:06d}.png") as image:
+            difference = deltaE_ciede2000(rgb2lab(np.asarray(image)), rgb2lab(original)).mean()
+        written = read_json(measured, "held-out", "epoch-0003")["images"][number]["ciede2000"]
+        assert written == pytest.approx(difference, abs=tolerances.INDEPENDENT)
 
 
 def test_a_model_without_color_scores_exactly_as_the_gray_copy(squares: Path, tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def test_a_damaged_checkpoint_is_named_and_never_measured(squares: Path, tmp_pat
         evaluate(run, epochs=(2,))
 
 
-# --- What is left
+# --- What is written
 
 
-def test_the_first_pictures_and_the_best_and_worst_are_kept(tmp_path: Path) -> None:
+def test_the_first_images_and_the_best_and_worst_are_kept(tmp_path: Path) -> None:
     count = 2 * BEST_AND_WORST + 14
     (tmp_path / "photos").mkdir()
     for number in range(count):
@@ -219,7 +219,7 @@ def test_what_is_measured_already_is_not_measured_again(squares: Path, tmp_path:
     assert second == first
 
 
-@pytest.mark.parametrize("lost", ["numbers", "picture", "checkpoint", "format"])
+@pytest.mark.parametrize("lost", ["numbers", "image", "checkpoint", "format"])
 def test_what_is_not_whole_or_of_another_checkpoint_is_measured_again(squares: Path, tmp_path: Path, lost: str) -> None:
     run = make_run(tmp_path / "run", squares)
     checkpoint = add_checkpoint(run, 10)
@@ -229,7 +229,7 @@ def test_what_is_not_whole_or_of_another_checkpoint_is_measured_again(squares: P
     numbers = folder / "epoch-0001.json"
     if lost == "numbers":
         numbers.unlink()
-    elif lost == "picture":
+    elif lost == "image":
         (folder / "epoch-0001" / "000003.png").unlink()
     elif lost == "format":
         numbers.write_text(numbers.read_text().replace('"format": 1', '"format": 0'))
@@ -241,7 +241,7 @@ def test_what_is_not_whole_or_of_another_checkpoint_is_measured_again(squares: P
     assert (contents(folder) == expected) == (lost != "checkpoint")
 
 
-def test_a_kill_between_pictures_and_numbers_leaves_no_evaluation(
+def test_a_kill_between_images_and_numbers_leaves_no_evaluation(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run", squares)

@@ -1,4 +1,4 @@
-"""Pictures of samples and losses."""
+"""Images of samples, and plots of losses."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ from hpc_recolor.evaluation.figures import plot_losses, sample_grid
 from hpc_recolor.run_folder.metrics_log import read_metrics
 
 
-def test_sample_grid_shows_every_picture_untouched() -> None:
+def test_sample_grid_shows_every_image_untouched() -> None:
     random = np.random.default_rng(0)
     columns = {name: random.integers(0, 256, (3, 10, 12, 3), np.uint8) for name in ("gray", "colorized", "original")}
     grid = np.asarray(sample_grid(columns, across=2))
-    for column, pictures in enumerate(columns.values()):
-        for number, picture in enumerate(pictures):
+    for column, images in enumerate(columns.values()):
+        for number, image in enumerate(images):
             top, left = 16 + number // 2 * 14, number % 2 * 52 + column * 16
-            np.testing.assert_array_equal(grid[top : top + 10, left : left + 12], picture)
+            np.testing.assert_array_equal(grid[top : top + 10, left : left + 12], image)
 
 
 def test_losses_are_drawn_even_before_the_first_measurement(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from hpc_recolor.evaluation.metric_registry import METRICS
 from tests.conftest import paint_photo
 from tests.support import tolerances
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 
-def pair(kind: str, height: int, width: int, seed: int) -> tuple[Pictures, Pictures]:
-    """Two pictures, uint8 (1,H,W,3)."""
+def pair(kind: str, height: int, width: int, seed: int) -> tuple[Images, Images]:
+    """Two images, uint8 (1,H,W,3)."""
     random = np.random.default_rng(seed)
     one, other = random.integers(0, 256, (2, 1, height, width, 3), np.uint8)
     if kind == "smooth":
@@ -34,13 +34,13 @@ def pair(kind: str, height: int, width: int, seed: int) -> tuple[Pictures, Pictu
     return one, other
 
 
-def measured(one: Pictures, other: Pictures) -> dict[str, float]:
+def measured(one: Images, other: Images) -> dict[str, float]:
     found = image_metrics.measure(torch.from_numpy(one.copy()), torch.from_numpy(other.copy()))
     assert all(column.dtype == torch.float64 and column.shape == (1,) for column in found.values())
     return {name: float(column[0]) for name, column in found.items()}
 
 
-def colorfulness_of_the_paper(rgb: Pictures, absolute: bool) -> float:
+def colorfulness_of_the_paper(rgb: Images, absolute: bool) -> float:
     """Hasler and Suesstrunk (2003), equations 1 to 3 with sRGB; DDColor's code takes absolute values first."""
     red, green, blue = (rgb[0, ..., channel].astype(float) for channel in range(3))
     rg, yb = red - green, 0.5 * (red + green) - blue
@@ -50,7 +50,7 @@ def colorfulness_of_the_paper(rgb: Pictures, absolute: bool) -> float:
     return float(spread + 0.3 * np.sqrt(np.mean(rg) ** 2 + np.mean(yb) ** 2))
 
 
-def similarity(one: Pictures, other: Pictures) -> float:
+def similarity(one: Images, other: Images) -> float:
     """scikit-image's at the window, sigma, covariance and border that the protocol states."""
     padded = [np.pad(rgb[0], ((5, 5), (5, 5), (0, 0)), mode="reflect").astype(float) for rgb in (one, other)]
     return float(
@@ -104,7 +104,7 @@ def test_structural_similarity_is_torchmetrics_own(kind: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerances.SSIM_FLOAT64)
 
 
-def test_equal_pictures_have_no_error_and_no_finite_psnr() -> None:
+def test_equal_images_have_no_error_and_no_finite_psnr() -> None:
     one, _ = pair("smooth", 20, 16, seed=0)
     found = measured(one, one)
     assert found["mae"] == found["ciede2000"] == found["ab_error"] == 0
@@ -114,21 +114,21 @@ def test_equal_pictures_have_no_error_and_no_finite_psnr() -> None:
 
 def test_a_measurement_does_not_depend_on_the_batch() -> None:
     pairs = [pair("smooth", 16, 16, seed) for seed in range(5)]
-    pictures = [torch.from_numpy(np.concatenate([both[side] for both in pairs])) for side in (0, 1)]
-    together = image_metrics.measure(pictures[0], pictures[1])
+    images = [torch.from_numpy(np.concatenate([both[side] for both in pairs])) for side in (0, 1)]
+    together = image_metrics.measure(images[0], images[1])
     for place in range(5):
-        alone = image_metrics.measure(pictures[0][place : place + 1], pictures[1][place : place + 1])
+        alone = image_metrics.measure(images[0][place : place + 1], images[1][place : place + 1])
         assert all(torch.equal(alone[name][0], together[name][place]) for name in together)
 
 
 def test_one_color_is_put_on_each_photographs_lightness() -> None:
-    pictures = np.concatenate([pair("smooth", 16, 20, seed)[0] for seed in range(3)])
-    lab = rgb2lab(pictures)
-    found = image_metrics.mean_ab(torch.from_numpy(pictures))
+    images = np.concatenate([pair("smooth", 16, 20, seed)[0] for seed in range(3)])
+    lab = rgb2lab(images)
+    found = image_metrics.mean_ab(torch.from_numpy(images))
     np.testing.assert_allclose(found.numpy(), lab[..., 1:].mean((1, 2)), atol=tolerances.INDEPENDENT)
     lab[..., 1:] = (7.5, -3.25)
     expected = np.round(lab2rgb(lab) * 255)
-    colored = image_metrics.with_one_color(torch.from_numpy(pictures), 7.5, -3.25)
+    colored = image_metrics.with_one_color(torch.from_numpy(images), 7.5, -3.25)
     assert np.abs(colored.numpy() - expected).max() <= tolerances.ROUNDED_LEVELS
 
 

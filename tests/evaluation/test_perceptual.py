@@ -33,38 +33,38 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise AssertionError("something is fetched")
+        raise AssertionError("network access")
 
     monkeypatch.setattr("torch.hub.urlopen", refuse)
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3), np.uint8))
 
 
-def value_of_torchmetrics(pictures: Tensor, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def value_of_torchmetrics(images: Tensor, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Its public function, which finds the file where it would have downloaded it to."""
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").symlink_to(weights)
-    one, other = (rgb.permute(0, 3, 1, 2) / 127.5 - 1 for rgb in pictures)
+    one, other = (rgb.permute(0, 3, 1, 2) / 127.5 - 1 for rgb in images)
     return learned_perceptual_image_patch_similarity(one, other, net_type="alex", reduction="none")
 
 
 def test_lpips_is_torchmetrics_own(
-    pictures: Tensor, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Tensor, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = value_of_torchmetrics(pictures, weights, tmp_path, monkeypatch)
+    expected = value_of_torchmetrics(images, weights, tmp_path, monkeypatch)
     save_file(torch.hub.load_state_dict_from_url("file:///alexnet-owt-7be5be79.pth"), tmp_path / "same.safetensors")
     for file in (weights, tmp_path / "same.safetensors"):
-        found = Perceptual.load(file, None, CPU).distances(*pictures)["lpips"]
+        found = Perceptual.load(file, None, CPU).distances(*images)["lpips"]
         assert found.min() > 0
         torch.testing.assert_close(found, expected.double(), rtol=0, atol=tolerances.INDEPENDENT)
-    assert Perceptual.load(weights, None, CPU).distances(pictures[0], pictures[0])["lpips"].abs().max() == 0
+    assert Perceptual.load(weights, None, CPU).distances(images[0], images[0])["lpips"].abs().max() == 0
 
 
-def test_an_evaluation_tells_lpips_and_which_weights_it_was_measured_with(weights: Path, tmp_path: Path) -> None:
+def test_an_evaluation_has_lpips_and_the_weights_that_it_was_measured_with(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(3):
         paint_photo(number, 32, 32).save(tmp_path / "photos" / f"{number}.png")
@@ -106,12 +106,12 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(tmp_path: Path, k
 def test_fid_without_its_package_is_refused_with_the_way_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perceptual, "find_spec", lambda _: None)  # as where it is not installed
+    monkeypatch.setattr(perceptual, "find_spec", lambda _: None)  # as if it were not installed
     with pytest.raises(UserError, match=r"fid-weights=.*torch-fidelity; install it with pip install"):
         Perceptual.load(None, tmp_path / "inception.pth", CPU)
 
 
-def test_fid_is_the_distance_of_two_gaussians_however_the_pictures_come() -> None:
+def test_fid_is_the_distance_of_two_gaussians_in_any_batches() -> None:
     """Heusel et al. 2017, equation 6, by eigenvalues of a symmetric matrix in place of torchmetrics' product."""
     draw = np.random.default_rng(0)
     one, other = draw.normal(size=(40, 8)), draw.normal(0.5, 2, (40, 8))
@@ -127,7 +127,7 @@ def test_fid_is_the_distance_of_two_gaussians_however_the_pictures_come() -> Non
     assert float(fid.compute()) == pytest.approx(expected, abs=tolerances.INDEPENDENT)
 
 
-def test_fid_compares_the_features_that_torchmetrics_makes(pictures: Tensor, tmp_path: Path) -> None:
+def test_fid_compares_the_features_that_torchmetrics_makes(images: Tensor, tmp_path: Path) -> None:
     library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -139,7 +139,7 @@ def test_fid_compares_the_features_that_torchmetrics_makes(pictures: Tensor, tmp
     torch.save({}, file)
     torch.save(Untrained("inception-v3-compat", ["2048"], str(file)).state_dict(), file)
     theirs = FrechetInceptionDistance(feature_extractor_weights_path=str(file))
-    expected = theirs.inception(pictures[0].permute(0, 3, 1, 2))
-    found = Perceptual.load(None, file, CPU).features(pictures[0])
+    expected = theirs.inception(images[0].permute(0, 3, 1, 2))
+    found = Perceptual.load(None, file, CPU).features(images[0])
     assert found is not None
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -29,7 +29,7 @@ class MadeRun:
     """A run folder to write.
 
     over: its config; error: CIEDE2000 of its images on average, beside the gray copy's 8; noise: how much the images
-    differ in that; kept: images with pictures; different: how many of these are no links to others.
+    differ in that; kept: how many images have files; different: how many of these are not links to others.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class MadeRun:
         return self.folder
 
     def evaluate(self, epoch: int) -> None:
-        """Write an evaluation, its pictures a mix of the original and the gray copy."""
+        """Write an evaluation, its images a mix of the original and the gray copy."""
         data = self.folder / "evaluations" / self.data
         stem = data / f"epoch-{epoch:04d}"
         for folder in (stem, data / "original", data / "gray"):
@@ -116,7 +116,7 @@ class MadeRun:
 
 
 def write_metrics(folder: Path, readings: int) -> None:
-    """A metrics.jsonl with so many readings of training, ending in a line that a kill cut."""
+    """A metrics.jsonl with `readings` rows of training, ending in a line that a kill cut."""
     rows: list[dict[str, Any]] = [
         {"kind": "start", "images_seen": 0, "epoch": 0.0, "world_size": 2, "hardware": "2 x CPU", "commit": "abc"}
     ]

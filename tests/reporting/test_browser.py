@@ -58,7 +58,7 @@ def test_every_header_sorts_both_ways_with_blanks_last(opened: Opener, report: P
     assert table.locator("th[aria-sort=none]").count() == table.locator("thead th").count() - 1
 
 
-def test_a_picture_moves_by_mouse_from_gray_to_the_original_and_comes_back(opened: Opener, report: Path) -> None:
+def test_an_image_moves_by_mouse_from_gray_to_the_original_and_comes_back(opened: Opener, report: Path) -> None:
     page = opened(report)
     first_cell(page)
     button = page.locator(f"{CELL} button.image").first
@@ -72,7 +72,7 @@ def test_a_picture_moves_by_mouse_from_gray_to_the_original_and_comes_back(opene
     assert (opacity(page, "model"), opacity(page, "original")) == (1, 0)
 
 
-def test_a_picture_moves_by_arrow_keys_and_says_where_it_is(opened: Opener, report: Path) -> None:
+def test_an_image_moves_by_arrow_keys_and_says_where_it_is(opened: Opener, report: Path) -> None:
     page = opened(report)
     first_cell(page)
     slider = page.locator(f"{CELL} input[type=range]").first
@@ -87,7 +87,7 @@ def test_a_picture_moves_by_arrow_keys_and_says_where_it_is(opened: Opener, repo
     assert opacity(page, "original") == 1
 
 
-def test_a_finger_drags_a_picture_and_does_not_enlarge_it(opened: Opener, report: Path) -> None:
+def test_a_finger_drags_an_image_and_does_not_enlarge_it(opened: Opener, report: Path) -> None:
     page = opened(report, width=390, height=844, has_touch=True, is_mobile=True)
     first_cell(page)
     button = page.locator(f"{CELL} button.image").first
@@ -104,7 +104,7 @@ def test_a_finger_drags_a_picture_and_does_not_enlarge_it(opened: Opener, report
     assert not page.locator("dialog").is_visible()
 
 
-def test_one_slider_moves_all_pictures(opened: Opener, report: Path) -> None:
+def test_one_slider_moves_all_images(opened: Opener, report: Path) -> None:
     page = opened(report)
     first_cell(page)
     page.locator("#all").fill("100")
@@ -113,7 +113,7 @@ def test_one_slider_moves_all_pictures(opened: Opener, report: Path) -> None:
     assert set(opacities) == {"1"}
 
 
-def test_an_enlarged_picture_opens_walks_by_arrow_keys_and_closes(opened: Opener, report: Path) -> None:
+def test_an_enlarged_image_opens_walks_by_arrow_keys_and_closes(opened: Opener, report: Path) -> None:
     page = opened(report)
     first_cell(page)
     slider = page.locator(f"{CELL} input[type=range]").first
@@ -247,7 +247,7 @@ def test_paper_shows_everything(opened: Opener, report: Path) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of 5,000 photographs, of 500 different pictures."""
+    """The page of 5,000 photographs, of 500 different images."""
     folder = tmp_path_factory.mktemp("large")
     run = MadeRun(folder / "large", LAB, images=5000, kept=5000, different=500).write()
     write_report([run], folder / "report.html", ReportOptions(grid_size=5000))

@@ -1,4 +1,4 @@
-"""What stands on the page: escaped, comparable or left blank, best marked, light."""
+"""The content of the page: escaped, comparable or left blank, best marked, light."""
 
 import json
 import re
@@ -175,7 +175,7 @@ def test_time_in_steps_is_images_over_their_rate() -> None:
         ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "bf16", "9.89"),  # a part of one
     ],
 )
-def test_compute_is_told_beside_the_peak_of_its_gpu(tmp_path: Path, hardware: str, precision: str, text: str) -> None:
+def test_compute_is_shown_beside_the_peak_of_its_gpu(tmp_path: Path, hardware: str, precision: str, text: str) -> None:
     folder = MadeRun(tmp_path / "run", {"train": {"precision": precision}}, images=2, kept=0).write()
     rows = [{"kind": "start", "hardware": hardware}, *({"kind": "train", "rank_tflop_per_s": n} for n in (1, 9.89, 10))]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -204,7 +204,7 @@ def test_config_values_of_few_runs_stand_out(tmp_path: Path) -> None:
     assert not rows["model.width"].differs
 
 
-def test_numbers_and_pictures_may_be_of_different_data(tmp_path: Path) -> None:
+def test_numbers_and_images_may_be_of_different_data(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "cars", LAB, images=30, kept=0)
     folder = made.write()
     made.data, made.images, made.kept = "public", 5, 5
@@ -214,7 +214,7 @@ def test_numbers_and_pictures_may_be_of_different_data(tmp_path: Path) -> None:
     assert "images of public, 5 photographs" in text
 
 
-def test_thumbnails_shrink_with_their_number_and_equal_pictures_are_one(tmp_path: Path) -> None:
+def test_thumbnails_shrink_with_their_number_and_equal_images_are_one(tmp_path: Path) -> None:
     for number in range(20):
         paint_photo(number, 128, 128).save(tmp_path / f"{number}.png")
     shutil.copy(tmp_path / "0.png", tmp_path / "again.png")

@@ -93,7 +93,7 @@ def test_bad_runs_are_refused_in_one_line_and_nothing_is_written(command: Comman
     assert not (tmp_path / "report.html").exists()
 
 
-def test_wishes_that_cannot_be_met_are_refused(made: Path, tmp_path: Path) -> None:
+def test_options_that_cannot_be_met_are_refused(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out, reason in ((tmp_path / "file" / "report.html", "cannot be written"), (made, "is a folder")):
         with pytest.raises(UserError, match=f"out=.*{reason}"):
@@ -106,9 +106,9 @@ def test_wishes_that_cannot_be_met_are_refused(made: Path, tmp_path: Path) -> No
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_picture_that_is_none_is_named(made: Path, tmp_path: Path) -> None:
-    picture = made / "evaluations" / "test" / "epoch-0002" / "000001.png"
-    picture.write_bytes(b"no picture")
+def test_a_damaged_image_is_named(made: Path, tmp_path: Path) -> None:
+    file = made / "evaluations" / "test" / "epoch-0002" / "000001.png"
+    file.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"000001\.png: damaged"):
         write_report([made], tmp_path / "report.html", ReportOptions())
 
