@@ -35,6 +35,7 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(color, "PIXELS_PER_PROGRAM", 2**18)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_programs")
 def test_every_color_is_exact_and_comes_back(sixteenth_of_all_colors: Tensor) -> None:
     truth = lab_units(*reference.rgb_to_lab(sixteenth_of_all_colors, torch.float64))
@@ -43,6 +44,7 @@ def test_every_color_is_exact_and_comes_back(sixteenth_of_all_colors: Tensor) ->
     assert torch.equal(lab_to_rgb_u8(lightness, ab, impl="triton"), sixteenth_of_all_colors)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_programs")
 def test_what_is_rounded_to_16_bits_is_close_for_every_color(
     sixteenth_of_all_colors: Tensor, monkeypatch: pytest.MonkeyPatch

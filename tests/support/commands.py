@@ -104,7 +104,7 @@ def _wait(processes: list[Process]) -> None:
     """Until all have ended; SIGTERM once one has failed, SIGKILL if that does not help."""
     deadline_s = time.monotonic() + DEADLINE_S
     terminated = False
-    while any(process.poll() is None for process in processes):
+    while None in [process.poll() for process in processes]:
         if time.monotonic() > deadline_s:
             for process in processes:
                 process.kill()
