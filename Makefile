@@ -41,7 +41,7 @@ lint: $(READY)
 # Each process writes a file of its own. The floor is `fail_under` in pyproject.toml.
 coverage: $(READY)
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m pytest
+	$(RUN) -m coverage run -m pytest -n $(WORKERS) --dist loadgroup
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
 

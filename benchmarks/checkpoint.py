@@ -137,6 +137,7 @@ def write_zeros(file: Path, size_bytes: int) -> None:
 
 
 def save_plainly(file: Path, tensors: dict[str, Any]) -> None:
+    """torch.save, then fsync."""
     import torch
 
     with file.open("wb") as stream:
