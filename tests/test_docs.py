@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from benchmarks.structure import find_arrows, read_modules, room_of
 from hpc_recolor.config import AdversarialName, DataConfig, GeneratorName
 from hpc_recolor.evaluation.metric_registry import METRICS
 
@@ -72,3 +73,25 @@ def test_the_table_knows_the_names() -> None:
 def test_every_cluster_profile_has_a_stored_script() -> None:
     profiles = {file.stem for file in (ROOT / "slurm" / "profiles").glob("*.yaml")}
     assert profiles <= {file.stem for file in (ROOT / "tests" / "launch" / "scripts").glob("*.sh")}
+
+
+def floors() -> dict[str, int]:
+    """The rooms of the drawing, from the commands (0) down."""
+    lines = re.findall(r"^    \|(.*)\|$", ARCHITECTURE, re.MULTILINE)
+    return {cell.split()[0]: floor for floor, line in enumerate(lines) for cell in line.split("|")}
+
+
+def drawn_room(module: str) -> str | None:
+    """The room of the drawing that a module, or a name in one, belongs to."""
+    room = room_of(module)
+    if room in ("config", "config_file") or module.startswith("hpc_recolor.models.shapes"):
+        return "config"
+    drawn = {"kernels": "recolor_kernels", "benchmarks": None, "hpc_recolor": None}.get(str(room), room)
+    return drawn if drawn is None or drawn in floors() else "commands"
+
+
+def test_rooms_import_lower_floors_of_the_drawing_only() -> None:
+    floor = floors()
+    arrows = find_arrows(read_modules(ROOT), drawn_room)
+    assert {room for arrow in arrows for room in arrow} == set(floor)
+    assert [(one, other) for one, other in arrows if floor[one] >= floor[other]] == []
