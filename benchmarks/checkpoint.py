@@ -1,4 +1,4 @@
-"""`python -m benchmarks.checkpoint`: our save and restore beside torch.save, torch.load and the bare disk, in turn."""
+"""`python -m benchmarks.checkpoint`: save and restore against torch.save, torch.load and the bare disk, alternating."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def checkpoint(
     *,
     rounds: Annotated[int, Parameter(validator=Number(gte=1), help="Timed rounds [rounds, 1 or more].")] = 5,
     folder: Annotated[
-        Path | None, Parameter(help="Folder on the disk to measure; by default the one for temporaries.")
+        Path | None, Parameter(help="Folder on the disk to measure; by default that for temporary files.")
     ] = None,
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
     flags: cli.ConfigFlags = cli.NO_FLAGS,
@@ -39,18 +39,18 @@ def checkpoint(
     config = cli.load(None, flags)
     check_out(out)
     if folder and not folder.is_dir():
-        raise UserError(f"folder={folder}: no such folder; name one on the disk to measure")
+        raise UserError(f"folder={folder}", "no such folder", "name one on the disk to measure")
     with tempfile.TemporaryDirectory(dir=folder) as place:
         result = measure(config, rounds, Path(place))
     if result["rank"]:
         return
     size_mb = result["size_mb"]
-    print(f"{result['ranks']} ranks, {size_mb:.0f} MB a checkpoint, medians of {rounds} rounds:")
+    print(f"{result['ranks']} ranks, {size_mb:.0f} MB per checkpoint, medians of {rounds} rounds:")
     for name, elapsed_s in result["seconds"].items():
         print(f"{name:>28}: {elapsed_s:7.2f} s  {size_mb / elapsed_s:7.0f} MB/s")
     stalled_s = result["stalled_s"]
     print(
-        f"training waits {stalled_s:.2f} s for a save beside it: {stalled_s / INTERVAL_S:.2%} of {INTERVAL_S} s; "
+        f"training waits {stalled_s:.2f} s for a background save: {stalled_s / INTERVAL_S:.2%} of {INTERVAL_S} s; "
         f"save / torch.save = {result['save_ratio']:.2f}, restore / torch.load = {result['restore_ratio']:.2f}"
     )
     if out:
@@ -58,57 +58,54 @@ def checkpoint(
 
 
 def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
-    """Medians [s] of every way to save and to restore, and of training's wait for a save beside it."""
+    """Medians [s] of every way to save and to restore, and of the time that a background save stalls training."""
     import torch
 
     from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
     from hpc_recolor.run_folder.folder import RunFolder
     from hpc_recolor.runtime.distributed import highest, on_main, start, stop
-    from hpc_recolor.training.averaging import MovingAverage
-    from hpc_recolor.training.checkpointer import Saver
-    from hpc_recolor.training.engine.deepspeed_engine import build_engines
-    from hpc_recolor.training.engine.engine_state import owned
-    from hpc_recolor.training.run_state import Position, Training, restore, shard_tensors
-    from hpc_recolor.training.step import StepLosses, gan_step
+    from hpc_recolor.training.background_writer import CheckpointWriter
+    from hpc_recolor.training.run_state import RunState, restore, shard_tensors
+    from hpc_recolor.training.step import gan_step
 
     world = start(config.train.device, config.train.threads)
     place = on_main(world, lambda: place)
-    engines = build_engines(config, world)
-    average = MovingAverage(owned(engines.generator, world), config.train.ema_half_life)
-    training = Training(engines, average, Position(torch.zeros(len(StepLosses._fields), device=world.device)))
+    state = RunState.initial(config, world)
     shape = (config.train.batch_size // world.size, CONDITION_CHANNELS, config.data.size, config.data.size)
     condition = torch.rand(shape, device=world.device) * 2 - 1
     target = torch.rand(shape[0], target_channels(config.model.color), *shape[2:], device=world.device) * 2 - 1
     run, plain = RunFolder(place), place / f"plain-{world.rank}.pt"
     stalls_s: list[float] = []
 
-    def saver(background: bool) -> Saver:
+    def writer(background: bool) -> CheckpointWriter:
         section = {**config.checkpoint.model_dump(), "background": background, "keep": 1}
-        return Saver(run, load_config(None, {**config.model_dump(), "checkpoint": section}), "benchmark", world)
+        return CheckpointWriter(
+            run, load_config(None, {**config.model_dump(), "checkpoint": section}), "benchmark", world
+        )
 
-    aside, beside = saver(False), saver(True)
+    in_foreground, in_background = writer(False), writer(True)
 
     def save() -> None:
-        training.position.images_seen += 1
-        aside.start(training)
-        aside.finish()
+        state.counters.images_seen += 1
+        in_foreground.start(state)
+        in_foreground.finish()
 
     def save_beside_training() -> None:
-        training.position.images_seen += 1
-        beside.start(training)
-        while highest(world, [beside.is_writing])[0]:
-            gan_step(engines, condition, target, config.loss)
-        stalls_s.append(beside.finish().stalled_s)
+        state.counters.images_seen += 1
+        in_background.start(state)
+        while highest(world, [in_background.is_writing])[0]:
+            gan_step(state.engines, condition, target, config.loss)
+        stalls_s.append(in_background.finish().stalled_s)
 
-    live = shard_tensors(training, world)
+    live = shard_tensors(state, world)
     size_bytes = sum(tensor.nbytes for tensor in live.values())
     ways: dict[str, Callable[[], Any]] = {
         "bare write": lambda: write_zeros(place / f"zeros-{world.rank}", size_bytes),
-        "torch.save": lambda: save_plainly(plain, shard_tensors(training, world)),
+        "torch.save": lambda: save_plainly(plain, shard_tensors(state, world)),
         "our save": save,
         "our save beside training": save_beside_training,
         "torch.load": lambda: load_plainly(plain, live),
-        "our restore, verified": lambda: restore(run, training, "benchmark", world),
+        "our restore, verified": lambda: restore(run, state, "benchmark", world),
     }
     times = time_in_turn(ways, rounds)
     stop()
@@ -128,7 +125,7 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
 
 
 def write_zeros(file: Path, size_bytes: int) -> None:
-    """What the disk alone can do."""
+    """Write and sync that many zeros: the bare disk."""
     chunk = bytes(CHUNK_BYTES)
     with file.open("wb") as stream:
         for start in range(0, size_bytes, CHUNK_BYTES):
@@ -137,7 +134,7 @@ def write_zeros(file: Path, size_bytes: int) -> None:
 
 
 def save_plainly(file: Path, tensors: dict[str, Any]) -> None:
-    """torch.save, then fsync."""
+    """torch.save, then sync."""
     import torch
 
     with file.open("wb") as stream:
@@ -146,7 +143,7 @@ def save_plainly(file: Path, tensors: dict[str, Any]) -> None:
 
 
 def load_plainly(file: Path, tensors: dict[str, Any]) -> None:
-    """Read what `save_plainly` wrote into tensors of the same names."""
+    """Read a file of `save_plainly` into tensors of the same names."""
     import torch
 
     for key, value in torch.load(file, weights_only=True).items():
@@ -154,7 +151,7 @@ def load_plainly(file: Path, tensors: dict[str, Any]) -> None:
 
 
 def time_in_turn(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Each way's times [s], one after the other in each round; all ranks begin each together."""
+    """Times [s] of each way, alternating in each round; all ranks start each together."""
     import torch
 
     times: dict[str, list[float]] = {name: [] for name in ways}

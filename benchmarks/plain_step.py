@@ -1,4 +1,4 @@
-"""The pix2pix step in plain PyTorch: what the engines' step must equal, and what it is timed against."""
+"""The pix2pix step in plain PyTorch, as a reference for the results and the speed of the engines' step."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from hpc_recolor.training.engine.deepspeed_engine import Engine, Engines
 
 
 class PlainStep:
-    """Two networks and two Adams, stepped as in pix2pix (arXiv:1611.07004): BCE with logits, L1 weight."""
+    """Two networks and two Adams, trained as in pix2pix (arXiv:1611.07004): BCE with logits, weighted L1."""
 
     def __init__(
         self,
@@ -23,14 +23,16 @@ class PlainStep:
         l1_weight: float,
     ) -> None:
         self.generator, self.discriminator, self.l1_weight = generator, discriminator, l1_weight
-        self.judge = discriminator.module if isinstance(discriminator, DistributedDataParallel) else discriminator
+        self.frozen_discriminator = (
+            discriminator.module if isinstance(discriminator, DistributedDataParallel) else discriminator
+        )
         self.generator_adam = torch.optim.Adam(generator.parameters(), lr, betas, fused=True)
         self.discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr, betas, fused=True)
 
     @classmethod
     def beside(cls, engines: Engines, config: Config, world: World) -> "PlainStep":
-        """A twin of the engines (ZeRO 0) with networks of its own that start from the same weights; on several ranks
-        in torch's DistributedDataParallel."""
+        """A twin of the engines (ZeRO 0): other networks with the same weights, in DistributedDataParallel on several
+        ranks."""
 
         def twin(network: nn.Module, engine: Engine) -> nn.Module:
             network.to(world.device).load_state_dict(engine.module.state_dict())
@@ -41,7 +43,10 @@ class PlainStep:
         return cls(generator, discriminator, config.train.lr, config.train.betas, config.loss.l1_weight)
 
     def __call__(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """One step. Returns (discriminator's loss, generator's total loss) before the updates."""
+        """One step on condition (N,1,H,W) and target (N,C,H,W), in [-1, 1].
+
+        Returns the losses of the discriminator and of the generator (), before the updates.
+        """
         fake = self.generator(condition)
 
         self.discriminator_adam.zero_grad()
@@ -54,11 +59,11 @@ class PlainStep:
         self.discriminator_adam.step()
 
         self.generator_adam.zero_grad()
-        self.judge.requires_grad_(False)
-        logits = self.judge(condition, fake)
+        self.frozen_discriminator.requires_grad_(False)
+        logits = self.frozen_discriminator(condition, fake)
         adversarial = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
         generator_loss = adversarial + self.l1_weight * F.l1_loss(fake, target)
         generator_loss.backward()  # type: ignore[no-untyped-call]
         self.generator_adam.step()
-        self.judge.requires_grad_(True)
+        self.frozen_discriminator.requires_grad_(True)
         return discriminator_loss.detach(), generator_loss.detach()

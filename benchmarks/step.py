@@ -1,4 +1,4 @@
-"""`python -m benchmarks.step`: the engines' step at every ZeRO stage beside a plain PyTorch twin, in turn."""
+"""`python -m benchmarks.step`: the engines' step at every ZeRO stage against a plain PyTorch twin, alternating."""
 
 import json
 import sys
@@ -28,36 +28,40 @@ ZERO_STAGES = (0, 1, 2, 3)
 def step(
     *,
     rounds: Annotated[int, Parameter(validator=Number(gte=7), help="Timed rounds [rounds, 7 or more].")] = 11,
-    steps: Annotated[int, Parameter(validator=Number(gte=1), help="Steps in a round [steps, 1 or more].")] = 2,
+    steps: Annotated[int, Parameter(validator=Number(gte=1), help="Steps per round [steps, 1 or more].")] = 2,
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
     flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
-    """Time our step at ZeRO 0 to 3 and plain PyTorch's (DDP on several ranks), alternating; print ratios of medians.
+    """Time the engines' step at ZeRO 0 to 3 and plain PyTorch's (DDP on several ranks); print ratios of medians.
 
-    Above 1 the engines' step is the faster. All start from the same weights and see the same random batches. On several
+    Above 1 the engines' step is faster. All start from the same weights and see the same random batches. On several
     ranks: torchrun --nproc_per_node 2 -m benchmarks.step ...
     """
     config = cli.load(None, flags)
     if config.loss.adversarial != "bce":
-        raise UserError(f"loss.adversarial={config.loss.adversarial}: the plain step knows only bce")
+        raise UserError(
+            f"loss.adversarial={config.loss.adversarial}",
+            "the plain step supports only bce",
+            "use loss.adversarial=bce",
+        )
     check_out(out)
     result = measure(config, rounds, steps)
     if result["rank"]:
         return
     machine = result["machine"]
-    where = machine["gpu"] or f"CPU, {machine['threads']} threads a rank"
+    where = machine["gpu"] or f"CPU, {machine['threads']} threads per rank"
     print(
         f"{where}, {result['ranks']} ranks, width {config.model.width}, batch {config.train.batch_size}, "
         f"{config.data.size} px; medians of {result['rounds']} rounds:"
     )
     for name, step_ms in result["step_ms"].items():
-        print(f"{name:>10}: {step_ms:9.1f} ms a step, plain / it = {result['ratios'][name]:.3f}")
+        print(f"{name:>10}: {step_ms:9.1f} ms per step, plain / this = {result['ratios'][name]:.3f}")
     if out:
         out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
-    """Medians [ms a step] of all sides, and plain's over each, with machine, versions and config."""
+    """Medians [ms per step] of all sides, and their ratios to plain, with machine, versions and config."""
     import torch
 
     from benchmarks.plain_step import PlainStep
@@ -90,7 +94,7 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
 
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-WARM_UP_ROUNDS, rounds):
-        for name in sorted(sides, reverse=number % 2 == 1):  # no side is always the first
+        for name in sorted(sides, reverse=number % 2 == 1):  # no side is always first
             elapsed_ms = time_ms(sides[name])
             if number >= 0:
                 times[name].append(elapsed_ms)

@@ -1,15 +1,18 @@
-"""An exponential moving average of the generator's weights, each rank averaging what it owns."""
+"""An exponential moving average of the generator's weights; each rank averages the fragments it owns."""
 
 import torch
 
 from hpc_recolor.training.engine.engine_state import WEIGHT, Fragment
 
-# The half-life is no longer than this share of what was seen, or the first weights would stay in the average for long.
+# The half-life is at most this share of images_seen, or the initial weights would dominate the average for long.
 RAMP_UP = 0.05
 
 
 class MovingAverage:
-    """Averages of fragments of weights; elementwise, so the same on any number of ranks and at any ZeRO stage."""
+    """Averages of weight fragments; elementwise, so the same on any number of ranks and at any ZeRO stage.
+
+    half_life_images: images after which a weight's share in the average has halved.
+    """
 
     def __init__(self, fragments: list[Fragment], half_life_images: int) -> None:
         self.fragments = fragments
@@ -18,7 +21,7 @@ class MovingAverage:
         self.averages = [weight.clone() for weight in self.weights]
 
     def update(self, images: int, images_seen: int) -> None:
-        """Take in the weights after a step of `images`; `images_seen` includes them."""
+        """Update the averages after a step of `images`; `images_seen` includes them."""
         half_life = min(self.half_life_images, RAMP_UP * images_seen)
         if self.averages:
             torch._foreach_lerp_(self.averages, self.weights, 1 - 0.5 ** (images / half_life))

@@ -1,4 +1,4 @@
-"""The lock of a run folder, held by rank 0 for all ranks, and kept fresh beside training."""
+"""The lock of a run folder, held by rank 0 for all ranks and refreshed during training."""
 
 import os
 from collections.abc import Iterator
@@ -16,29 +16,29 @@ REFRESH_S = 10.0
 
 @contextmanager
 def locked(run: RunFolder, world: World) -> Iterator[None]:
-    """No other job has this run meanwhile. Raises UserError on all ranks if one does."""
+    """Hold the lock of a run folder. Raises UserError on all ranks if another job has it."""
     with without_empty_folders(run.path) if world.is_main else nullcontext():
-        lock, over = RunLock(run), Event()
+        lock, released = RunLock(run), Event()
 
         def take() -> None:
             make_folder(run)
             lock.__enter__()
 
         on_main(world, take)
-        keeper = Thread(target=_keep_fresh, args=(lock, over), daemon=True)
+        refresher = Thread(target=_refresh_until, args=(lock, released), daemon=True)
         if world.is_main:
-            keeper.start()
+            refresher.start()
         try:
             yield
         finally:
-            over.set()
+            released.set()
             if world.is_main:
-                keeper.join()
+                refresher.join()
                 lock.__exit__()
 
 
-def _keep_fresh(lock: RunLock, over: Event) -> None:
-    while not over.wait(REFRESH_S):
+def _refresh_until(lock: RunLock, released: Event) -> None:
+    while not released.wait(REFRESH_S):
         if not lock.refresh():
-            os.write(2, f"error: {lock.path} is another job's by now; this one ends without saving\n".encode())
+            os.write(2, f"error: {lock.path} was taken over by another job; this one exits without saving\n".encode())
             os._exit(FAILED)

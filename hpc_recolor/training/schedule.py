@@ -1,7 +1,47 @@
-"""The learning rate over a run."""
+"""What happens when in a run. Pure functions; the clock is images seen."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpc_recolor.config import Config
 
 
-def learning_rate(lr: float, images_seen: int, images_total: int, constant: float) -> float:
-    """Constant for a share of the run, then linear to zero, as pix2pix does; the clock is images seen."""
-    left = 1 - images_seen / images_total
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is [images]. per_epoch: photographs to learn from; per_step: the batch of all ranks."""
+
+    total: int
+    per_epoch: int
+    per_step: int
+
+    @classmethod
+    def of(cls, config: Config, photographs: int) -> "RunLength":
+        """The length of a run on this many photographs."""
+        epochs, batch_size = config.train.epochs, config.train.batch_size
+        return cls(images_total(epochs, photographs, batch_size), per_epoch=photographs, per_step=batch_size)
+
+
+def images_total(epochs: int, photographs: int, batch_size: int) -> int:
+    """Images in a run of whole batches. The last batch continues into the next shuffle, so every photograph is seen
+    `epochs` times or more."""
+    return -(-epochs * photographs // batch_size) * batch_size
+
+
+def learning_rate(lr: float, images_seen: int, total: int, constant: float) -> float:
+    """The learning rate after `images_seen` of `total` images, as in pix2pix (arXiv:1611.07004): `lr` for the share
+    `constant` of the run [0 to 1], then linear to zero."""
+    left = 1 - images_seen / total
     return lr * min(1.0, max(0.0, left) / (1 - constant)) if constant < 1 else lr
+
+
+def is_due(every_images: int, images_seen: int, length: RunLength) -> bool:
+    """Whether the last step passed a multiple of `every_images`, or ended the run."""
+    before = images_seen - length.per_step
+    return images_seen >= length.total or images_seen // every_images > before // every_images
+
+
+def finished_snapshot(snapshots: Iterable[int], images_seen: int, length: RunLength) -> int | None:
+    """The epoch of `snapshots` that the last step finished, the last if several; None if it finished none."""
+    before = images_seen - length.per_step
+    finished = [epoch for epoch in snapshots if before < epoch * length.per_epoch <= images_seen]
+    return max(finished, default=None)

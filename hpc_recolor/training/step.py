@@ -1,4 +1,4 @@
-"""One step of pix2pix: the discriminator learns, then the generator against the discriminator as it now is."""
+"""One step of pix2pix (arXiv:1611.07004): the discriminator learns, then the generator against the updated one."""
 
 from typing import Any, NamedTuple
 
@@ -11,8 +11,11 @@ from recolor_kernels import discriminator_loss, generator_loss, l1_loss
 
 
 class StepLosses(NamedTuple):
-    """Losses of one step on this rank, before its updates: 0-dimensional tensors on the device, not yet read
-    (or floats, once read)."""
+    """Losses of one step on this rank, before its updates: 0-dimensional tensors on the device, or floats once read.
+
+    discriminator: mean of its losses on real and generated pairs. generator: l1_weight x l1 + adversarial. l1: mean
+    absolute error in the target's range of [-1, 1]. adversarial: the generator's loss on the discriminator's logits.
+    """
 
     discriminator: Any
     generator: Any
@@ -20,49 +23,60 @@ class StepLosses(NamedTuple):
     adversarial: Any
 
 
-def gan_step(engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig, parts: int = 1) -> StepLosses:
-    """Update both networks on one batch: condition (N,1,H,W), target (N,C,H,W), both in [-1, 1].
+def gan_step(engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig, accumulate: int = 1) -> StepLosses:
+    """Update both networks on one batch: condition (N,1,H,W), target (N,C,H,W), floats in [-1, 1], on the device.
 
-    parts: micro-batches that N is computed in, one after the other; the update is that of their mean loss. Where a
-    loss or gradient is not finite on any rank, that network does not learn, nor does the generator after the
-    discriminator; see Engine.skipped.
+    All ranks call it together, each with its share of the batch. accumulate: number of microbatches that N is split
+    into, a divisor of N; they are computed one after the other, and the update is that of their mean loss. A network
+    does not learn if its loss or gradient is not finite on any rank, nor does the generator after a discriminator that
+    did not: see Engine.skipped.
     """
     for engine in engines:
         engine.keep_buffers()
-    if parts == 1:
+    if accumulate == 1:
         prediction = engines.generator(condition)
         discriminator = discriminator_step(engines.discriminator, condition, target, prediction.detach(), loss)
         return StepLosses(discriminator, *generator_step(engines, condition, target, prediction, loss))
-    pieces = list(zip(condition.chunk(parts), target.chunk(parts), strict=True))
-    states = []
-    on_discriminator = []
-    for some_condition, some_target in pieces:
-        states.append(_random_state(condition.device))
-        prediction = _predict_without_trace(engines.generator, some_condition)
-        on_discriminator.append(
+    return _accumulated_step(engines, condition, target, loss, accumulate)
+
+
+def _accumulated_step(
+    engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig, accumulate: int
+) -> StepLosses:
+    microbatches = list(zip(condition.chunk(accumulate), target.chunk(accumulate), strict=True))
+    random_states, of_discriminator, of_generator = [], [], []
+    for some_condition, some_target in microbatches:
+        random_states.append(_random_state(condition.device))
+        prediction = _predict_without_gradients(engines.generator, some_condition)
+        of_discriminator.append(
             discriminator_step(engines.discriminator, some_condition, some_target, prediction, loss)
         )
-    on_generator = []
-    for (some_condition, some_target), state in zip(pieces, states, strict=True):
-        _set_random_state(condition.device, state)  # the prediction that the discriminator saw, drop by drop
+    for (some_condition, some_target), state in zip(microbatches, random_states, strict=True):
+        _set_random_state(condition.device, state)  # the same dropout as in the prediction that the discriminator saw
         prediction = engines.generator(some_condition)
-        on_generator.append(generator_step(engines, some_condition, some_target, prediction, loss))
-    rows = [(one, *others) for one, others in zip(on_discriminator, on_generator, strict=True)]
+        of_generator.append(generator_step(engines, some_condition, some_target, prediction, loss))
+    rows = [(one, *others) for one, others in zip(of_discriminator, of_generator, strict=True)]
     return StepLosses(*(torch.stack(values).mean() for values in zip(*rows, strict=True)))
 
 
 def discriminator_step(
     engine: Engine, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig
 ) -> Tensor:
-    """Half the loss on real pairs plus half the loss on generated ones; `prediction` carries no gradient.
+    """Update the discriminator on one (micro)batch of real and generated pairs, each with half the weight.
 
-    Without an adversary it learns nothing, and the loss is 0.
+    condition: (N,1,H,W). target: the real images (N,C,H,W). prediction: the generated ones (N,C,H,W), detached. All
+    are floats in [-1, 1] on the device. The weights change at the last microbatch of a step; a loss that is not finite
+    on any rank changes nothing and sets engine.skipped.
+
+    Returns the detached loss (), half of loss.adversarial's criterion on real logits plus half on generated ones, as in
+    pix2pix (arXiv:1611.07004, section 3.3: the objective is halved to slow the discriminator). 0, without an update, if
+    loss.adversarial is "none".
     """
     if loss.adversarial == "none":
         return prediction.new_zeros(())
     on_fake, on_real = engine(condition, prediction), engine(condition, target)
     total = discriminator_loss(on_real, on_fake, loss.adversarial)
-    engine.backward(_spoiled(total, ~torch.isfinite(total)))
+    engine.backward(poison_with_nan(total, ~torch.isfinite(total)))
     engine.step()
     return total.detach()
 
@@ -70,35 +84,45 @@ def discriminator_step(
 def generator_step(
     engines: Engines, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """l1_weight x L1 + adversarial, through a fresh forward of the discriminator, which does not learn from it."""
-    judge = engines.discriminator
+    """Update the generator on one (micro)batch, through a new forward pass of the discriminator, which is frozen.
+
+    condition: (N,1,H,W). target: (N,C,H,W). prediction: engines.generator(condition) with its graph, (N,C,H,W). All are
+    floats in [-1, 1] on the device. The weights change at the last microbatch of a step; nothing changes, and
+    engines.generator.skipped is set, if the loss is not finite on any rank or the discriminator was skipped.
+
+    Returns detached (total, L1, adversarial), each (): total = loss.l1_weight x L1 + adversarial, the objective of
+    pix2pix (arXiv:1611.07004, equation 4) with labels of real images for generated ones. Without an adversarial loss,
+    total = loss.l1_weight x L1 and the last is 0.
+    """
     if loss.adversarial == "none":
         l1 = l1_loss(prediction, target)
         total = loss.l1_weight * l1
-        engines.generator.backward(_spoiled(total, ~torch.isfinite(total)))
+        engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total)))
         engines.generator.step()
         return total.detach(), l1.detach(), torch.zeros_like(total)
-    judge.module.requires_grad_(False)
-    total, l1, adversarial = generator_loss(
-        prediction, target, judge.judge(condition, prediction), loss.l1_weight, loss.adversarial
-    )
-    engines.generator.backward(_spoiled(total, ~torch.isfinite(total) | judge.skipped.bool()))
+    discriminator = engines.discriminator
+    discriminator.module.requires_grad_(False)
+    logits = discriminator.frozen_forward(condition, prediction)
+    total, l1, adversarial = generator_loss(prediction, target, logits, loss.l1_weight, loss.adversarial)
+    engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total) | discriminator.skipped.bool()))
     engines.generator.step()
-    judge.module.requires_grad_(True)
+    discriminator.module.requires_grad_(True)
     return total.detach(), l1, adversarial
 
 
-def _spoiled(loss: Tensor, bad: Tensor) -> Tensor:
-    """The loss; where `bad`, one whose gradients are NaN everywhere, so that every rank comes to know of it when
-    gradients are averaged, without a word more between ranks and without waiting for the device."""
+def poison_with_nan(loss: Tensor, bad: Tensor) -> Tensor:
+    """The loss (); where `bad`, a boolean tensor (), is true, one whose gradients are NaN everywhere.
+
+    Every rank then finds NaN when gradients are averaged: no further communication, no wait for the device.
+    """
     return loss * torch.where(bad, torch.nan, 1.0)
 
 
-def _predict_without_trace(generator: Engine, condition: Tensor) -> Tensor:
-    """What the generator will predict, without what gradients need; BatchNorm's statistics stay as they were."""
+def _predict_without_gradients(generator: Engine, condition: Tensor) -> Tensor:
+    """The generator's prediction, without a graph; BatchNorm's statistics stay as they were."""
     before = [buffer.clone() for buffer in generator.module.buffers()]
     with torch.no_grad():
-        prediction = generator.judge(condition)
+        prediction = generator.frozen_forward(condition)
         for buffer, value in zip(generator.module.buffers(), before, strict=True):
             buffer.copy_(value)
     return prediction

@@ -5,58 +5,99 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from hpc_recolor.config import Config
 from hpc_recolor.data.batches import load_images
 from hpc_recolor.data.samples import Samples, Subset
 from hpc_recolor.evaluation.figures import sample_grid
 from hpc_recolor.evaluation.validation_scores import Scores, score
 from hpc_recolor.models.build import build_discriminator, build_generator, place
 from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
-from hpc_recolor.run_folder.folder import RunFolder
-from hpc_recolor.runtime.distributed import World
-from hpc_recolor.training.averaging import MovingAverage
-from hpc_recolor.training.engine.deepspeed_engine import Engines
-from hpc_recolor.training.engine.engine_state import WEIGHT, owned, whole
+from hpc_recolor.run_folder.metrics_log import read_metrics
+from hpc_recolor.runtime.distributed import on_main
+from hpc_recolor.training.context import RunContext
+from hpc_recolor.training.engine.engine_state import WEIGHT, full_state, owned
 
 
-class Evaluator:
-    """The held-out photographs, this rank's share of them in memory, and both networks in eval mode."""
+class Validation:
+    """Scores the generator on held-out photographs and saves some of them as colored. All ranks call it together.
 
-    def __init__(self, held_out: Samples, config: Config, world: World) -> None:
-        self.color, self.loss, self.world = config.model.color, config.loss, world
-        with torch.random.fork_rng():  # training draws what it would have drawn
+    Holds this rank's share of the photographs in memory, and both networks in eval mode. stop_requested: called by all
+    ranks together before every batch; True on all ranks interrupts a measurement. interrupted: whether the last one
+    was; it is made up for when the run resumes.
+    """
+
+    def __init__(self, context: RunContext, held_out: Samples, stop_requested: Callable[[], bool]) -> None:
+        self.context, self.stop_requested = context, stop_requested
+        self.interrupted = False
+        config, world = context.config, context.world
+        with torch.random.fork_rng():  # leaves training's random numbers as they were
             self.generator = place(build_generator(config.model, config.data.size), config.model, world.device)
             self.discriminator = place(build_discriminator(config.model), config.model, world.device)
         self.generator.eval()
         self.discriminator.eval()
         mine = range(world.rank, len(held_out), world.size)
-        self.pictures = load_images(Subset(held_out, mine), config.data, world)
+        self.images = load_images(Subset(held_out, mine), config.data, world)
         shown = range(min(config.tracking.samples, len(held_out)) if world.is_main else 0)
         self.shown = load_images(Subset(held_out, shown), config.data, world)
 
-    def measure(self, engines: Engines, average: MovingAverage | None, shall_stop: Callable[[], bool]) -> Scores | None:
-        """Scores of the averaged generator, or of the trained one if there is no average. All ranks together.
+    def run_if_due(self) -> None:
+        """Measure if tracking.samples_every_images makes it due."""
+        if self._is_due():
+            self.measure()
 
-        The discriminator judges with BatchNorm's running statistics, of real and generated pictures alike, so that its
-        word on a picture depends on no other picture; in training, each batch has statistics of its own.
+    def is_owed(self) -> bool:
+        """Whether the run was stopped before it could measure what it had trained. The same on all ranks."""
+        return on_main(self.context.world, self._is_missing)
 
-        shall_stop: asked by all ranks together before every batch; if it says yes, the result is None.
+    def measure(self) -> None:
+        """Measure and log the scores, unless the run is asked to stop meanwhile."""
+        self.context.enter_phase("measuring", self.context.step)
+        scores = self._score()
+        self.interrupted = scores is None
+        if scores and self.context.world.is_main:
+            self.context.tracker.log_scores(self.context.images_seen, scores, self._draw())
+
+    def _is_due(self) -> bool:
+        return self.context.is_due(self.context.config.tracking.samples_every_images)
+
+    def _is_missing(self) -> bool:
+        images_seen, metrics = self.context.images_seen, self.context.run.metrics
+        if not images_seen or not self._is_due():
+            return False
+        rows = read_metrics(metrics) if metrics.exists() else []
+        return not any(row["kind"] == "held_out" and row["images_seen"] == images_seen for row in rows)
+
+    def _score(self) -> Scores | None:
+        """Scores of the averaged generator, or of the trained one if there is no average; None if interrupted.
+
+        The discriminator uses BatchNorm's running statistics, for real and generated images alike, so that its logits
+        for an image depend on no other image; in training, each batch is normalized by statistics of its own.
         """
+        config, world, state = self.context.config, self.context.world, self.context.state
+        engines = state.engines
         for network, engine in ((self.generator, engines.generator), (self.discriminator, engines.discriminator)):
-            fragments = owned(engine, self.world)
+            fragments = owned(engine, world)
             weights = [fragment.tensors[WEIGHT] for fragment in fragments]
-            if average and engine is engines.generator:
-                weights = average.averages
-            network.load_state_dict(whole(engine, list(zip(fragments, weights, strict=True)), self.world))
-        return score(self.generator, self.discriminator, self.pictures, self.color, self.loss, self.world, shall_stop)
+            if state.average and engine is engines.generator:
+                weights = state.average.averages
+            network.load_state_dict(full_state(engine, list(zip(fragments, weights, strict=True)), world))
+        return score(
+            self.generator,
+            self.discriminator,
+            self.images,
+            config.model.color,
+            config.loss,
+            world,
+            self.stop_requested,
+        )
 
     @torch.no_grad()
-    def draw(self, run: RunFolder, images_seen: int) -> Image.Image:
-        """Draw some of the photographs as the generator colored them at the last measurement. Rank 0 alone has them."""
-        condition, _ = make_pair(self.shown, self.color)
-        colorized = to_images(condition, self.generator(condition), self.color)
-        columns = {"gray": gray_copy(condition, self.color), "colorized": colorized, "original": self.shown}
-        grid = sample_grid({caption: pictures.cpu().numpy() for caption, pictures in columns.items()})
-        run.samples.mkdir(exist_ok=True)
-        grid.save(run.samples / f"images-{images_seen:012d}.png")
+    def _draw(self) -> Image.Image:
+        """Save some of the photographs as the generator colored them at the last measurement. On rank 0 alone."""
+        color, samples = self.context.config.model.color, self.context.run.samples
+        condition, _ = make_pair(self.shown, color)
+        colorized = to_images(condition, self.generator(condition), color)
+        columns = {"gray": gray_copy(condition, color), "colorized": colorized, "original": self.shown}
+        grid = sample_grid({caption: images.cpu().numpy() for caption, images in columns.items()})
+        samples.mkdir(exist_ok=True)
+        grid.save(samples / f"images-{self.context.images_seen:012d}.png")
         return grid

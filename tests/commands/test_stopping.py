@@ -28,13 +28,13 @@ LONG = {
 }
 FAULTS = {
     "step": "trainer.gan_step = fail",
-    "save": "checkpointer.write = fail",
+    "save": "background_writer.write = fail",
 }
 # A module, so that an import of it alone plants the fault.
 PLANTED = """
 import os, sys
 from hpc_recolor import cli, train
-from hpc_recolor.training import checkpointer, trainer
+from hpc_recolor.training import background_writer, trainer
 
 def fail(*_):
     raise {error}("planted")

@@ -1,4 +1,4 @@
-"""Whole runs on painted photographs, stopped where a test wants it, and all that training changes in them."""
+"""Runs on painted photographs, stopped where a test wants it, and all that training changes in them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from hpc_recolor.runtime.distributed import World, on_main
 from hpc_recolor.runtime.errors import EarlyEndError
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training.engine.deepspeed_engine import Engines
-from hpc_recolor.training.engine.engine_state import MOMENTS, WEIGHT, averaged_buffers, owned, shapes, steps, whole
+from hpc_recolor.training.engine.engine_state import (
+    MOMENTS,
+    WEIGHT,
+    adam_steps,
+    averaged_buffers,
+    full_state,
+    owned,
+    shapes,
+)
 from hpc_recolor.training.tracking import tracker
 from hpc_recolor.training.trainer import Trainer
 
@@ -37,16 +45,16 @@ def without_plots() -> None:
     setattr(tracker, "plot_losses", lambda *_: None)  # noqa: B010
 
 
-def make(config: Config, world: World, stop_at_step: int | None = None) -> Trainer:
-    """A trainer; its last rank alone gets a signal while it trains the step of that number."""
+def make(config: Config, world: World, stop_at_step: int | None = None, in_phase: str = "training") -> Trainer:
+    """A trainer; its last rank alone receives a signal in that phase of that step."""
     request = StopRequest()
 
-    def enter(phase: str, step: int) -> None:
-        if phase == "training" and step == stop_at_step and world.rank == world.size - 1:
+    def enter_phase(phase: str, step: int) -> None:
+        if phase == in_phase and step == stop_at_step and world.rank == world.size - 1:
             request.signal = "SIGTERM"
 
     run = on_main(world, lambda: find(config))
-    return Trainer(config, world, collect(config, world), run, request, enter)
+    return Trainer(config, world, collect(config, world), run, request, enter_phase)
 
 
 def train(config: Config, world: World, stop_at_step: int | None = None) -> Trainer:
@@ -62,35 +70,35 @@ def train(config: Config, world: World, stop_at_step: int | None = None) -> Trai
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
-    """Everything that training changes, by name, put together from all ranks; all ranks together."""
+    """Everything that training changes, by name, gathered from all ranks. All ranks call it together."""
     world = trainer.world
-    everything = {"random": torch.get_rng_state(), "losses": trainer.position.losses_sum.clone()}
-    everything |= networks(trainer.engines, world)
-    for network, engine in trainer.engines.items():
+    everything = {"random": torch.get_rng_state(), "losses": trainer.state.counters.losses_sum.clone()}
+    everything |= networks(trainer.state.engines, world)
+    for network, engine in trainer.state.engines.items():
         everything |= {f"{network}.own.{name}": buffer.clone() for name, buffer in engine.module.named_buffers()}
         everything[f"{network}.lr"] = torch.tensor([group["lr"] for group in engine.adam.param_groups])
-    if trainer.average:
-        parts = list(zip(trainer.average.fragments, trainer.average.averages, strict=True))
-        averages = whole(trainer.engines.generator, parts, world)
+    if average := trainer.state.average:
+        parts = list(zip(average.fragments, average.averages, strict=True))
+        averages = full_state(trainer.state.engines.generator, parts, world)
         everything |= {f"average.{name}": tensor.clone() for name, tensor in averages.items()}
     return everything
 
 
 def networks(engines: Engines, world: World) -> dict[str, Tensor]:
-    """Both networks' weights, moments and counts of steps, and statistics averaged over ranks, by name."""
+    """Both networks' weights, moments and step counts, and statistics averaged over ranks, by name."""
     everything: dict[str, Tensor] = {}
     for network, engine in engines.items():
         fragments = owned(engine, world)
         for kind in (WEIGHT, *MOMENTS):
             values = [(part, part.tensors[kind]) for part in fragments]
-            tensors = whole(engine, values, world)
+            tensors = full_state(engine, values, world)
             everything |= {f"{network}.{kind}.{name}": tensors[name].clone() for name in shapes(engine)}
         everything |= {f"{network}.{name}": value for name, value in averaged_buffers(engine, world).items()}
-        everything[f"{network}.steps"] = torch.tensor(steps(engine))
+        everything[f"{network}.steps"] = torch.tensor(adam_steps(engine))
     return everything
 
 
 def differences(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
-    """The names of what is not equal to the bit."""
+    """The names of tensors that are not bitwise equal."""
     assert one.keys() == two.keys()
     return [name for name in one if not torch.equal(one[name], two[name])]

@@ -1,4 +1,4 @@
-"""A run without networks that goes wrong as it is told: `python -m tests.support.watched --fault killed ...`."""
+"""A run without networks and with a planted fault: `python -m tests.support.watched --fault killed ...`."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def fail(error: BaseException) -> Callable[[], None]:
     return raise_it
 
 
-# Phase in which the rank meets it, and what it meets.
+# Phase in which the faulty rank calls the function.
 FAULTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "none": ("training", lambda: None),
     "killed": ("training", lambda: os.kill(os.getpid(), signal.SIGKILL)),
@@ -48,40 +48,40 @@ FAULTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "save raises": ("saving", fail(OSError(28, "No space left on device", "shard-00001"))),
     "out of memory": ("training", lambda: bytearray(1 << 60)),
     "hangs": ("loading photographs", hang),
-    "leaves": ("training", fail(UserError("run.name=x: taken"))),
-    "own error": ("training", fail(RankError("data.photos=x: vanished; restore it"))),
+    "leaves": ("training", fail(UserError("run.name=x", "taken", "use another"))),
+    "own error": ("training", fail(RankError("data.photos=x", "vanished", "restore it"))),
     "late": ("leaving", be_late),
 }
 
 
 class Run:
-    """Steps of three phases, with an all-reduce in two of them; one rank meets the fault."""
+    """Steps of three phases, with an all-reduce in two of them; one rank has the fault."""
 
     def __init__(self, world: World, fault: str, rank: int, watchdog: Watchdog) -> None:
         self.world, self.watchdog = world, watchdog
-        self.phase, self.meet = FAULTS[fault]
+        self.phase, self.fail = FAULTS[fault]
         self.faulty = world.rank == rank
         self.dies = fault in ("killed", "stopped")
         self.asked_to_stop = torch.zeros(1)
 
     def at(self, phase: str, step: int) -> None:
-        self.watchdog.enter(phase, step)
+        self.watchdog.enter_phase(phase, step)
         if self.faulty and phase == self.phase and step == FAULTY_STEP:
             if self.dies:
                 self.wait_until_known()
-            self.meet()
+            self.fail()
 
     def wait_until_known(self) -> None:
-        """Of a rank that dies, others know what it did a second before: stay in the phase until all know it."""
+        """The others know what a dead rank did a second before: stay in the phase until all know it."""
         counts = self.counts()
         while any(now < before + 2 for now, before in zip(self.counts(), counts, strict=True)):
             time.sleep(0.05)
 
     def counts(self) -> list[int]:
-        """How many beats this rank has heard of each rank."""
-        return [seen.beat.count if seen.beat else 0 for seen in self.watchdog._ranks]
+        """Heartbeats that this rank has received from each rank."""
+        return [peer.heartbeat.count if peer.heartbeat else 0 for peer in self.watchdog._peers]
 
-    def steps(self, request: StopRequest, endless: bool) -> None:
+    def run_steps(self, request: StopRequest, endless: bool) -> None:
         step = 0
         while endless or step < STEPS:
             self.at("loading photographs", step)
@@ -98,13 +98,13 @@ class Run:
 
 @app.default
 def watched(*, fault: str, rank: int, pids: Path, hang_s: float, silence_s: float, endless: bool = False) -> None:
-    """Run on every rank; `rank` meets the fault. Writes the ranks' process ids into a folder."""
+    """Run on every rank; `rank` has the fault. Writes the ranks' process IDs into a folder."""
     with StopRequest() as request:
         world = start("cpu", threads=1)
         try:
             with Watchdog(world, hang_s, silence_s) as watchdog:
                 (pids / str(world.rank)).write_text(str(os.getpid()))
-                Run(world, fault, rank, watchdog).steps(request, endless)
+                Run(world, fault, rank, watchdog).run_steps(request, endless)
         finally:
             stop()
 

@@ -1,4 +1,4 @@
-"""What tests run on several ranks: `python -m tests.support.workers NAME JSON_ARGUMENTS OUT`."""
+"""Functions that tests run on several ranks: `python -m tests.support.workers NAME JSON_ARGUMENTS OUT`."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ GENERATORS: tuple[GeneratorName, ...] = ("unet", "autoencoder", "resnet")
 
 
 def small_config(**sections: dict[str, Any]) -> Config:
-    """Networks of width 8 on 32 px, everything else as the defaults or as said."""
+    """Networks of width 8 on 32 px, everything else by default or by `sections`."""
     base: dict[str, dict[str, Any]] = {
         "data": {"size": 32},
         "model": {"width": 8, "dropout": 0.0},
@@ -66,7 +66,7 @@ def to_float64(engines: Engines) -> None:
     """DeepSpeed starts in float32 or less; before the first step the engines can still be widened."""
     for engine in engines:
         engine.module.double()
-        for parameter in engine.flat_shares():
+        for parameter in engine.adam_parameters():
             moments = engine.adam.state[parameter]
             moments |= {key: moments[key].double() for key in ("exp_avg", "exp_avg_sq")}
 
@@ -95,10 +95,10 @@ def scores(world: World) -> list[dict[str, Any]]:
     config = small_config(model={"width": 4, "norm": "instance"})
     torch.manual_seed(0)
     generator = build_generator(config.model, config.data.size).eval()
-    pictures = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    shares = [pictures[:count][world.rank :: world.size] for count in (3, 1)]
-    judge = build_discriminator(config.model).eval()
-    found = [score(generator, judge, share, "lab", config.loss, world) for share in shares]
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    shares = [images[:count][world.rank :: world.size] for count in (3, 1)]
+    discriminator = build_discriminator(config.model).eval()
+    found = [score(generator, discriminator, share, "lab", config.loss, world) for share in shares]
     return [asdict(scores) for scores in found if scores]
 
 
@@ -143,15 +143,15 @@ def begin_runs(world: World, photos: str, folder: str) -> dict[str, dict[str, An
     return begun
 
 
-def go_on(world: World, photos: str, folder: str) -> dict[str, dict[str, Any]]:
+def resume_runs(world: World, photos: str, folder: str) -> dict[str, dict[str, Any]]:
     """Each of OTHER_STAGES from there to its end, on this number of ranks: what was restored, drawn, the first loss."""
-    gone_on = {}
+    resumed = {}
     for name, (_, stage) in OTHER_STAGES.items():
         config = _stage_config(photos, f"{folder}/{name}", stage)
         restored = _digests(make(config, world))
         _, drawn, losses = _recorded(config, world)
-        gone_on[name] = {"restored": restored, "drawn": drawn, "first loss": losses[0]}
-    return gone_on
+        resumed[name] = {"restored": restored, "drawn": drawn, "first loss": losses[0]}
+    return resumed
 
 
 def _stage_config(photos: str, folder: str, stage: int) -> Config:
@@ -170,7 +170,7 @@ def _recorded(config: Config, world: World, stop_at_step: int | None = None) -> 
     """A run's trainer, the samples of all ranks in order of steps, and the generator's mean loss of each step."""
     drawn: list[int] = []
     losses: list[float] = []
-    run_step, take_in = Trainer.run_step, Trainer._take_in
+    run_step, accept_step = Trainer.run_step, Trainer._accept_step
 
     def noted_step(self: Trainer, batch: Batch) -> Any:
         drawn.extend(number for share in gather(world, batch.numbers.tolist()) for number in share)
@@ -178,11 +178,11 @@ def _recorded(config: Config, world: World, stop_at_step: int | None = None) -> 
 
     def noted_losses(self: Trainer, values: torch.Tensor) -> None:
         losses.append(sum(gather(world, float(values[1]))) / world.size)
-        take_in(self, values)
+        accept_step(self, values)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "run_step", noted_step)
-        patch.setattr(Trainer, "_take_in", noted_losses)
+        patch.setattr(Trainer, "_accept_step", noted_losses)
         return train_run(config, world, stop_at_step), drawn, losses
 
 
@@ -192,17 +192,17 @@ def losses_of_stages(world: World) -> dict[str, list[list[float]]]:
 
 
 def resumptions(world: World, photos: str, folder: str, begun_on: int | None) -> dict[str, Any]:
-    """All that test_resume asks of this number of ranks, in one launch. begun_on: ranks that runs to go on with had."""
+    """All that test_resume asks of this number of ranks, in one launch. begun_on: ranks of the runs to resume."""
     return {
         "stopped": stopped_runs(world, photos, folder),
         "losses": losses_of_stages(world),
         "begun": begin_runs(world, photos, f"{folder}/begun on {world.size}"),
-        "gone on": go_on(world, photos, f"{folder}/begun on {begun_on}") if begun_on else None,
+        "resumed": resume_runs(world, photos, f"{folder}/begun on {begun_on}") if begun_on else None,
     }
 
 
 def bad_steps(world: World) -> dict[str, dict[str, Any]]:
-    """By ZeRO stage: what a step changes in which the last rank alone has a target that is no number."""
+    """By ZeRO stage: what a step changes in which the last rank alone has a NaN in its target."""
     found = {}
     for stage in (0, 1, 2, 3):
         config = small_config(deepspeed={"zero_stage": stage})
@@ -220,8 +220,8 @@ def bad_steps(world: World) -> dict[str, dict[str, Any]]:
             engine.roll_back_buffers()
         after = networks(engines, world)
         gan_step(engines, conditions[2][mine], targets[2][mine], config.loss)
-        goes_on = bool(differences(after, networks(engines, world)))
-        found[str(stage)] = {"changed": differences(before, after), "skipped": skipped, "goes on": goes_on}
+        resumes = bool(differences(after, networks(engines, world)))
+        found[str(stage)] = {"changed": differences(before, after), "skipped": skipped, "resumes": resumes}
     return found
 
 

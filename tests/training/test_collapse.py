@@ -1,4 +1,4 @@
-"""Trouble between the two networks is found from a run's rows, and only there."""
+"""Collapse of adversarial training is found from a run's rows, and only where it is."""
 
 from typing import Any
 
@@ -24,15 +24,16 @@ def measurements(*colorfulness: float, epoch: float = 5.0) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("adversarial", "draw"), [("bce", 0.693), ("l1", 0.5), ("mse", 0.25)], ids=lambda value: str(value)
+    ("adversarial", "chance"), [("bce", 0.693), ("l1", 0.5), ("mse", 0.25)], ids=lambda value: str(value)
 )
-def test_a_discriminator_that_always_wins_is_told(adversarial: AdversarialName, draw: float) -> None:
-    found = find_collapse(readings(*[0.05 * draw] * READINGS), adversarial, EPOCHS)
+def test_a_discriminator_that_always_wins_is_told(adversarial: AdversarialName, chance: float) -> None:
+    found = find_collapse(readings(*[0.05 * chance] * READINGS), adversarial, EPOCHS)
     assert list(found) == ["discriminator"]
     assert (
-        f"below {0.05 * draw:.3f} for the last {16 * (READINGS - 1)} images, {draw} is a draw" in found["discriminator"]
+        f"below {0.05 * chance:.3f} for the last {16 * (READINGS - 1)} images, {chance} is chance level"
+        in found["discriminator"]
     )
-    assert find_collapse(readings(*[0.1 * draw] * READINGS), adversarial, EPOCHS) == {}
+    assert find_collapse(readings(*[0.1 * chance] * READINGS), adversarial, EPOCHS) == {}
 
 
 def test_easy_batches_in_between_are_no_trouble() -> None:

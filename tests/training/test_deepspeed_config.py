@@ -1,4 +1,4 @@
-"""A DeepSpeed file of the user's own is laid beside the run's config, and never silently over it."""
+"""A user's DeepSpeed file is merged with the run's config, and never overrides it silently."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_what_the_run_decides_alone_is_refused_with_its_own_key(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("{", "no legal JSON"), ("[1]", "holds a list"), ("\x00", "no legal JSON")]
+    ("content", "reason"), [("{", "not valid JSON"), ("[1]", "contains a list"), ("\x00", "not valid JSON")]
 )
 def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):

@@ -1,4 +1,4 @@
-"""What engines promise beside the plain step: precisions, parts of a batch, clipping, layouts, averages."""
+"""Engines beyond the plain step: precisions, microbatches, clipping, memory layouts, averages."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.engine.deepspeed_engine import FIRST_LOSS_SCALE, Engines, build_engines
-from hpc_recolor.training.engine.engine_state import MOMENTS, WEIGHT, Fragment, fragments, load, owned, steps
+from hpc_recolor.training.engine.engine_state import MOMENTS, WEIGHT, Fragment, adam_steps, fragments, load, owned
 from hpc_recolor.training.step import StepLosses, gan_step
 from tests.support import tolerances
 from tests.support.training_runs import differences, networks
@@ -18,7 +18,7 @@ STAGES = (0, 1, 2, 3)
 
 
 def trained(world: World, count: int = 3, **sections: dict[str, Any]) -> tuple[Engines, list[StepLosses]]:
-    """Engines without dropout and BatchNorm after so many steps, and the losses of these."""
+    """Engines without dropout and BatchNorm after `count` steps, and the losses of these."""
     model = {"width": 8, "dropout": 0.0, "norm": "instance"} | sections.pop("model", {})
     config = small_config(model=model, **sections)
     engines = build_engines(config, world)
@@ -48,7 +48,7 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(world: World, stage: int
 
 
 def test_both_networks_see_the_same_prediction_of_a_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it is computed twice, with dropout."""
+    """Although it is computed twice, with dropout."""
     seen: list[torch.Tensor] = []
     from hpc_recolor.training import step
 
@@ -82,13 +82,13 @@ def test_fp16_finds_a_scale_and_then_learns(world: World, stage: int) -> None:
     engines, _ = trained(world, 12, train=train_section(precision="fp16"), deepspeed={"zero_stage": stage})
     generator = engines.generator
     halvings = torch.log2(torch.tensor(FIRST_LOSS_SCALE / generator.loss_scale))
-    assert halvings == 12 - steps(generator)
-    assert steps(generator) >= 6
+    assert halvings == 12 - adam_steps(generator)
+    assert adam_steps(generator) >= 6
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_longest_gradient_is_the_one_asked_for(world: World, stage: int) -> None:
-    """Adam's first moment after a step is a tenth... of the gradient, by its first beta."""
+    """Adam's first moment after one step is the gradient times (1 - beta1)."""
     longest = {}
     for clip_norm in (0.0, 0.5):
         sections = {"train": train_section(clip_norm=clip_norm), "deepspeed": {"zero_stage": stage}}
@@ -106,7 +106,7 @@ def test_channels_last_changes_the_layout_and_not_the_numbers(world: World, stag
     assert worst(expected, found) < tolerances.PARTS_RELATIVE
 
 
-@pytest.mark.filterwarnings("default")  # torch's compiler looks at what it warns of
+@pytest.mark.filterwarnings("default")  # torch's compiler inspects deprecated attributes
 def test_compiled_networks_compute_the_same(world: World) -> None:
     model = {"generator": "autoencoder", "width": 4}
     _, expected = trained(world, 2, model=model)

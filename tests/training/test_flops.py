@@ -37,13 +37,15 @@ def test_operations_are_two_for_each_multiply_add_of_both_networks(generator: st
         }
     )
     gray, color = torch.zeros(2, 1, SIZE, SIZE), torch.zeros(2, 2, SIZE, SIZE)
-    colors = convolutions(build_generator(config.model, SIZE), gray)
-    judges = convolutions(build_discriminator(config.model), gray, color)
-    # Forward, then gradients of the weights, and of what came in except where the first convolution takes a picture.
-    expected = 3 * sum(colors) - colors[0]
+    generator_counts = convolutions(build_generator(config.model, SIZE), gray)
+    discriminator_counts = convolutions(build_discriminator(config.model), gray, color)
+    # Forward, then gradients of the weights, and of the inputs except where the first convolution takes an image.
+    expected = 3 * sum(generator_counts) - generator_counts[0]
     if adversarial != "none":
-        expected += 2 * (3 * sum(judges) - judges[0])  # it learns from generated and from original pictures
-        expected += 2 * sum(judges)  # it judges once more, and passes gradients on to the generator
+        expected += 2 * (
+            3 * sum(discriminator_counts) - discriminator_counts[0]
+        )  # it learns from generated and from original images
+        expected += 2 * sum(discriminator_counts)  # one more pass, with gradients for the generator
     assert flop_per_image(config) == expected  # of two images, and each is two operations
 
 

@@ -57,4 +57,4 @@ def test_scores_are_the_same_on_any_number_of_ranks(one_rank: dict[str, Any], tw
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(two_ranks: list[dict[str, Any]], stage: str) -> None:
     for rank in two_ranks:
-        assert rank["bad step"][stage] == {"changed": [], "skipped": [1.0, 1.0], "goes on": True}
+        assert rank["bad step"][stage] == {"changed": [], "skipped": [1.0, 1.0], "resumes": True}

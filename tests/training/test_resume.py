@@ -1,4 +1,4 @@
-"""A run that is stopped and goes on is the same run: to the bit on as many ranks, by conversion on others."""
+"""A run that is stopped and resumed is the same run: bit for bit on as many ranks, by conversion on others."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def found(photos: Path, folder: Path, world: World, on_ranks: Worker) -> Found:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_stopped_run_that_goes_on_ends_as_one_that_was_never_stopped(found: Found, ranks: int) -> None:
-    """At every ZeRO stage, in Lab and RGB: weights, moments, average, learning rate, random states, losses to tell.
+    """At every ZeRO stage, in Lab and RGB: weights, moments, average, learning rate, random states, losses to log.
     Stopped in the middle of an epoch, at its edge, and after the first step."""
     assert len(found[ranks]) == ranks
     for rank in found[ranks]:
@@ -57,17 +57,17 @@ def test_stages_and_ranks_agree_over_20_steps(found: Found, ranks: int) -> None:
 def test_on_other_ranks_and_stages_weights_and_moments_are_the_same_to_the_bit(
     found: Found, before: int, after: int, photos: Path, folder: Path, on_ranks: Worker
 ) -> None:
-    """And samples come exactly once an epoch, and losses go on where they were."""
+    """And every sample is seen exactly once per epoch, and losses continue where they were."""
     begun = found[before][0]["begun"]
-    gone_on = found[after][0]["gone on"] if after == 2 else None
-    if gone_on is None:
-        gone_on = on_ranks(after, workers.go_on, str(photos), f"{folder}/begun on {before}")[0]
+    resumed = found[after][0]["resumed"] if after == 2 else None
+    if resumed is None:
+        resumed = on_ranks(after, workers.resume_runs, str(photos), f"{folder}/begun on {before}")[0]
     for name in workers.OTHER_STAGES:
-        assert gone_on[name]["restored"] == begun[name]["saved"], name
-        drawn = begun[name]["drawn"] + gone_on[name]["drawn"]
+        assert resumed[name]["restored"] == begun[name]["saved"], name
+        drawn = begun[name]["drawn"] + resumed[name]["drawn"]
         assert sorted(drawn) == sorted(list(range(12)) * (len(drawn) // 12))
         assert all(sorted(drawn[start : start + 12]) == list(range(12)) for start in range(0, len(drawn), 12))
-        expected, loss = begun[name]["last loss"], gone_on[name]["first loss"]
+        expected, loss = begun[name]["last loss"], resumed[name]["first loss"]
         assert abs(loss - expected) < tolerances.LOSS_CONTINUES * expected
 
 
@@ -92,7 +92,7 @@ def test_rows_and_pictures_are_those_of_one_run(photos: Path, tmp_path: Path, wo
 
 
 def rows(run: RunFolder) -> list[dict[str, Any]]:
-    """What a run logged, without what clocks say."""
+    """What a run logged, without times."""
     found = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [
         {k: v for k, v in row.items() if k not in ("images_per_s", "rank_tflop_per_s")}

@@ -1,4 +1,4 @@
-"""A run goes on with its newest whole checkpoint; what is damaged is named, and no kill loses anything."""
+"""A run resumes from its newest whole checkpoint; damage is reported, and no kill loses anything."""
 
 import errno
 import os
@@ -87,7 +87,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_start_afresh(photos: Path, tm
     trainer = train(run_config(photos, tmp_path), world)
     trainer.run.checkpoints.rename(tmp_path / "purged")
     before = trainer.run.metrics.read_text()
-    with pytest.raises(UserError, match=r"tells of checkpoints, but there are none"):
+    with pytest.raises(UserError, match=r"lists checkpoints, but there are none"):
         train(run_config(photos, tmp_path), world)
     assert trainer.run.metrics.read_text() == before
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_holds_the_moment_it_was_begun_in(
 def test_other_photographs_are_refused(photos: Path, tmp_path: Path, world: World) -> None:
     trainer = train(run_config(photos, tmp_path), world)
     with pytest.raises(UserError, match="was trained on other photographs"):
-        restore(trainer.run, trainer.training, "another fingerprint", world)
+        restore(trainer.run, trainer.state, "another fingerprint", world)
 
 
 def test_other_networks_are_refused(photos: Path, tmp_path: Path, world: World) -> None:
@@ -242,7 +242,7 @@ def test_a_disk_too_full_for_metrics_ends_the_run_with_one_line(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("hpc_recolor.training.tracking.tracker.Tracker.log_step", full)
+    monkeypatch.setattr("hpc_recolor.training.tracking.tracker.RunTracker.log_step", full)
     with pytest.raises(RankError, match=r"cannot write .*/train \(No space left on device\); make room"):
         trainer.run_loop()
 
@@ -256,23 +256,23 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, at_call: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
         return original(*arguments)
 
-    monkeypatch.setattr("hpc_recolor.training.checkpointer.write", failing)
+    monkeypatch.setattr("hpc_recolor.training.background_writer.write", failing)
 
 
 class Poisoned(Trainer):
-    """A run in which the images of some steps are not numbers."""
+    """A run in which the images of some steps are NaN."""
 
     bad_steps: tuple[int, ...] = ()
 
     def run_step(self, batch: Any) -> Any:
-        step = self.images_seen // self.batch_size
+        step = self.images_seen // self.length.per_step
         with pytest.MonkeyPatch.context() as patch:
             if step in self.bad_steps:
-                patch.setattr("hpc_recolor.training.trainer.make_pair", self.not_numbers)
+                patch.setattr("hpc_recolor.training.trainer.make_pair", self.nan_images)
             return super().run_step(batch)
 
     @staticmethod
-    def not_numbers(rgb: torch.Tensor, color: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def nan_images(rgb: torch.Tensor, color: Any) -> tuple[torch.Tensor, torch.Tensor]:
         shape = len(rgb), *rgb.shape[1:3]
         return torch.full((shape[0], 1, *shape[1:]), torch.nan), torch.zeros(shape[0], 2, *shape[1:])
 
@@ -296,8 +296,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(photos: Path, 
     trainer.run_step = noted  # type: ignore[method-assign]
     trainer.run_loop()
     assert set(differences(before[4], before[5])) <= {"random"}
-    assert trainer.position.bad_steps == 1
-    assert trainer.position.bad_in_a_row == 0
+    assert trainer.state.counters.bad_steps == 1
+    assert trainer.state.counters.bad_in_a_row == 0
     assert all(torch.isfinite(value).all() for value in state(trainer).values())
 
 
@@ -326,13 +326,7 @@ def test_a_measurement_that_was_cut_short_is_made_when_the_run_goes_on(
     tracking = {"samples_every_images": 12, "tensorboard": False}
     whole = train(training_runs.run_config(photos, tmp_path / "whole", tracking=tracking), world)
     config = training_runs.run_config(photos, tmp_path / "parts", tracking=tracking)
-    trainer = make(config, world)
-
-    def enter(phase: str, step: int) -> None:
-        if phase == "measuring":
-            trainer.request.signal = "SIGUSR2"
-
-    trainer.tell_phase = enter
+    trainer = make(config, world, stop_at_step=3, in_phase="measuring")
     with pytest.raises(EarlyEndError, match="after 12 images"):
         trainer.run_loop()
     assert rows(train(config, world).run) == rows(whole.run)

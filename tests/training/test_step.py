@@ -98,7 +98,7 @@ def leak_generators_gradient_into_discriminator(patch: pytest.MonkeyPatch) -> No
     patch.setattr(step_module, "generator_step", leaking)
 
 
-def judge_with_stale_logits(patch: pytest.MonkeyPatch) -> None:
+def use_stale_logits(patch: pytest.MonkeyPatch) -> None:
     """The generator's step before the discriminator's: no fresh forward of the updated discriminator."""
 
     def swapped(engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig) -> Any:
@@ -116,7 +116,7 @@ def judge_with_stale_logits(patch: pytest.MonkeyPatch) -> None:
         double_generator_loss,
         double_discriminator_loss,
         leak_generators_gradient_into_discriminator,
-        judge_with_stale_logits,
+        use_stale_logits,
     ],
 )
 def test_the_comparison_notices(world: World, monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Any], None]) -> None:
@@ -154,7 +154,7 @@ def test_gradient_norms_are_those_of_the_step(world: World) -> None:
     engines = build_engines(config := small_config(), world)
     gan_step(engines, *random_batch(0, config), config.loss)
     for engine in engines:
-        moments = [engine.adam.state[parameter]["exp_avg"] for parameter in engine.flat_shares()]
+        moments = [engine.adam.state[parameter]["exp_avg"] for parameter in engine.adam_parameters()]
         norm = torch.nn.utils.get_total_norm(moments) / (1 - config.train.betas[0])  # after one step of Adam
         assert engine.gradient_norm == pytest.approx(float(norm), rel=tolerances.LOSS_RELATIVE)
 

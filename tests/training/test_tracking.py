@@ -1,4 +1,4 @@
-"""What a run tells while it trains, and that a run that goes on tells it in one piece."""
+"""What a run records while it trains, and that a resumed run records it in one piece."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.distributed import World
-from hpc_recolor.training.step import StepLosses
-from hpc_recolor.training.tracking.tracker import Tracker
+from hpc_recolor.training.schedule import RunLength
+from hpc_recolor.training.tracking.tracker import RunTracker
 from tests.conftest import TINY, Command, error_line
 from tests.support.training_runs import run_config, train
 
@@ -24,7 +24,7 @@ def rows(run: RunFolder, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """W&B without a network, and with nothing of it outside the test's folder."""
+    """W&B without a network, and with all of its files in the test's folder."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
@@ -32,9 +32,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_rows_hold_losses_rates_and_gradient_norms(photos: Path, tmp_path: Path, world: World) -> None:
     run = train(run_config(photos, tmp_path, tracking={"samples_every_images": 12}), world).run
-    told = rows(run, "train")
-    assert [row["images_seen"] for row in told] == [12, 24, 36]
-    for row in told:
+    logged = rows(run, "train")
+    assert [row["images_seen"] for row in logged] == [12, 24, 36]
+    for row in logged:
         assert all(row[name] > 0 for name in (*LOSSES, *SPEEDS, "generator_gradient", "discriminator_gradient"))
     for row in rows(run, "held_out"):
         assert all(row[name] > 0 for name in ("l1", "adversarial", "discriminator", "ciede2000"))
@@ -95,15 +95,18 @@ def test_trouble_is_told_once_and_not_again_when_the_run_goes_on(
     config = run_config(photos, tmp_path)
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
+    losses = {"discriminator": 0.001, "generator": 1.0, "l1": 0.1, "adversarial": 0.7}
     norms = {"generator_gradient": 1.0, "discriminator_gradient": 0.0}
 
     def log(images: range) -> None:
-        with Tracker(run, config, world, images.start, 10_000, 12) as tracker:
+        tracker = RunTracker(run, config, world, RunLength(total=10_000, per_epoch=12, per_step=4))
+        tracker.open(images.start)
+        with tracker:
             for images_seen in images[1:]:
-                tracker.log_step(images_seen, StepLosses(0.001, 1.0, 0.1, 0.7), 2e-4, norms)
+                tracker.log_step(images_seen, losses, 2e-4, norms)
 
     log(range(30))
     assert len(rows(run, "warning")) == 1
-    assert capsys.readouterr().err.count("WARNING: the discriminator tells nearly every patch") == 1
+    assert capsys.readouterr().err.count("WARNING: the discriminator classifies nearly every patch correctly") == 1
     log(range(30, 40))
     assert len(rows(run, "warning")) == 1

@@ -1,4 +1,4 @@
-"""Ranks that die, hang or raise end all ranks, with one line that names the guilty one. Real ranks over gloo."""
+"""A rank that dies, hangs or raises ends all ranks, with one line that names it. Real ranks over gloo."""
 
 import os
 import signal
@@ -14,7 +14,8 @@ import pytest
 
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
-from hpc_recolor.training.watchdog.heartbeat import Beat, Seen, State, accuse, furthest_behind
+from hpc_recolor.training.watchdog.culprit import find_culprit, furthest_behind
+from hpc_recolor.training.watchdog.heartbeat import Heartbeat, PeerStatus, RankState
 from hpc_recolor.training.watchdog.watchdog import Watchdog
 from tests.conftest import ROOT
 from tests.support.commands import environment, launched, start_ranks
@@ -23,7 +24,7 @@ from tests.support.watched import FAULTY_STEP
 
 HOST = socket.gethostname()
 HANG_S, SILENCE_S = 4.0, 6.0
-# All ranks are to have ended so long after the limit; starting them takes the most of it on two slow cores.
+# Time for ranks to start, most of it imports on two slow cores, and to end after the limit.
 START_S, END_S = 90.0, 25.0
 
 
@@ -101,7 +102,7 @@ def launch(tmp_path: Path, fork_server: ForkServer) -> Iterator[Launch]:
         ranks.end()
 
 
-def says(message: str, rank: int, phase: str) -> None:
+def assert_names(message: str, rank: int, phase: str) -> None:
     assert message.startswith(f"error: rank {rank} on host {HOST} "), message
     assert f"while {phase}, step {FAULTY_STEP}" in message
 
@@ -111,7 +112,7 @@ def test_a_killed_rank_is_named_and_the_others_end(launch: Launch, rank: int) ->
     ranks = launch("killed", rank, ranks=3)
     assert ranks.wait() == [-signal.SIGKILL if number == rank else FAILED for number in range(3)]
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], rank, "training")
+    assert_names(ranks.messages[0], rank, "training")
     assert "killed" in ranks.messages[0]
 
 
@@ -119,7 +120,7 @@ def test_a_killed_rank_is_named_before_the_launcher_ends_the_others(launch: Laun
     ranks = launch("killed", 1, ranks=3, launcher=True)
     assert ranks.wait() == [FAILED]
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], 1, "training")
+    assert_names(ranks.messages[0], 1, "training")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -127,7 +128,7 @@ def test_a_stopped_rank_is_named_and_the_others_end(launch: Launch, rank: int) -
     ranks = launch("stopped", rank, ranks=3)
     assert ranks.wait(but=rank) == [None if number == rank else FAILED for number in range(3)]
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], rank, "training")
+    assert_names(ranks.messages[0], rank, "training")
     assert "its process is stopped" in ranks.messages[0]
 
 
@@ -138,25 +139,25 @@ def test_a_stopped_rank_under_the_launcher_is_named_and_the_others_end(launch: L
     assert stopped and other
     poll(lambda: not runs(other), SILENCE_S + END_S)
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], 1, "training")
+    assert_names(ranks.messages[0], 1, "training")
     os.kill(stopped, signal.SIGKILL)  # the launcher would, 30 s later
     assert ranks.wait() == [FAILED]
 
 
 @pytest.mark.parametrize(
-    ("fault", "phase", "said"),
+    ("fault", "phase", "error"),
     [
         ("raises", "training", "ValueError: no such color in this photograph"),
         ("save raises", "saving", "OSError: [Errno 28] No space left on device: 'shard-00001'"),
         ("out of memory", "training", "MemoryError"),
     ],
 )
-def test_a_rank_that_raises_names_itself_with_its_traceback(launch: Launch, fault: str, phase: str, said: str) -> None:
+def test_a_rank_that_raises_names_itself_with_its_traceback(launch: Launch, fault: str, phase: str, error: str) -> None:
     ranks = launch(fault, 1, ranks=3)
     assert ranks.wait() == [FAILED] * 3
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], 1, phase)
-    assert said in ranks.messages[0]
+    assert_names(ranks.messages[0], 1, phase)
+    assert error in ranks.messages[0]
     assert ranks.errors.count("Traceback") == 1
     assert "watched.py" in ranks.errors
 
@@ -165,14 +166,14 @@ def test_rank_0_that_raises_is_heard_although_it_holds_the_store(launch: Launch)
     ranks = launch("raises", 0)
     assert ranks.wait() == [FAILED] * 2
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], 0, "training")
+    assert_names(ranks.messages[0], 0, "training")
 
 
 def test_a_rank_that_raises_under_the_launcher_names_itself(launch: Launch) -> None:
     ranks = launch("raises", 1, launcher=True)
     assert ranks.wait() == [FAILED]
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], 1, "training")
+    assert_names(ranks.messages[0], 1, "training")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -180,7 +181,7 @@ def test_a_rank_that_hangs_is_named_with_its_line_and_all_end(launch: Launch, ra
     ranks = launch("hangs", rank)
     assert ranks.wait() == [FAILED] * 2
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], rank, "loading photographs")
+    assert_names(ranks.messages[0], rank, "loading photographs")
     assert "watched.py" in ranks.messages[0]
     assert "in hang" in ranks.messages[0]
 
@@ -198,8 +199,8 @@ def test_a_rank_that_leaves_alone_is_named_to_those_that_lose_it(launch: Launch)
     poll(lambda: ranks.processes[0].poll() is not None, START_S + END_S)
     assert ranks.processes[0].returncode == FAILED
     assert len(ranks.messages) == 1, ranks.errors
-    says(ranks.messages[0], 1, "training")
-    assert "left before the others" in ranks.messages[0]
+    assert_names(ranks.messages[0], 1, "training")
+    assert "exited before the others" in ranks.messages[0]
     assert "run.name=x: taken" in ranks.messages[0]
 
 
@@ -240,60 +241,74 @@ def test_one_rank_alone_has_no_watchdog_and_its_error_passes(world: World) -> No
 
 def test_entering_a_phase_costs_next_to_nothing(world: World) -> None:
     watchdog = Watchdog(world, HANG_S, SILENCE_S)
-    assert min(timeit.repeat(lambda: watchdog.enter("training", 1), number=1000, repeat=5)) / 1000 < 20e-6
+    assert min(timeit.repeat(lambda: watchdog.enter_phase("training", 1), number=1000, repeat=5)) / 1000 < 20e-6
 
 
-BEAT = Beat(0, "h", "elsewhere", 1, 1, "training", 7, 0.0, waiting=False, place="a.py:1 in a")
+HEARTBEAT = Heartbeat(
+    rank=0,
+    host="h",
+    machine="elsewhere",
+    pid=1,
+    count=1,
+    phase="training",
+    step=7,
+    still_s=0.0,
+    in_collective=False,
+    code_line="a.py:1 in a",
+)
 
 
-def seen(beat: Beat, silent_s: float = 0.0, waited_s: float = 0.0) -> Seen:
-    rank = Seen(beat.rank)
-    rank.hear(beat.to_json().encode(), 0.0)
-    rank.silent_s, rank.waited_s = silent_s, waited_s
-    return rank
+def peer(heartbeat: Heartbeat, silent_s: float = 0.0, not_running_s: float = 0.0) -> PeerStatus:
+    status = PeerStatus(heartbeat.rank)
+    status.update(heartbeat.to_json().encode(), 0.0)
+    status.silent_s, status.not_running_s = silent_s, not_running_s
+    return status
 
 
-def accused(*ranks: Seen) -> str | None:
-    return accuse(ranks, silence_s=30.0, hang_s=100.0, machine="here")
+def culprit(*peers: PeerStatus) -> str | None:
+    return find_culprit(peers, silence_s=30.0, hang_s=100.0, machine="here")
 
 
 def test_ranks_that_move_accuse_nobody_however_long_one_of_them_takes() -> None:
-    slow, quick = replace(BEAT, still_s=900.0), replace(BEAT, rank=1, still_s=1.0)
-    assert accused(seen(slow), seen(quick)) is None
+    slow, quick = replace(HEARTBEAT, still_s=900.0), replace(HEARTBEAT, rank=1, still_s=1.0)
+    assert culprit(peer(slow), peer(quick)) is None
 
 
 def test_a_silent_rank_is_accused_sooner_once_others_have_lost_a_connection() -> None:
-    cut_off = replace(BEAT, rank=1, state=State.CUT_OFF, said="RuntimeError: closed by peer")
-    assert accused(seen(BEAT, silent_s=6.0), seen(replace(BEAT, rank=1))) is None
-    assert "rank 0 on host h gave no sign for 6 s" in str(accused(seen(BEAT, silent_s=6.0), seen(cut_off)))
+    cut_off = replace(HEARTBEAT, rank=1, state=RankState.DISCONNECTED, error="RuntimeError: closed by peer")
+    assert culprit(peer(HEARTBEAT, silent_s=6.0), peer(replace(HEARTBEAT, rank=1))) is None
+    assert "rank 0 on host h sent no heartbeat for 6 s" in str(culprit(peer(HEARTBEAT, silent_s=6.0), peer(cut_off)))
 
 
 def test_a_rank_that_was_cut_off_by_nobody_is_named_itself_after_a_while() -> None:
-    cut_off = replace(BEAT, rank=1, state=State.CUT_OFF, said="RuntimeError: NCCL error 2")
-    assert accused(seen(BEAT), seen(cut_off, waited_s=34.0)) is None
-    assert accused(seen(BEAT), seen(cut_off, waited_s=36.0)) == (
+    cut_off = replace(HEARTBEAT, rank=1, state=RankState.DISCONNECTED, error="RuntimeError: NCCL error 2")
+    assert culprit(peer(HEARTBEAT), peer(cut_off, not_running_s=34.0)) is None
+    assert culprit(peer(HEARTBEAT), peer(cut_off, not_running_s=36.0)) == (
         "rank 1 on host h failed while training, step 7: RuntimeError: NCCL error 2"
     )
 
 
 def test_ranks_that_have_left_are_never_accused() -> None:
-    assert accused(seen(replace(BEAT, state=State.LEFT), silent_s=1000.0), seen(replace(BEAT, rank=1))) is None
+    assert (
+        culprit(peer(replace(HEARTBEAT, state=RankState.LEFT), silent_s=1000.0), peer(replace(HEARTBEAT, rank=1)))
+        is None
+    )
 
 
 def test_a_rank_that_never_spoke_is_accused_by_its_number() -> None:
-    mute = Seen(1)
+    mute = PeerStatus(1)
     mute.silent_s = 31.0
-    assert "rank 1 gave no sign for 31 s while starting" in str(accused(seen(BEAT), mute))
+    assert "rank 1 sent no heartbeat for 31 s while starting" in str(culprit(peer(HEARTBEAT), mute))
 
 
 def test_the_rank_that_others_wait_for_is_furthest_behind() -> None:
-    two = replace(BEAT, rank=1)
-    assert furthest_behind([replace(BEAT, step=6), two]) == [replace(BEAT, step=6)]
-    assert furthest_behind([BEAT, replace(two, waiting=True)]) == [BEAT]
-    earlier = replace(BEAT, phase="loading photographs", still_s=5.0)
+    two = replace(HEARTBEAT, rank=1)
+    assert furthest_behind([replace(HEARTBEAT, step=6), two]) == [replace(HEARTBEAT, step=6)]
+    assert furthest_behind([HEARTBEAT, replace(two, in_collective=True)]) == [HEARTBEAT]
+    earlier = replace(HEARTBEAT, phase="loading photographs", still_s=5.0)
     assert furthest_behind([earlier, replace(two, still_s=4.9)]) == [earlier]
 
 
 def test_ranks_that_nothing_tells_apart_are_named_together() -> None:
-    both = [seen(replace(BEAT, rank=rank, still_s=101.0 + rank)) for rank in (0, 1)]
-    assert str(accused(*both)).startswith("ranks 0 on host h, 1 on host h hang while training, step 7, for 101 s")
+    both = [peer(replace(HEARTBEAT, rank=rank, still_s=101.0 + rank)) for rank in (0, 1)]
+    assert str(culprit(*both)).startswith("ranks 0 on host h, 1 on host h hang while training, step 7, for 101 s")

@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: the run's config, with a JSON file of the user's own laid beside it."""
+"""Builds the DeepSpeed config from the run's config and an optional JSON file of the user."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import leaves, merge
 from hpc_recolor.runtime.errors import UserError
 
-# What the run's config says already, or what its checkpoints could not hold.
-NOT_FOR_USERS = {
+# Set by the run's config already, or not supported by its checkpoints.
+RESERVED_KEYS = {
     "optimizer": "the run trains with Adam; see train.lr and train.betas",
     "scheduler": "see train.lr and train.lr_constant",
     "fp16": "see train.precision",
@@ -22,7 +22,7 @@ NOT_FOR_USERS = {
 
 
 def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
-    """What DeepSpeed is told on so many ranks. Said in full where its own default would change the mathematics.
+    """The DeepSpeed config for this number of ranks. Explicit where DeepSpeed's default would change the mathematics.
 
     Raises UserError if the user's file cannot be read, or contradicts the run's config.
     """
@@ -31,9 +31,9 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // ranks // train.accumulate,
         "gradient_accumulation_steps": train.accumulate,
-        "gradient_clipping": train.clip_norm,  # DeepSpeed's own is 1.0: a tenth of the generator's gradient
+        "gradient_clipping": train.clip_norm,  # DeepSpeed's default of 1.0 scales the generator's gradient to a tenth
         "zero_optimization": {"stage": config.deepspeed.zero_stage},
-        # Gradients are averaged in float32, whatever the forward pass computed in.
+        # Gradients are averaged in float32, whatever the precision of the forward pass.
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU at every forward and step
@@ -42,27 +42,27 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    where = f"deepspeed.config={file}"
+    subject = f"deepspeed.config={file}"
     try:
         tree = json.loads(file.read_bytes())
     except OSError as error:
-        raise UserError(f"{where}: {error.strerror}; name a JSON file") from None
+        raise UserError(subject, str(error.strerror), "name a JSON file") from None
     except ValueError as error:
-        raise UserError(f"{where}: no legal JSON ({error}); see DeepSpeed's configuration") from None
+        raise UserError(subject, f"not valid JSON ({error})", "see DeepSpeed's configuration") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{where}: holds a {type(tree).__name__}; DeepSpeed's configuration is an object")
-    for key, reason in NOT_FOR_USERS.items():
+        raise UserError(subject, f"contains a {type(tree).__name__}, not an object", "see DeepSpeed's configuration")
+    for key, reason in RESERVED_KEYS.items():
         if any(leaf == key or leaf.startswith(f"{key}.") for leaf, _ in leaves(tree)):
-            raise UserError(f"{where}: {key} cannot be set there: {reason}")
+            raise UserError(subject, f"{key} cannot be set there: {reason}", "remove it")
     return tree
 
 
 def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Both trees in one; "auto" takes our value. Raises UserError that names every key with two values."""
-    said, conflicts = dict(leaves(ours)), []
+    set_by_run, conflicts = dict(leaves(ours)), []
     for key, value in leaves(theirs):
-        if key in said and value != "auto" and value != said[key]:
-            conflicts.append(f"{key}: {value} there, {said[key]} by the run's config")
+        if key in set_by_run and value not in ("auto", set_by_run[key]):
+            conflicts.append(f"{key}: {value} there, {set_by_run[key]} by the run's config")
     if conflicts:
-        raise UserError(f"deepspeed.config contradicts the run: {'; '.join(conflicts)}; take these keys out")
+        raise UserError("deepspeed.config", f"contradicts the run: {'; '.join(conflicts)}", "remove these keys")
     return merge(theirs, ours)

@@ -1,4 +1,4 @@
-"""Two networks, each in a DeepSpeed engine. The only door to deepspeed."""
+"""Two networks, each in a DeepSpeed engine. The only module that imports deepspeed."""
 
 import ctypes
 import logging
@@ -18,18 +18,19 @@ from hpc_recolor.training.engine.gradients import GradientAverage
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Loss scaling as in torch.amp.GradScaler: halved after an overflow, doubled after so many steps without one.
+# Loss scaling as in torch.amp.GradScaler: halved after an overflow, doubled after STEPS_TO_DOUBLE steps without one.
 FIRST_LOSS_SCALE = 2.0**16
 STEPS_TO_DOUBLE = 2000
 
-# How many times as long as at ZeRO 0 a step took: `benchmarks.step`, two CPU ranks, U-Net of width 64, batch 4.
+# Step time relative to ZeRO 0, by stage: `benchmarks.step`, two CPU ranks, U-Net of width 64, batch 4.
 ZERO_SLOWDOWN = {1: 1.35, 2: 1.42, 3: 1.70}
 
 
 class Engine:
-    """A network, its Adam and DeepSpeed around both, at any ZeRO stage. All ranks use it together.
+    """A network and its Adam, wrapped by DeepSpeed, at any ZeRO stage. All ranks use it together.
 
-    A step whose gradients are not finite on some rank changes nothing, on any rank, and says so in `skipped`.
+    A step whose gradients are not finite on some rank changes nothing, on any rank. skipped: float tensor (), 1 if that
+    was so in the last step, else 0. loss_scale: factor on losses in backward passes, 1 unless precision is fp16.
     """
 
     def __init__(self, engine: Any, config: Config, world: World) -> None:
@@ -45,42 +46,43 @@ class Engine:
         self._buffers = list(self.module.buffers())
         self._kept_buffers = [buffer.clone() for buffer in self._buffers]
         self._start_moments()
-        # One rank has nobody to agree with, and above ZeRO 0 gradients do not stay whole.
-        is_ours = world.size > 1 and not self.zero_stage
-        self._average = GradientAverage(self.module, world.size) if is_ours else None
+        # One rank needs no average; above ZeRO 0 DeepSpeed averages while it partitions the gradients.
+        averages_here = world.size > 1 and not self.zero_stage
+        self._average = GradientAverage(self.module, world.size) if averages_here else None
         engine.enable_backward_allreduce = self.zero_stage > 0
 
     @property
     def module(self) -> Any:
-        """The network; called directly, gradients pass through it but it does not learn."""
+        """The network itself, without DeepSpeed's hooks; see `frozen_forward`."""
         return self.deepspeed.module
 
     @property
     def adam(self) -> Any:
-        """The torch optimizer, whose parameters are the network's own (ZeRO 0) or flat shares of them."""
+        """The torch optimizer, over the network's own parameters (ZeRO 0) or flat partitions of them."""
         return self.deepspeed.optimizer.optimizer if self.zero_stage else self.deepspeed.optimizer
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """A forward pass that the network learns from."""
+        """A forward pass that the network learns from. Returns float32."""
         return self._forward(self.deepspeed, *inputs)
 
-    def judge(self, *inputs: Tensor) -> Tensor:
-        """A forward pass that gradients flow back through, and the network does not learn from."""
+    def frozen_forward(self, *inputs: Tensor) -> Tensor:
+        """A forward pass past DeepSpeed: gradients flow through to the inputs, but the network learns nothing from it
+        if its parameters require no gradients. Returns float32."""
         return self._forward(self.module, *inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a 0-dimensional loss; at the last part of a batch they go to the other ranks too."""
+        """Accumulate the gradients of a 0-dimensional loss; at the last microbatch, average them over ranks."""
         if self.zero_stage:
             if self.loss_scale != 1:
                 self.deepspeed.optimizer.override_loss_scale(self.loss_scale)
         elif self.loss_scale != 1:
             loss = loss * self.loss_scale
         if self._average:
-            self._average.is_last_part = self.deepspeed.is_gradient_accumulation_boundary()
+            self._average.is_last_microbatch = self.deepspeed.is_gradient_accumulation_boundary()
         self.deepspeed.backward(loss)
 
     def step(self) -> None:
-        """Update the weights, at the last micro-batch of a step; at the others, only count."""
+        """Update the weights, at the last microbatch of a step; at the others, only count."""
         last = self.deepspeed.is_gradient_accumulation_boundary()
         if last and self._average:
             self._average.finish()
@@ -92,23 +94,23 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float:
-        """Euclidean norm of the last step's gradient, over all ranks' shares of it, before it was clipped."""
+        """Euclidean norm of the last step's gradient, over all ranks' partitions, before clipping."""
         if not self.zero_stage:
             return float(self._gradient_norm)
         return float(self.deepspeed.get_global_grad_norm() or 0.0)  # None before the first step
 
     def keep_buffers(self) -> None:
-        """Remember BatchNorm's statistics, before a step."""
+        """Keep a copy of BatchNorm's statistics, before a step."""
         if self._buffers:
             torch._foreach_copy_(self._kept_buffers, self._buffers)
 
     def roll_back_buffers(self) -> None:
-        """Undo what a step did to them."""
+        """Restore BatchNorm's statistics to those before the step."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._kept_buffers)
 
     def adapt_loss_scale(self, skipped: bool) -> None:
-        """Learn from a step; the same on all ranks. Only fp16 has a scale."""
+        """Adapt the loss scale after a step; skipped must be the same on all ranks. Does nothing unless fp16."""
         if self.precision != "fp16":
             return
         self.good_steps = 0 if skipped else self.good_steps + 1
@@ -117,8 +119,8 @@ class Engine:
         elif self.good_steps % STEPS_TO_DOUBLE == 0:
             self.loss_scale *= 2
 
-    def flat_shares(self) -> list[Tensor]:
-        """What Adam updates on this rank: the parameters (ZeRO 0), or float32 shares of them laid end to end."""
+    def adam_parameters(self) -> list[Tensor]:
+        """Tensors that Adam updates on this rank: the parameters (ZeRO 0), or flat float32 partitions of them."""
         match self.zero_stage:
             case 0:
                 return list(self.module.parameters())
@@ -126,8 +128,8 @@ class Engine:
                 return list(self.deepspeed.optimizer.fp32_partitioned_groups_flat)
         return list(self.deepspeed.optimizer.single_partition_of_fp32_groups)
 
-    def spread_weights(self) -> None:
-        """Bring the network's weights up to date with the flat shares of all ranks."""
+    def publish_weights(self) -> None:
+        """Copy Adam's flat partitions of all ranks into the network's weights. All ranks call it together."""
         optimizer = self.deepspeed.optimizer
         if self.zero_stage in (1, 2):
             optimizer.update_lp_params()
@@ -148,7 +150,7 @@ class Engine:
         return output.float()
 
     def _check_gradients(self) -> None:
-        # DeepSpeed has no such check at stage 0. Gradients are averaged by now, so all ranks find the same.
+        # DeepSpeed has no such check at stage 0. Gradients are averaged by now, so all ranks agree.
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         if self.loss_scale != 1:
             torch._foreach_mul_(gradients, 1 / self.loss_scale)
@@ -157,10 +159,10 @@ class Engine:
         self.deepspeed.optimizer.found_inf = self.skipped  # where it is 1, fused Adam changes nothing
 
     def _start_moments(self) -> None:
-        """Adam's state as it makes it at its first step; here, so that it can be saved and restored before that."""
-        for share in self.flat_shares():
-            moments = {key: torch.zeros_like(share, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
-            self.adam.state[share] = {"step": torch.zeros((), device=share.device), **moments}
+        """Create Adam's state as its first step would, so that it can be saved and restored before that."""
+        for parameter in self.adam_parameters():
+            moments = {key: torch.zeros_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+            self.adam.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 
 @dataclass(frozen=True)
@@ -174,61 +176,73 @@ class Engines:
         return iter((self.generator, self.discriminator))
 
     def items(self) -> Iterator[tuple[str, Engine]]:
-        """Both, with their names."""
+        """Pairs of network name and engine, the generator first."""
         return iter((("generator", self.generator), ("discriminator", self.discriminator)))
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of both optimizers."""
+        for engine in self:
+            for group in engine.adam.param_groups:
+                group["lr"] = lr
+
+    @property
+    def cost_of_stage(self) -> str | None:
+        """What the ZeRO stage costs, for the user; None at stage 0."""
+        stage = self.generator.zero_stage
+        if not stage:
+            return None
+        return (
+            f"deepspeed.zero_stage={stage} saves memory and costs time: on two CPU ranks a step of the U-Net took "
+            f"{ZERO_SLOWDOWN[stage]} times as long as at stage 0, where networks of this size fit"
+        )
 
 
 def build_engines(config: Config, world: World) -> Engines:
-    """Both networks with pix2pix's initial weights from run.seed, and an Adam each, ready to train on all ranks."""
+    """Both networks with pix2pix's initial weights from run.seed, and an Adam each. All ranks call it together.
+
+    Seeds torch: afterwards random numbers, which drive dropout alone, differ between ranks.
+    """
     if world.device.type == "cpu":
         _keep_freed_memory()
     torch.manual_seed(config.run.seed)
     generator = place(build_generator(config.model, config.data.size), config.model, world.device)
     discriminator = place(build_discriminator(config.model), config.model, world.device)
     engines = Engines(wrap(generator, config, world), wrap(discriminator, config, world))
-    # From here on random numbers drive dropout alone, and each rank draws its own.
     torch.manual_seed(config.run.seed + 1 + world.rank)
     return engines
 
 
 def wrap(network: nn.Module, config: Config, world: World) -> Engine:
-    """An engine that trains `network` with Adam. All ranks must call it together."""
+    """An engine that trains `network` with Adam. All ranks call it together."""
     deepspeed = _import_deepspeed(world)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.train.lr, betas=config.train.betas, fused=True)
     engine, *_ = deepspeed.initialize(
         model=network, optimizer=optimizer, config=deepspeed_config(config, world.size), dist_init_required=False
     )
-    if config.train.channels_last and not config.deepspeed.zero_stage:  # above, weights are parts of flat tensors
-        engine.module.to(memory_format=torch.channels_last)  # not before: DeepSpeed sends weights as bytes in a row
+    if config.train.channels_last and not config.deepspeed.zero_stage:  # above, weights are views of flat tensors
+        engine.module.to(memory_format=torch.channels_last)  # not earlier: DeepSpeed broadcasts contiguous weights
     if config.train.compile:
         engine.module.compile()
     return Engine(engine, config, world)
 
 
-def set_lr(engines: Engines, lr: float) -> None:
-    """Give both optimizers this learning rate."""
-    for engine in engines:
-        for group in engine.adam.param_groups:
-            group["lr"] = lr
-
-
 def _import_deepspeed(world: World) -> Any:
-    # Said before the import, or DeepSpeed searches for an accelerator and tells about it.
+    # Set before the import, or DeepSpeed searches for an accelerator and logs it.
     os.environ["DS_ACCELERATOR"] = world.device.type
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
-    # No op of its own is needed: its CPU all-reduce serves inference only, yet a first start would compile it (minutes,
-    # with g++), after having tried the compiler on every other op.
+    # None of its ops is needed: its CPU all-reduce serves inference only, yet the first start would compile it with g++
+    # (minutes), after probing the compiler for every other op.
     deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
 
 
 def _keep_freed_memory() -> None:
-    """Keep glibc from handing large freed blocks back to the kernel, only to ask for them again within the same step.
+    """Keep glibc from returning large freed blocks to the kernel, only to request them again within the same step.
 
-    Measured on two cores, U-Net of width 64, batch 4: 14 % of a step's time went into those page faults.
+    Those page faults took 14 % of a step (measured on two cores, U-Net of width 64, batch 4).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have none

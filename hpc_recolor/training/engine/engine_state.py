@@ -1,4 +1,4 @@
-"""What an engine's training changes, by parameter name: the same names at every ZeRO stage and number of ranks."""
+"""State of an engine by parameter name: the same names at every ZeRO stage and number of ranks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,13 +13,16 @@ from hpc_recolor.training.engine.deepspeed_engine import Engine
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
-# (kind, name, start, numel) -> that part of a flattened tensor
-Read = Callable[[str, str, int, int], Tensor]
+# (kind, name, start, numel) -> those elements of the flattened tensor
+ReadRange = Callable[[str, str, int, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """A part of a parameter that lives on this rank: its elements from `start` on, as live tensors by kind."""
+    """A range of a flattened parameter that this rank holds: its elements from `start` on, as live tensors by kind.
+
+    The kinds are WEIGHT and MOMENTS, all of one shape.
+    """
 
     name: str
     start: int
@@ -27,22 +30,23 @@ class Fragment:
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return self.tensors[WEIGHT].numel()
 
 
 def shapes(engine: Engine) -> dict[str, list[int]]:
-    """The whole shape of every parameter."""
+    """The full shape of every parameter, by name."""
     return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in engine.module.named_parameters()}
 
 
 def fragments(engine: Engine) -> list[Fragment]:
-    """All that lives on this rank: whole parameters at ZeRO 0, its share of them above."""
-    find = {0: _whole, 1: _from_flat_groups, 2: _from_flat_groups, 3: _from_partitioned}[engine.zero_stage]
+    """All fragments that this rank holds: whole parameters at ZeRO 0, its partition of them above."""
+    find = {0: _unpartitioned, 1: _from_flat_groups, 2: _from_flat_groups, 3: _from_partitioned}[engine.zero_stage]
     return list(find(engine))
 
 
 def owned(engine: Engine, world: World) -> list[Fragment]:
-    """What this rank saves: every element of the network is owned by exactly one rank."""
+    """Fragments that this rank saves: every element of the network is owned by exactly one rank."""
     mine = fragments(engine)
     if engine.zero_stage:
         return mine
@@ -56,25 +60,28 @@ def owned(engine: Engine, world: World) -> list[Fragment]:
     return chosen
 
 
-def load(engine: Engine, steps: int, read: Read) -> None:
-    """Set weights, moments and the number of Adam's steps; all ranks together. read: gives part of a saved tensor."""
+def load(engine: Engine, steps: int, read: ReadRange) -> None:
+    """Set weights, moments and the number of Adam's steps. All ranks call it together."""
     with torch.no_grad():
         for fragment in fragments(engine):
             for kind, tensor in fragment.tensors.items():
                 tensor.copy_(read(kind, fragment.name, fragment.start, fragment.numel).view_as(tensor))
-        for share in engine.flat_shares():
-            engine.adam.state[share]["step"].fill_(steps)
-        engine.spread_weights()
+        for parameter in engine.adam_parameters():
+            engine.adam.state[parameter]["step"].fill_(steps)
+        engine.publish_weights()
 
 
-def steps(engine: Engine) -> int:
-    """How many updates Adam has made."""
-    return int(engine.adam.state[engine.flat_shares()[0]]["step"])
+def adam_steps(engine: Engine) -> int:
+    """Number of updates that Adam has made."""
+    return int(engine.adam.state[engine.adam_parameters()[0]]["step"])
 
 
-def whole(engine: Engine, parts: list[tuple[Fragment, Tensor]], world: World) -> dict[str, Tensor]:
-    """A full network on every rank, from what each rank owns of it (fragment, its values) and BatchNorm's statistics
-    averaged over ranks. All ranks call it together."""
+def full_state(engine: Engine, parts: list[tuple[Fragment, Tensor]], world: World) -> dict[str, Tensor]:
+    """A state dict of the full network on every rank. All ranks call it together.
+
+    parts: the fragments that this rank owns, each with its values. Buffers are BatchNorm's statistics averaged over
+    ranks.
+    """
     named = shapes(engine)
     sizes = {name: torch.Size(shape).numel() for name, shape in named.items()}
     places = dict(zip(named, _running_sums(sizes.values()), strict=True))
@@ -95,15 +102,15 @@ def averaged_buffers(engine: Engine, world: World) -> dict[str, Tensor]:
     return buffers
 
 
-def _whole(engine: Engine) -> Iterator[Fragment]:
+def _unpartitioned(engine: Engine) -> Iterator[Fragment]:
     for name, parameter in engine.module.named_parameters():
         state = engine.adam.state[parameter]
         yield Fragment(name, 0, {WEIGHT: parameter.data, **{key: state[key] for key in MOMENTS}})
 
 
 def _from_flat_groups(engine: Engine) -> Iterator[Fragment]:
-    """ZeRO 1 and 2: all parameters in one flat tensor, cut into as many pieces as ranks, anywhere."""
-    flats = engine.flat_shares()
+    """ZeRO 1 and 2: all parameters in one flat tensor, cut into one partition per rank, anywhere."""
+    flats = engine.adam_parameters()
     for name, parameter in engine.module.named_parameters():
         mapping = parameter._hp_mapping
         if mapping is not None:
@@ -112,8 +119,8 @@ def _from_flat_groups(engine: Engine) -> Iterator[Fragment]:
 
 
 def _from_partitioned(engine: Engine) -> Iterator[Fragment]:
-    """ZeRO 3: every parameter cut into as many equal pieces as ranks, the last ones filled up with zeros."""
-    optimizer, flats = engine.deepspeed.optimizer, engine.flat_shares()
+    """ZeRO 3: every parameter cut into one equal partition per rank, the last ones padded with zeros."""
+    optimizer, flats = engine.deepspeed.optimizer, engine.adam_parameters()
     for name, parameter in engine.module.named_parameters():
         group, place, numel = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start = optimizer._get_param_partition_rank(parameter) * numel
@@ -124,8 +131,8 @@ def _from_partitioned(engine: Engine) -> Iterator[Fragment]:
 
 def _cut(engine: Engine, flat: Tensor, start: int, numel: int) -> dict[str, Tensor]:
     state = engine.adam.state[flat]
-    whole_tensors = {WEIGHT: flat.data, **{key: state[key] for key in MOMENTS}}
-    return {kind: tensor.narrow(0, start, numel) for kind, tensor in whole_tensors.items()}
+    tensors = {WEIGHT: flat.data, **{key: state[key] for key in MOMENTS}}
+    return {kind: tensor.narrow(0, start, numel) for kind, tensor in tensors.items()}
 
 
 def _running_sums(numbers: Any) -> Iterator[int]:

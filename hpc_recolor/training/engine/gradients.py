@@ -1,4 +1,4 @@
-"""Gradients averaged over ranks beside the backward pass, for ZeRO 0."""
+"""Averages gradients over ranks during the backward pass, for ZeRO 0."""
 
 from typing import Any
 
@@ -6,41 +6,44 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# Larger gradients travel alone, as soon as they are there; the others together, in the end.
+# Gradients of at least this many elements are reduced alone, as soon as they are computed; the others together, at the
+# end.
 ALONE_NUMEL = 100_000
 
 
 class GradientAverage:
     """Averages a network's gradients in place.
 
-    DeepSpeed at ZeRO 0 begins when the backward pass has ended, and copies all gradients there and back. torch's
-    DistributedDataParallel does not, but lays its buckets out anew after its first step: on three ranks and more a run
-    that goes on would then have other sums than one that was never stopped. Here they are always the same.
+    DeepSpeed at ZeRO 0 starts after the backward pass, and copies all gradients to a buffer and back. torch's
+    DistributedDataParallel overlaps both, but rebuilds its buckets after the first step: on three ranks or more a
+    resumed run would then sum in another order than one that was never stopped. Here the order is always the same.
     """
 
     def __init__(self, network: nn.Module, ranks: int) -> None:
         self.ranks = ranks
         self.parameters = list(network.parameters())
         self.small = [parameter for parameter in self.parameters if parameter.numel() < ALONE_NUMEL]
-        self.under_way: list[Any] = []
-        self.is_last_part = True
+        self.pending: list[Any] = []
+        self.is_last_microbatch = True
         for parameter in self.parameters:
             if parameter.numel() >= ALONE_NUMEL:
-                parameter.register_post_accumulate_grad_hook(self._send)  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(self._start)  # type: ignore[no-untyped-call]
 
     def finish(self) -> None:
-        """Wait until all gradients are means over the ranks."""
+        """Reduce the small gradients and wait for all; afterwards every gradient is the mean over the ranks."""
         gradients = [parameter.grad for parameter in self.small if parameter.grad is not None]
-        together = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(together)
-        parts = torch.split(together, [gradient.numel() for gradient in gradients])
-        torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
-        for work in self.under_way:
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(
+            gradients, [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        )
+        for work in self.pending:
             work.wait()
-        self.under_way.clear()
+        self.pending.clear()
         everything = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         torch._foreach_div_(everything, self.ranks)
 
-    def _send(self, parameter: Tensor) -> None:
-        if self.is_last_part and parameter.grad is not None:
-            self.under_way.append(dist.all_reduce(parameter.grad, async_op=True))
+    def _start(self, parameter: Tensor) -> None:
+        if self.is_last_microbatch and parameter.grad is not None:
+            self.pending.append(dist.all_reduce(parameter.grad, async_op=True))

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures are shown while it trains: TensorBoard, and Weights & Biases if asked for."""
+"""Boards that show a run's scalars and images while it trains: TensorBoard, and Weights & Biases if configured."""
 
 import sys
 import uuid
@@ -15,17 +15,20 @@ from hpc_recolor.runtime.errors import UserError
 
 
 class Board(Protocol):
-    """Shows numbers and pictures over images seen."""
+    """Shows scalars and images over images seen."""
 
-    def numbers(self, values: Mapping[str, float], images_seen: int) -> None: ...
+    def log_scalars(self, values: Mapping[str, float], images_seen: int) -> None:
+        """Add a point to each named curve."""
 
-    def picture(self, name: str, picture: Image.Image, images_seen: int) -> None: ...
+    def log_image(self, name: str, image: Image.Image, images_seen: int) -> None:
+        """Add an image to a named series."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Flush and release what is open."""
 
 
 def open_boards(run: RunFolder, config: Config, images_seen: int) -> list[Board]:
-    """The boards of a config. Raises UserError if one is asked for and cannot be had."""
+    """The boards of a config. Raises UserError if a configured one is not available."""
     boards: list[Board] = []
     if config.tracking.wandb:
         boards.append(Wandb(run, config, config.tracking.wandb))
@@ -35,35 +38,38 @@ def open_boards(run: RunFolder, config: Config, images_seen: int) -> list[Board]
 
 
 class TensorBoard:
-    """Event files in the run folder's logs/. What was shown of later images than those seen is taken back."""
+    """Event files in the run folder's logs/. Points after `images_seen` are purged: a resumed run logs them again."""
 
     def __init__(self, run: RunFolder, images_seen: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer: Any = SummaryWriter(str(run.logs), purge_step=images_seen + 1)
 
-    def numbers(self, values: Mapping[str, float], images_seen: int) -> None:
+    def log_scalars(self, values: Mapping[str, float], images_seen: int) -> None:
+        """Add a point to each named curve."""
         for key, value in values.items():
             self.writer.add_scalar(key, value, images_seen)
 
-    def picture(self, name: str, picture: Image.Image, images_seen: int) -> None:
-        self.writer.add_image(name, np.asarray(picture), images_seen, dataformats="HWC")
+    def log_image(self, name: str, image: Image.Image, images_seen: int) -> None:
+        """Add an image to a named series."""
+        self.writer.add_image(name, np.asarray(image), images_seen, dataformats="HWC")
 
     def close(self) -> None:
+        """Flush and close the event file."""
         self.writer.close()
 
 
 class Wandb:
-    """A run at Weights & Biases, the same one after a requeue. WANDB_MODE and the like decide where it goes.
+    """A run at Weights & Biases, the same one after a requeue. WANDB_MODE and the like decide where it is sent.
 
-    Its x axis is images seen; its own steps only ever grow, while a run that goes on from a checkpoint steps back.
+    The x axis is images seen: W&B's own steps only increase, while a run that resumes from a checkpoint steps back.
     """
 
     def __init__(self, run: RunFolder, config: Config, project: str) -> None:
         try:
             import wandb
         except ImportError as error:
-            raise UserError(f"tracking.wandb={project}: {error}; pip install wandb, or leave the key out") from None
+            raise UserError(f"tracking.wandb={project}", str(error), "pip install wandb, or remove the key") from None
         run.logs.mkdir(exist_ok=True)
         try:
             self.run = wandb.init(
@@ -77,28 +83,32 @@ class Wandb:
             )
         except wandb.Error as error:
             raise UserError(
-                f"tracking.wandb={project}: W&B does not start ({error}); run `wandb login`, or set WANDB_MODE=offline "
-                "and `wandb sync` later, or leave the key out"
+                f"tracking.wandb={project}",
+                f"W&B does not start ({error})",
+                "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` later, or remove the key",
             ) from None
         self.run.define_metric("images_seen")
         self.run.define_metric("*", step_metric="images_seen")
-        self.to_picture = wandb.Image
+        self.to_wandb_image = wandb.Image
 
-    def numbers(self, values: Mapping[str, float], images_seen: int) -> None:
+    def log_scalars(self, values: Mapping[str, float], images_seen: int) -> None:
+        """Add a point to each named curve."""
         self.run.log({"images_seen": images_seen, **values})
 
-    def picture(self, name: str, picture: Image.Image, images_seen: int) -> None:
-        self.run.log({"images_seen": images_seen, name: self.to_picture(picture)})
+    def log_image(self, name: str, image: Image.Image, images_seen: int) -> None:
+        """Add an image to a named series."""
+        self.run.log({"images_seen": images_seen, name: self.to_wandb_image(image)})
 
     def close(self) -> None:
+        """Finish the W&B run; a failure is printed, and does not fail training."""
         try:
             self.run.finish()
-        except Exception as error:  # its process may have got the signal that ends ours; the run must end well without
-            print(f"W&B did not end well ({error}); `wandb sync` sends what is in the logs folder", file=sys.stderr)
+        except Exception as error:  # W&B's process may have received the signal that stops ours
+            print(f"W&B did not finish ({error}); `wandb sync` uploads what is in the logs folder", file=sys.stderr)
 
 
 def _run_id(run: RunFolder) -> str:
-    """The id that the run got when it first started: in a file beside its logs."""
+    """The W&B id that the run got when it first started, from a file in its logs folder."""
     file = run.logs / "wandb_id"
     if not file.is_file():
         write_atomically(file, uuid.uuid4().hex[:12].encode())

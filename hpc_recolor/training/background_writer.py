@@ -1,0 +1,186 @@
+"""Writes checkpoints beside training: a copy of the state, files from all ranks, one commit."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hpc_recolor.config import Config
+from hpc_recolor.run_folder import checkpoint_writer, checkpoints
+from hpc_recolor.run_folder.checkpoints import Manifest
+from hpc_recolor.run_folder.files import FileRecord
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.tensor_files import write
+from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
+from hpc_recolor.runtime.distributed import World, gather, on_main, ranks_here
+from hpc_recolor.runtime.process import memory_bytes
+from hpc_recolor.training.run_state import RunState, parameter_shapes, rank_tensors, scalar_state, shard_tensors
+
+VERSIONS_OF = ("deepspeed", "triton", "numpy")
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PendingCheckpoint:
+    """A checkpoint that is being written. manifest: all of its manifest but the files."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    files: "Future[dict[str, FileRecord]]"
+    started_s: float
+    stalled_s: float
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A committed checkpoint: its size over all ranks, how long it took, and how long training waited for it.
+
+    warning: an error that did not prevent the commit, if any.
+    """
+
+    images_seen: int
+    size_mb: float
+    elapsed_s: float
+    stalled_s: float
+    warning: str | None
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints, one at a time, in the background where memory allows. All ranks call it together.
+
+    photos: fingerprint of the photographs that the run learns from.
+    """
+
+    def __init__(self, run: RunFolder, config: Config, photos: str, world: World) -> None:
+        self.run, self.config, self.photos, self.world = run, config, photos, world
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.pending: PendingCheckpoint | None = None
+        self.versions = {"hpc_recolor": PACKAGE_VERSION, "torch": torch.__version__} | {
+            name: version(name) for name in VERSIONS_OF
+        }
+        self.code_commit = code_commit() if world.is_main else None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank has not yet written all of its part."""
+        return self.pending is not None and not self.pending.files.done()
+
+    def start(self, state: RunState, snapshot_epoch: int | None = None) -> None:
+        """Start a checkpoint of the state as it is now. Raises OSError on all ranks if its folder cannot be made."""
+        started_s = time.monotonic()
+        folder = _on_main_with_os_errors(self.world, lambda: checkpoint_writer.begin(self.run))
+        shard, rank = shard_tensors(state, self.world), rank_tensors(state, self.world)
+        in_background = self.config.checkpoint.background and _has_memory_for(shard)
+        shard, rank = (_on_host(tensors, copy=in_background) for tensors in (shard, rank))
+        files = self.thread.submit(self._write, folder, shard, rank)
+        if not in_background:
+            wait([files])
+        manifest = self._manifest(state) | {"snapshot_epoch": snapshot_epoch}
+        self.pending = PendingCheckpoint(
+            folder=folder,
+            manifest=manifest,
+            files=files,
+            started_s=started_s,
+            stalled_s=time.monotonic() - started_s,
+        )
+
+    def finish(self) -> SavedCheckpoint:
+        """Wait for all ranks' files of the pending checkpoint, commit it and prune older ones.
+
+        Raises OSError on all ranks if a rank could not write; existing checkpoints are then left alone.
+        """
+        assert self.pending is not None
+        pending, self.pending = self.pending, None
+        finish_s = time.monotonic()
+        files = self._gather_files(pending)
+        warning = _on_main_with_os_errors(self.world, lambda: self._commit(pending, files))
+        now_s = time.monotonic()
+        return SavedCheckpoint(
+            images_seen=pending.manifest["images_seen"],
+            size_mb=sum(record.size_bytes for record in files.values()) / 1e6,
+            elapsed_s=now_s - pending.started_s,
+            stalled_s=pending.stalled_s + now_s - finish_s,
+            warning=warning,
+        )
+
+    def _gather_files(self, pending: PendingCheckpoint) -> dict[str, FileRecord]:
+        files: dict[str, FileRecord] = {}
+        for rank, share in enumerate(gather(self.world, _outcome(pending.files))):
+            if isinstance(share, str):
+                raise OSError(f"rank {rank}: {share}")
+            files |= share
+        return files
+
+    def _commit(self, pending: PendingCheckpoint, files: dict[str, FileRecord]) -> str | None:
+        """Commit on rank 0. Returns a warning if an old checkpoint could not be removed."""
+        path = checkpoint_writer.commit(self.run, pending.folder, Manifest(**pending.manifest, files=files))
+        try:
+            checkpoint_writer.prune(self.run, self.config.checkpoint.keep, path)
+        except OSError as error:
+            return f"an old checkpoint could not be removed: {_describe(error)}"
+        return None
+
+    def _manifest(self, state: RunState) -> dict[str, Any]:
+        return {
+            "images_seen": state.counters.images_seen,
+            "world_size": self.world.size,
+            "zero_stage": self.config.deepspeed.zero_stage,
+            "photos": self.photos,
+            "progress": scalar_state(state),
+            "versions": self.versions,
+            "commit": self.code_commit,
+            "config": self.config.model_dump(mode="json"),
+            "parameters": parameter_shapes(state.engines),
+        }
+
+    def _write(self, folder: Path, shard: Mapping[str, Tensor], rank: Mapping[str, Tensor]) -> dict[str, FileRecord]:
+        place = self.world.rank, self.world.size
+        contents = {checkpoints.shard_file(*place): shard, checkpoints.rank_file(*place): rank}
+        return {name: write(folder / name, tensors) for name, tensors in contents.items()}
+
+
+def _on_main_with_os_errors(world: World, action: Callable[[], Result]) -> Result:
+    """As `on_main`, but an OSError there is raised as OSError on all ranks."""
+
+    def attempt() -> tuple[Any, str | None]:
+        try:
+            return action(), None
+        except OSError as error:
+            return None, _describe(error)
+
+    result, problem = on_main(world, attempt)
+    if problem:
+        raise OSError(problem)
+    done: Result = result
+    return done
+
+
+def _outcome(files: "Future[dict[str, FileRecord]]") -> dict[str, FileRecord] | str:
+    error = files.exception()  # waits
+    if error is None:
+        return files.result()
+    if isinstance(error, OSError):
+        return _describe(error)
+    raise error
+
+
+def _describe(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
+def _has_memory_for(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all ranks of this machine can hold a copy and leave the same amount free."""
+    needed = sum(tensor.nbytes for tensor in tensors.values()) * ranks_here()
+    return 2 * needed < memory_bytes()[0]
+
+
+def _on_host(tensors: Mapping[str, Tensor], copy: bool) -> dict[str, Tensor]:
+    """The tensors in host memory; copy: in memory of their own, which training does not change."""
+    return {key: tensor.detach().to("cpu", copy=copy) for key, tensor in tensors.items()}
