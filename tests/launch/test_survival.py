@@ -120,6 +120,15 @@ def test_a_run_that_is_disturbed_again_and_again_ends_as_local_ranks_do(
     assert {12 * epoch for epoch in SNAPSHOTS} < set(live.saved)  # whatever was pruned and stopped meanwhile
 
 
+def stop_sampling(live: Live) -> None:
+    """Wait until it is requeued, and let its ranks read a config without samples, so that it finishes soon."""
+    until(lambda: live.squeue("%r") == "BeginTime", "requeue")
+    frequent, rare = (f"samples_every_images: {number}\n" for number in (4, 10**9))
+    config = live.home.config.read_text()
+    assert frequent in config
+    live.home.config.write_text(config.replace(frequent, rare))
+
+
 def test_runs_that_reach_their_time_limit_or_lose_a_node_end_as_local_ranks_do(
     tmp_path: Path, photos: Path, cluster: Path, undisturbed: dict[str, bytes], forked_python: Path
 ) -> None:
@@ -136,9 +145,10 @@ def test_runs_that_reach_their_time_limit_or_lose_a_node_end_as_local_ranks_do(
     slurm("scontrol", "update", f"JobId={limited.job}", "TimeLimit=2")  # ranks save two minutes before the limit
     node = bereft.history[0].nodes[1]
     os.kill(int((cluster / f"{node}.pid").read_text()), signal.SIGKILL)
+    stop_sampling(bereft)
     bereft.until_waiting()
     script("up")
-    until(lambda: limited.squeue("%r") == "BeginTime", "requeue at the time limit")
+    stop_sampling(limited)
     slurm("scontrol", "update", f"JobId={limited.job}", "TimeLimit=30")
     limited.until_waiting()
     for live in lives:
