@@ -115,9 +115,9 @@ def test_ctrl_c_leaves_nothing_that_looks_whole(command: Command, here: Path, fo
             time.sleep(0.001)
         measuring.send_signal(signal.SIGINT)
         code = measuring.wait(60)
-    stderr = (here / "stderr").read_text()
-    assert code == 130, stderr
-    assert stderr.splitlines()[-1].startswith("interrupted") and "Traceback" not in stderr
+    printed = (here / "stderr").read_text()
+    assert code == 130, printed
+    assert printed.splitlines()[-1].startswith("interrupted") and "Traceback" not in printed
     assert list(run.glob("evaluations/*/*.json")) == []
     assert command("evaluate", *flags).returncode == 0
     assert len(list(run.glob("evaluations/*/*.json"))) == 1
