@@ -15,7 +15,9 @@ def cancel(run: RunFolder) -> Overview:
     submission = read_submission(JobFolder.of(run))
     overview = inspect_one(run)
     if overview.has_ended:
-        raise UserError(f"job {overview.job} of {run.path}", f"has already ended ({overview.state})", "")
+        raise UserError(
+            f"job {overview.job} of {run.path}", f"has already ended ({overview.state})", "nothing to cancel"
+        )
     _cancel_job(submission)
     return overview
 

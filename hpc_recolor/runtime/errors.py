@@ -5,16 +5,15 @@ class UserError(Exception):
     """Bad input. Commands print it as one line on stderr and exit with code 2 (`exit_codes.BAD_INPUT`).
 
     subject: what is wrong, with its value, such as `train.batch_size=60`. problem: why it is refused. fix: what to do
-    instead; empty only where the problem names it already. Picklable, since rank 0 sends it to all ranks.
+    instead. Picklable, since rank 0 sends it to all ranks.
     """
 
-    def __init__(self, subject: str, problem: str = "", fix: str = "") -> None:
+    def __init__(self, subject: str, problem: str, fix: str) -> None:
         super().__init__(subject, problem, fix)
         self.subject, self.problem, self.fix = subject, problem, fix
 
     def __str__(self) -> str:
-        line = f"{self.subject}: {self.problem}" if self.problem else self.subject
-        return f"{line}; {self.fix}" if self.fix else line
+        return f"{self.subject}: {self.problem}; {self.fix}"
 
 
 class RankError(UserError):
