@@ -36,6 +36,7 @@ TINY = (
 SLOW_FIXTURES = {"fork_server", "cluster", "browser"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks slow tests. A worker of pytest-xdist keeps together what shares fixtures, and begins with what is slow."""
     for item in items:
