@@ -27,10 +27,10 @@ study-small: $(READY)
 	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)
-	$(RUN) -m pytest -n $$(nproc) --dist loadgroup -m 'not slow'
+	$(RUN) -m pytest -n $$(nproc) --dist loadfile -m 'not slow'
 
 lint: $(READY)
 	$(RUN) -m ruff format --check .
@@ -41,7 +41,7 @@ lint: $(READY)
 # Each process writes a file of its own. The floor is `fail_under` in pyproject.toml.
 coverage: $(READY)
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m pytest -n $(WORKERS) --dist loadgroup
+	$(RUN) -m coverage run -m pytest -n $(WORKERS) --dist loadfile
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,16 +37,21 @@ TINY = (
 SLOW_FIXTURES = {"fork_server", "cluster", "browser"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks slow tests. A worker of pytest-xdist keeps together what shares fixtures, and begins with what is slow."""
+    """Marks slow tests. A process of pytest-xdist begins with them."""
     for item in items:
         if SLOW_FIXTURES.intersection(_fixtures(item)):
             item.add_marker("slow")
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group("cluster" if "cluster" in _fixtures(item) else str(item.path)))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: ("cluster" not in _fixtures(item), item.get_closest_marker("slow") is None))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Decides which tests a process of pytest-xdist runs."""
+    from tests.support.scheduling import OneCluster
+
+    return OneCluster(config, log)
 
 
 def _fixtures(item: pytest.Item) -> tuple[str, ...]:
