@@ -64,7 +64,7 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
     from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
     from hpc_recolor.run_folder.folder import RunFolder
     from hpc_recolor.runtime.distributed import highest, on_main, start, stop
-    from hpc_recolor.training.background_writer import CheckpointWriter
+    from hpc_recolor.training.background_writer import BackgroundWriter
     from hpc_recolor.training.run_state import RunState, restore, shard_tensors
     from hpc_recolor.training.step import gan_step
 
@@ -77,9 +77,9 @@ def measure(config: Config, rounds: int, place: Path) -> dict[str, Any]:
     run, plain = RunFolder(place), place / f"plain-{world.rank}.pt"
     stalls_s: list[float] = []
 
-    def writer(background: bool) -> CheckpointWriter:
+    def writer(background: bool) -> BackgroundWriter:
         section = {**config.checkpoint.model_dump(), "background": background, "keep": 1}
-        return CheckpointWriter(
+        return BackgroundWriter(
             run, load_config(None, {**config.model_dump(), "checkpoint": section}), "benchmark", world
         )
 

@@ -14,7 +14,7 @@ app = cli.command("hpc_recolor.colorize")
 
 @app.default
 def colorize(
-    *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; any size, gray or color.")],
+    *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; up to 100 megapixels, gray or color.")],
     run: Annotated[Path, Parameter(help="Run folder; its newest checkpoint is used.")],
     out: Annotated[Path, Parameter(help="Folder for the colored copies, as PNG.")],
 ) -> None:

@@ -4,11 +4,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
@@ -26,7 +26,6 @@ from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("hpc_recolor.jobs")
 
-COLUMNS = ("run", "job", "state", "epoch", "images/s", "time left", "restarts", "last stop")
 COLORS = {"running": "green", "finished": "green", "failed": "red", "unreadable": "red"}
 
 RunArgument = Annotated[Path, Parameter(name="RUN", help="Run folder.")]
@@ -46,7 +45,7 @@ def list_(
     if as_json:
         print(json.dumps([_as_dict(row) for row in rows], indent=1))
     elif rows:
-        _print_table([_cells(row) for row in rows])
+        _print_table(rows)
     else:
         print(f"no submitted run in {folder}; submit one with: python -m hpc_recolor.submit")
 
@@ -60,7 +59,7 @@ def status(run: RunArgument, /, *, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(_as_dict(row), indent=1))
         return
-    fields = dict(zip(COLUMNS, _cells(row), strict=True)) | {
+    fields = _cells(row) | {
         "limit": f"{_duration(row.limit_left_s)} left" if row.limit_left_s is not None else "",
         "nodes": row.nodes,
         "checkpoint": str(row.checkpoint or "none yet"),
@@ -172,14 +171,22 @@ def _as_dict(row: Overview) -> dict[str, Any]:
     return plain
 
 
-def _cells(row: Overview) -> list[str]:
+def _state(row: Overview) -> str:
+    return f"{row.state}: {row.why}" if row.why else row.state
+
+
+def _epoch(row: Overview) -> str:
     progress = row.progress
-    epoch = "" if progress.epoch is None else f"{progress.epoch:.1f}/{progress.epochs or '?'}"
-    rate = "" if progress.images_per_s is None else f"{progress.images_per_s:.1f}"
-    left = "" if progress.time_left_s is None or row.state == "finished" else _duration(progress.time_left_s)
-    state = f"{row.state}: {row.why}" if row.why else row.state
-    cells = (str(row.run), row.job, state, epoch, rate, left, str(row.restarts), row.last_stop)
-    return [printable(cell) for cell in cells]
+    return "" if progress.epoch is None else f"{progress.epoch:.1f}/{progress.epochs or '?'}"
+
+
+def _rate(row: Overview) -> str:
+    return "" if row.progress.images_per_s is None else f"{row.progress.images_per_s:.1f}"
+
+
+def _time_left(row: Overview) -> str:
+    left_s = row.progress.time_left_s
+    return "" if left_s is None or row.state == "finished" else _duration(left_s)
 
 
 def _duration(seconds: float | None) -> str:
@@ -191,19 +198,44 @@ def _duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{rest_s} s"
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+class Column(NamedTuple):
+    """A column of `jobs list`, and a line of `jobs status`."""
+
+    name: str
+    cell: Callable[[Overview], str]
+    is_number: bool = False
+
+
+COLUMNS = (
+    Column("run", lambda row: str(row.run)),
+    Column("job", lambda row: row.job),
+    Column("state", _state),
+    Column("epoch", _epoch, is_number=True),
+    Column("images/s", _rate, is_number=True),
+    Column("time left", _time_left, is_number=True),
+    Column("restarts", lambda row: str(row.restarts), is_number=True),
+    Column("last stop", lambda row: row.last_stop),
+)
+
+
+def _cells(row: Overview) -> dict[str, str]:
+    return {column.name: printable(column.cell(row)) for column in COLUMNS}
+
+
+def _print_table(rows: Sequence[Overview]) -> None:
     """Fits the table to a terminal; prints it aligned and unwrapped for other programs."""
     if not sys.stdout.isatty():
-        widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-        for row in (COLUMNS, *rows):
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        lines = [[column.name for column in COLUMNS], *([*_cells(row).values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         return
     table = Table(box=SIMPLE_HEAD)
-    for name in COLUMNS:
-        right = name in ("epoch", "images/s", "time left", "restarts")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for column in COLUMNS:
+        justify: Literal["left", "right"] = "right" if column.is_number else "left"
+        table.add_column(column.name, justify=justify, overflow="fold", no_wrap=column.is_number)
     for row in rows:
-        table.add_row(*row, style=COLORS.get(row[2].split(":")[0]))
+        table.add_row(*_cells(row).values(), style=COLORS.get(row.state))
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 

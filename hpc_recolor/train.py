@@ -35,9 +35,9 @@ def train(
     if print_config:
         cli.print_config(resolved)
         return
-    if world_size() == 1:  # several ranks check it together, once connected
-        preflight.check(resolved, 1)
     with StopRequest(until_exit=True) as request:
+        if world_size() == 1:  # several ranks check it together, once connected
+            preflight.check(resolved, 1)
         from hpc_recolor.training import trainer  # after parsing and checks: imports torch
 
         trainer.train(resolved, request)

@@ -18,6 +18,7 @@ from hpc_recolor.evaluation.results import (
     Protocol,
     image_file,
     image_folder,
+    read_fingerprint,
     read_if_whole,
 )
 from hpc_recolor.models.color_space import gray_copy, make_pair
@@ -29,8 +30,7 @@ from hpc_recolor.runtime.errors import UserError
 def check_same_photographs(folder: Path, fingerprint: str) -> None:
     """Raise UserError if a folder holds evaluations of other photographs."""
     for file in sorted(folder.glob("*.json")):
-        evaluation = read_if_whole(file)
-        if evaluation and evaluation.protocol.fingerprint != fingerprint:
+        if (found := read_fingerprint(file)) and found != fingerprint:
             raise UserError(
                 f"evaluation {file}",
                 "measured on other photographs, or these have changed since",

@@ -204,6 +204,17 @@ def read_if_whole(file: Path) -> Evaluation | None:
         return None
 
 
+def read_fingerprint(file: Path) -> str | None:
+    """The fingerprint of the photographs that an evaluation was measured on, even if the rest of it is damaged."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    protocol = content.get("protocol") if isinstance(content, dict) else None
+    found = protocol.get("fingerprint") if isinstance(protocol, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def read_evaluations(run: Path) -> dict[str, tuple[StoredEvaluation, ...]]:
     """All finished evaluations of a run by the name of their data, the least trained first; averaged before raw.
 

@@ -27,6 +27,9 @@ class Hint:
 
 
 UNREACHABLE = ("slurmctld does not respond", "try again later, or ask the cluster's administrators")
+# Where no hint fits.
+OWN_MESSAGE_FIX = "see the manual page of the SLURM command, or ask the cluster's administrators"
+
 HINTS = (
     Hint("Unable to contact slurm controller", *UNREACHABLE),
     Hint("Connection refused", *UNREACHABLE),
@@ -96,7 +99,7 @@ def slurm_error(text: str, context: str = "") -> UserError:
     """
     lines = [re.sub(r"^(\w+): (error|fatal): ", "", line).strip() for line in text.splitlines()]
     message = "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
-    hint = next((hint for hint in HINTS if hint.message.lower() in message.lower()), Hint(message, "", ""))
+    hint = next((hint for hint in HINTS if hint.message.lower() in message.lower()), Hint(message, "", OWN_MESSAGE_FIX))
     kind = InvalidJobIdError if hint.message == INVALID_JOB_ID else UserError
     return kind("SLURM", f"{context}{message}{f' ({hint.cause})' if hint.cause else ''}", hint.fix)
 

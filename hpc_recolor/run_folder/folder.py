@@ -48,27 +48,30 @@ class RunFolder:
         return self.path / "logs"
 
 
-def find(config: Config) -> RunFolder:
-    """The run folder of a config: it does not exist yet, or holds the same run. Writes nothing.
+def find_run(config: Config) -> RunFolder:
+    """The run folder of a config, not yet there or holding the same run. Writes nothing.
 
-    Raises UserError if it holds another run, or files of something else.
+    Raises UserError if the folder holds another run, or files that are not of a run.
     """
     run = RunFolder(config.run.folder / config.run.name)
+    _check_same_run(run, config)
+    return run
+
+
+def _check_same_run(run: RunFolder, config: Config) -> None:
+    subject = f"run.name={config.run.name}"
     if run.config.is_file():
         changes = changed_keys(load_config(run.config, {}), config)
         if changes:
             raise UserError(
-                f"run.name={config.run.name}",
+                subject,
                 f"{run.path} holds another run ({'; '.join(changes)})",
                 "give the same values to resume it, or another run.name, or remove the folder",
             )
     elif run.path.exists() and (
         not run.path.is_dir() or any(not path.name.startswith(".") for path in run.path.iterdir())
     ):
-        raise UserError(
-            f"run.name={config.run.name}", f"{run.path} exists and is not a run folder", "give another run.name"
-        )
-    return run
+        raise UserError(subject, f"{run.path} exists and is not a run folder", "give another run.name")
 
 
 def make_folder(run: RunFolder) -> None:
@@ -80,8 +83,12 @@ def make_folder(run: RunFolder) -> None:
 
 
 def claim(run: RunFolder, config: Config) -> None:
-    """Make the run folder this config's. Raises UserError if it cannot be written."""
+    """Make the run folder this config's, by writing config.yaml.
+
+    Raises UserError if it cannot be written, or holds another run: one may have claimed it since `find_run`.
+    """
     make_folder(run)
+    _check_same_run(run, config)
     try:
         write_atomically(run.config, to_yaml(config).encode())
     except OSError as error:

@@ -52,7 +52,7 @@ class SavedCheckpoint:
     warning: str | None
 
 
-class CheckpointWriter:
+class BackgroundWriter:
     """Writes a run's checkpoints, one at a time, in the background where memory allows. All ranks call it together.
 
     photos: fingerprint of the photographs that the run learns from.

@@ -3,7 +3,7 @@
 import time
 
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.training.background_writer import CheckpointWriter
+from hpc_recolor.training.background_writer import BackgroundWriter
 from hpc_recolor.training.context import RunContext
 
 
@@ -16,7 +16,7 @@ class Checkpointer:
 
     def __init__(self, context: RunContext, photos: str) -> None:
         self.context = context
-        self.writer = CheckpointWriter(context.run, context.config, photos, context.world)
+        self.writer = BackgroundWriter(context.run, context.config, photos, context.world)
         self.saved_images = 0
         self.started_s = time.monotonic()
 

@@ -2,7 +2,7 @@
 
 from hpc_recolor.config import Config, check_ranks
 from hpc_recolor.data.inputs import check_inputs
-from hpc_recolor.run_folder.folder import RunFolder, find
+from hpc_recolor.run_folder.folder import RunFolder, find_run
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 
 
@@ -15,4 +15,4 @@ def check(config: Config, ranks: int) -> RunFolder:
     check_ranks(config, ranks)
     check_inputs(config.data)
     deepspeed_config(config, ranks)
-    return find(config)
+    return find_run(config)

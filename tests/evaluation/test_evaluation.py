@@ -1,5 +1,6 @@
 """Checkpoints measured on photographs: the rows, the losses, which checkpoint, which images, and what is written."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -262,11 +263,15 @@ def test_a_kill_between_images_and_numbers_leaves_no_evaluation(
     assert list((run / "evaluations").rglob("*.json")) == []
 
 
-def test_results_of_other_photographs_are_not_mixed_in(squares: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_results_of_other_photographs_are_not_mixed_in(squares: Path, tmp_path: Path, damaged: bool) -> None:
     run = make_run(tmp_path / "run", squares)
     add_checkpoint(run, 10)
     others = Path(shutil.copytree(squares, tmp_path / "others"))
     evaluate(run, data=others)
+    if damaged:
+        (file,) = run.glob("evaluations/*/*.json")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"rows": "lost"}))
     paint_photo(99, 32, 32).save(others / "00.png")
     before = contents(run)
     with pytest.raises(UserError, match=r"epoch-0001.json: measured on other photographs"):

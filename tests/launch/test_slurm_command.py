@@ -25,7 +25,7 @@ def test_an_error_of_slurm_is_one_line_with_the_fix_where_it_is_known(output: st
     line = str(slurm_command.slurm_error(output))
     assert message in line
     assert "error: " not in line
-    assert "\n" not in line
+    assert "\n" not in line and not line.rstrip().endswith(";")
 
 
 def test_a_command_that_is_missing_or_does_not_respond_is_reported(

@@ -9,7 +9,7 @@ from torch import Tensor
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sets import collect
-from hpc_recolor.run_folder.folder import find
+from hpc_recolor.run_folder.folder import find_run
 from hpc_recolor.runtime.distributed import World, on_main
 from hpc_recolor.runtime.errors import EarlyEndError
 from hpc_recolor.runtime.signals import StopRequest
@@ -53,7 +53,7 @@ def make(config: Config, world: World, stop_at_step: int | None = None, in_phase
         if phase == in_phase and step == stop_at_step and world.rank == world.size - 1:
             request.signal = "SIGTERM"
 
-    run = on_main(world, lambda: find(config))
+    run = on_main(world, lambda: find_run(config))
     return Trainer(config, world, collect(config, world), run, request, enter_phase)
 
 

@@ -16,7 +16,7 @@ from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.data.sets import collect
 from hpc_recolor.run_folder import tensor_files
 from hpc_recolor.run_folder.checkpoints import committed, find_damage, read_manifest
-from hpc_recolor.run_folder.folder import RunFolder, claim, find
+from hpc_recolor.run_folder.folder import RunFolder, claim, find_run
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
@@ -181,7 +181,7 @@ def test_fewer_epochs_than_were_trained_are_refused_and_change_nothing(
 
 def test_what_a_killed_save_left_is_cleared_away(photos: Path, tmp_path: Path, world: World) -> None:
     config = run_config(photos, tmp_path)
-    run = find(config)
+    run = find_run(config)
     claim(run, config)
     for remnant in (".writing-1", ".removing-images-000000000004"):
         (run.checkpoints / remnant).mkdir(parents=True)
@@ -230,7 +230,7 @@ def test_a_run_that_cannot_save_its_end_says_so_and_keeps_what_it_has(
     with pytest.raises(UserError, match="the checkpoint after 36 images could not be written"):
         train(run_config(photos, tmp_path), world)
     monkeypatch.undo()
-    assert names(find(run_config(photos, tmp_path))) == [8, 16, 24, 32]
+    assert names(find_run(run_config(photos, tmp_path))) == [8, 16, 24, 32]
     assert names(train(run_config(photos, tmp_path), world).run) == [8, 16, 24, 32, 36]
 
 
@@ -278,7 +278,7 @@ class Poisoned(Trainer):
 
 
 def poisoned(config: Config, world: World, *bad_steps: int) -> Poisoned:
-    run = find(config)
+    run = find_run(config)
     trainer = Poisoned(config, world, collect(config, world), run, StopRequest())
     trainer.bad_steps = bad_steps
     return trainer
