@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from tests.support.commands import Done, run_forked, run_fresh, run_here
 from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parents[1]
+
+# A shell starts background jobs with SIGINT ignored, and all that they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports triton: without a GPU its kernels run in its interpreter, on CPU tensors.
 if not torch.cuda.is_available():

@@ -49,29 +49,30 @@ class RunFolder:
 
 
 def find_run(config: Config) -> RunFolder:
-    """The run folder of a config, not yet there or holding the same run. Writes nothing.
+    """The run folder of a config: it does not exist yet, or holds the same run. Writes nothing.
 
-    Raises UserError if the folder holds another run, or files that are not of a run.
+    Raises UserError if it holds another run, or files of something else.
     """
     run = RunFolder(config.run.folder / config.run.name)
-    _check_same_run(run, config)
+    if run.config.is_file():
+        _check_same_run(run, config)
+    elif run.path.exists() and (
+        not run.path.is_dir() or any(not path.name.startswith(".") for path in run.path.iterdir())
+    ):
+        raise UserError(
+            f"run.name={config.run.name}", f"{run.path} exists and is not a run folder", "give another run.name"
+        )
     return run
 
 
 def _check_same_run(run: RunFolder, config: Config) -> None:
-    subject = f"run.name={config.run.name}"
-    if run.config.is_file():
-        changes = changed_keys(load_config(run.config, {}), config)
-        if changes:
-            raise UserError(
-                subject,
-                f"{run.path} holds another run ({'; '.join(changes)})",
-                "give the same values to resume it, or another run.name, or remove the folder",
-            )
-    elif run.path.exists() and (
-        not run.path.is_dir() or any(not path.name.startswith(".") for path in run.path.iterdir())
-    ):
-        raise UserError(subject, f"{run.path} exists and is not a run folder", "give another run.name")
+    changes = changed_keys(load_config(run.config, {}), config)
+    if changes:
+        raise UserError(
+            f"run.name={config.run.name}",
+            f"{run.path} holds another run ({'; '.join(changes)})",
+            "give the same values to resume it, or another run.name, or remove the folder",
+        )
 
 
 def make_folder(run: RunFolder) -> None:
@@ -88,7 +89,8 @@ def claim(run: RunFolder, config: Config) -> None:
     Raises UserError if it cannot be written, or holds another run: one may have claimed it since `find_run`.
     """
     make_folder(run)
-    _check_same_run(run, config)
+    if run.config.is_file():
+        _check_same_run(run, config)
     try:
         write_atomically(run.config, to_yaml(config).encode())
     except OSError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from submitit.local.local import start_controller
 
-from hpc_recolor.config_file import load_config
+from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.launch.job_folder import (
     JobFolder,
     read_history,
@@ -23,7 +23,7 @@ from hpc_recolor.launch.job_folder import (
     write_submission,
 )
 from hpc_recolor.launch.profile import JobOptions
-from hpc_recolor.run_folder.folder import RunFolder, claim
+from hpc_recolor.run_folder.folder import RunFolder
 from tests.conftest import ROOT
 from tests.support.submitted_runs import EPOCHS, call, end, output, refusal, start, submitted
 
@@ -261,8 +261,8 @@ def test_a_run_that_has_ended_is_submitted_again(
     python.write_text("#!/bin/sh\necho starts\n")
     python.chmod(0o755)
     config = load_config(None, {"run": {"name": "run", "folder": tmp_path}, "data": {"photos": tmp_path / "photos"}})
-    claim(run, config)
-    home.config.write_bytes(run.config.read_bytes())
+    for file in (run.config, home.config):
+        file.write_text(to_yaml(config))
     home.options.write_text(JobOptions(cluster="local", python=str(python)).model_dump_json())
     monkeypatch.chdir(tmp_path)
     shown = dict(re.split(r"  +", line, maxsplit=1) for line in output(capsys, "restart", "run").splitlines())

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpc_recolor import study
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sources import find_photos
+from hpc_recolor.launch import study_plan
 from hpc_recolor.launch.study_plan import TEST, VAL, on_package_photos, read_runs, run_commands
 from tests.conftest import Command, error_line, paint_photo
 from tests.support.commands import run_forked
@@ -58,7 +58,7 @@ def forked(monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer, tmp_path: P
         print(done.stderr, file=sys.stderr)
         return done.returncode
 
-    monkeypatch.setattr(study, "_run", run)
+    monkeypatch.setattr(study_plan, "_run", run)
 
 
 def test_all_rows_end_in_one_report_and_again_costs_nothing(

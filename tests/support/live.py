@@ -129,8 +129,8 @@ def result(run: RunFolder) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in newest.glob("*.safetensors")}
 
 
-def local_ranks(server: ForkServer, count: int, folder: Path, photos: Path) -> RunFolder:
+def local_ranks(server: ForkServer, count: int, folder: Path, photos: Path, **values: object) -> RunFolder:
     """The same run, undisturbed, on ranks of this machine without SLURM."""
-    done = run_forked(server, folder, "hpc_recolor.train", flags(photos), ranks=count)
+    done = run_forked(server, folder, "hpc_recolor.train", flags(photos, **values), ranks=count)
     assert done.returncode == 0, done.stderr
     return RunFolder(folder / "runs" / "train")
