@@ -104,14 +104,24 @@ def restart(live: Live) -> None:
     assert live.job != job
 
 
+def test_a_run_outlives_a_killed_slurmctld(
+    tmp_path: Path, photos: Path, cluster: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """On new interpreters: slurmctld takes seconds to store that a job has started, and forks train before that."""
+    live = Live(tmp_path)
+    live.submit(photos)
+    live.until_training()
+    restart_slurmctld(live, cluster)
+    live.finish()
+    assert result(live.run) == undisturbed
+
+
 def test_a_run_that_is_disturbed_again_and_again_ends_as_local_ranks_do(
     tmp_path: Path, photos: Path, cluster: Path, fork_server: ForkServer, forked_python: Path
 ) -> None:
     long = {"train.epochs": 200}  # not over before the last disturbance
     live = Live(tmp_path, python=forked_python)
     live.submit(photos, **long)
-    live.until_training()
-    restart_slurmctld(live, cluster)
     for start, disturb in enumerate((preempt, requeue_by_hand, cancel_and_restart, kill_a_rank), start=1):
         live.until_training(start)
         disturb(live, cluster)
