@@ -21,6 +21,7 @@ from PIL import Image
 from hpc_recolor.config import Config
 from hpc_recolor.diagnostics.findings import Finding, first_line
 from hpc_recolor.runtime import distributed, process
+from hpc_recolor.runtime.errors import UserError
 
 SHOWN_PACKAGES = ("torch", "torchvision", "triton", "deepspeed", "submitit")
 GIB = 2**30
@@ -209,6 +210,8 @@ def check_memory() -> Finding:
 def _run_check(subject: str, check: Callable[[], Finding], fix: str) -> Finding:
     try:
         return check()
+    except UserError as error:
+        return Finding(subject, "error", f"{error.subject}: {error.problem}", fix=error.fix)
     except Exception as error:
         return Finding(subject, "error", first_line(error), fix=fix)
 

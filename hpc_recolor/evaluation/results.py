@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from hpc_recolor.config_file import explain
-from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.errors import UserError, cannot_read
 
 FORMAT: Final = 1
 # What may differ between two evaluations of one measurement.
@@ -234,7 +234,7 @@ def _read(file: Path) -> Evaluation:
     try:
         return parse(file.read_bytes())
     except OSError as error:
-        raise UserError(subject, f"cannot be read ({error.strerror})", DAMAGED_FIX) from None
+        raise cannot_read(subject, error, DAMAGED_FIX) from None
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"] == ("format",) and first["type"] == "literal_error":

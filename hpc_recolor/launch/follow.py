@@ -11,7 +11,7 @@ from typing import BinaryIO
 from hpc_recolor.launch.job_folder import JobFolder
 from hpc_recolor.launch.overview import Overview, inspect
 from hpc_recolor.run_folder.folder import RunFolder
-from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.errors import UserError, cannot_read
 
 POLL_S = 0.2
 # Intervals between queries of SLURM: while a job runs, and while it seems to end.
@@ -168,4 +168,4 @@ class _Log:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"log {path}", f"cannot be read ({error.strerror})", "make it readable and follow it again")
+    return cannot_read(f"log {path}", error, "make it readable and follow it again")

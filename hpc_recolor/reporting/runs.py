@@ -12,7 +12,7 @@ from hpc_recolor.evaluation.results import StoredEvaluation, read_evaluations
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.folder import RunFolder, open_run
 from hpc_recolor.run_folder.metrics_log import read_metrics
-from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.errors import UserError, cannot_read
 
 COLOR_NAMES = {"rgb": "RGB", "lab": "Lab"}
 
@@ -108,9 +108,7 @@ def _metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
     try:
         rows: list[Any] = read_metrics(run.metrics)
     except OSError as error:
-        raise UserError(
-            str(run.metrics), f"cannot be read ({error.strerror})", "check its permissions, or restore it from a copy"
-        ) from None
+        raise cannot_read(str(run.metrics), error, "check its permissions, or restore it from a copy") from None
     except ValueError:  # JSONDecodeError and UnicodeDecodeError
         subject = f"{run.metrics} line {_broken_line(run.metrics)}"
         raise UserError(subject, "not JSON", "remove the line, or restore the file from a copy") from None

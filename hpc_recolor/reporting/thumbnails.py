@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, features
 
-from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.errors import UserError, cannot_read
 
 # (largest number of photographs in a grid, side of a thumbnail [pixels], quality): a page stays a few MB.
 SIZES = ((100, 128, 84), (1000, 64, 60), (10**9, 48, 45))
@@ -45,7 +45,7 @@ class Thumbnails:
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise UserError(f"image {file}", f"cannot be read ({error.strerror})", FIX) from None
+            raise cannot_read(f"image {file}", error, FIX) from None
         digest = hashlib.sha256(content).digest()
         if digest not in self._by_content:
             self._by_content[digest] = len(self.base64)

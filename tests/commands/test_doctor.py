@@ -89,6 +89,7 @@ def test_a_failing_check_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatc
     ):
         assert findings[subject].severity == "error" and findings[subject].fix
         assert text in findings[subject].message
+    assert findings["DeepSpeed"].fix == findings["NCCL/gloo"].fix == "start ranks with torchrun, or unset RANK"
     assert findings["memory"].severity in ("ok", "warning")
 
 

@@ -24,7 +24,7 @@ from hpc_recolor.launch.job_folder import (
 )
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.run_folder.folder import RunFolder
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Command
 from tests.support.submitted_runs import EPOCHS, call, end, output, refusal, start, submitted
 
 DEADLINE_S = 60
@@ -250,9 +250,7 @@ def test_a_job_that_slurm_cannot_cancel_may_still_be_requeued(
     assert not JobFolder.of(run).cancelled("42").exists()
 
 
-def test_a_run_that_has_ended_is_submitted_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_has_ended_is_submitted_again(tmp_path: Path, command: Command) -> None:
     run = submitted(tmp_path / "run", start(), end("stopped by SIGTERM", 75), cluster="local")
     home = JobFolder.of(run)
     (home.code / "abc").mkdir(parents=True)
@@ -264,8 +262,9 @@ def test_a_run_that_has_ended_is_submitted_again(
     for file in (run.config, home.config):
         file.write_text(to_yaml(config))
     home.options.write_text(JobOptions(cluster="local", python=str(python)).model_dump_json())
-    monkeypatch.chdir(tmp_path)
-    shown = dict(re.split(r"  +", line, maxsplit=1) for line in output(capsys, "restart", "run").splitlines())
+    restarted = command("jobs", "restart", "run")
+    assert restarted.returncode == 0, restarted.stderr
+    shown = dict(re.split(r"  +", line, maxsplit=1) for line in restarted.stdout.splitlines())
     assert shown["job"] == read_submission(home).job != "42"
     assert shown["run"] == "run"
     assert shown["logs"] == str(home.log(shown["job"], 0))

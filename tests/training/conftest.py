@@ -15,9 +15,9 @@ from tests.support.training_runs import without_plots
 Worker = Callable[..., list[Any]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world() -> World:
-    """This process as the only rank; stays for the session, since DeepSpeed cannot leave a process group."""
+    """This process as the only rank. A module joins again, since a command that ran in this process may have left."""
     without_plots()
     return start("cpu", threads=1)
 
