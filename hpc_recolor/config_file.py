@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hpc_recolor.config import Config, policies
-from hpc_recolor.models.shapes import check_size
+from hpc_recolor.models.shapes import check_shapes
 from hpc_recolor.runtime.errors import UserError
 
 
@@ -24,7 +24,7 @@ def load_config(file: Path | None, overrides: dict[str, Any]) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise explain(error, str(file) if file else "command line") from None
-    check_size(config)
+    check_shapes(config)
     if config.loss.adversarial == "none" and not config.loss.l1_weight:
         raise UserError("loss.l1_weight=0", "with loss.adversarial=none there is nothing to train on", "raise one")
     return config

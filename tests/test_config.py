@@ -42,7 +42,7 @@ def test_every_config_of_the_project_is_legal_and_says_how_to_run_it(file: Path)
         ("trian: {epochs: 3}", ["unknown key trian", "did you mean train"]),
         ("train: {epochs: many}", ["train.epochs=many", "valid integer"]),
         ("train: {epochs: 0}", ["train.epochs=0", "greater than or equal to 1"]),
-        ("model: {generator: vit}", ["model.generator=vit", "'unet', 'autoencoder' or 'resnet'"]),
+        ("model: {generator: vit}", ["model.generator=vit", "'unet', 'autoencoder', 'resnet' or 'backbone_unet'"]),
         ("train: 3", ["train=3"]),
         ("run: {name: ../x}", ["run.name=../x"]),
         ("[1, 2]", ["holds a list"]),

@@ -44,6 +44,7 @@ DOORS = {
     "submitit": "hpc_recolor/launch/",
     "yaml": "hpc_recolor/config_file.py",
     "wandb": "hpc_recolor/training/tracking/boards.py",
+    "timm": "hpc_recolor/models/backbone.py",
     "jinja2": "hpc_recolor/reporting/page.py",
 }
 

@@ -1,4 +1,4 @@
-"""Networks of a config, with pix2pix's weight initialization."""
+"""Networks of a config, with their initial weights: pix2pix's, or a pretrained backbone's."""
 
 from pathlib import Path
 
@@ -7,26 +7,34 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import ModelConfig
 from hpc_recolor.models.autoencoder import Autoencoder
+from hpc_recolor.models.backbone_unet import BackboneUNet
 from hpc_recolor.models.patch import PatchDiscriminator
 from hpc_recolor.models.resnet import ResNet
 from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
 from hpc_recolor.models.unet import UNet, depth_for
 from hpc_recolor.runtime.errors import UserError
 
-Generator = UNet | Autoencoder | ResNet
+Generator = UNet | Autoencoder | ResNet | BackboneUNet
 
 
-def build_generator(model: ModelConfig, size: int) -> Generator:
-    """The generator of a config, for images of side `size` [pixels], on CPU. Draws its weights from torch's RNG."""
-    common = (CONDITION_CHANNELS, target_channels(model.color), model.width)
+def build_generator(model: ModelConfig, size: int, *, pretrained: bool = False) -> Generator:
+    """The generator of a config, for images of side `size` [pixels], on CPU. Draws its weights from torch's RNG.
+
+    pretrained: a backbone takes model.backbone_weights, which is where a training starts; else it is drawn too.
+    Raises UserError if timm has no such backbone, or its weights cannot be had.
+    """
+    channels = (CONDITION_CHANNELS, target_channels(model.color))
     generator: Generator
     match model.generator:
         case "unet":
-            generator = UNet(*common, depth_for(size), model.norm, model.dropout)
+            generator = UNet(*channels, model.width, depth_for(size), model.norm, model.dropout)
         case "autoencoder":
-            generator = Autoencoder(*common, model.norm, model.dropout)
+            generator = Autoencoder(*channels, model.width, model.norm, model.dropout)
         case "resnet":
-            generator = ResNet(*common, model.norm, model.dropout)
+            generator = ResNet(*channels, model.width, model.norm, model.dropout)
+        case "backbone_unet":
+            # Keeps the initial weights of its parts: N(0, 0.02) is made for pix2pix.
+            return BackboneUNet(*channels, model, pretrained)
     generator.apply(_draw_weights)
     return generator
 

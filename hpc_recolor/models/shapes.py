@@ -7,7 +7,7 @@ from hpc_recolor.runtime.errors import UserError
 CONDITION_CHANNELS = 1
 
 # How often each generator halves its input; for the U-Net at least (see unet.depth_for).
-HALVINGS: dict[GeneratorName, int] = {"unet": 5, "autoencoder": 4, "resnet": 2}
+HALVINGS: dict[GeneratorName, int] = {"unet": 5, "autoencoder": 4, "resnet": 2, "backbone_unet": 5}
 
 
 def target_channels(color: ColorName) -> int:
@@ -15,11 +15,18 @@ def target_channels(color: ColorName) -> int:
     return 3 if color == "rgb" else 2
 
 
-def check_size(config: Config) -> None:
-    """Raises UserError unless the generator can halve data.size and double it back to the same size."""
+def check_shapes(config: Config) -> None:
+    """Raises UserError unless the generator can halve data.size and double it back to the same size, and predicts what
+    it can at its chroma_stride."""
     generator, size = config.model.generator, config.data.size
     multiple = 2 ** HALVINGS[generator]
     if size % multiple:
         raise UserError(
             f"data.size={size}", f"does not fit model.generator={generator}", f"use a multiple of {multiple}"
+        )
+    if generator == "backbone_unet" and config.model.color == "rgb" and config.model.chroma_stride > 1:
+        raise UserError(
+            f"model.chroma_stride={config.model.chroma_stride}",
+            "would blur the lightness that model.color=rgb predicts",
+            "use model.color=lab, or model.chroma_stride=1",
         )

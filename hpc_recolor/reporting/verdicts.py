@@ -17,7 +17,12 @@ BEATS = "Beats the gray copy"
 BASELINES = {method.key: method.name for method in METHODS if method.baseline}
 VALUE_NAMES = {
     "model.color": COLOR_NAMES,
-    "model.generator": {"unet": "U-Net", "autoencoder": "Autoencoder", "resnet": "ResNet"},
+    "model.generator": {
+        "unet": "U-Net",
+        "autoencoder": "Autoencoder",
+        "resnet": "ResNet",
+        "backbone_unet": "U-Net on a pretrained backbone",
+    },
     "loss.adversarial": {
         "none": "L1 alone",
         "bce": "adversary (BCE)",

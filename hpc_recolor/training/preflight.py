@@ -2,6 +2,7 @@
 
 from hpc_recolor.config import Config, check_ranks
 from hpc_recolor.data.inputs import check_inputs
+from hpc_recolor.models.weights_package import weights_file
 from hpc_recolor.run_folder.folder import RunFolder, find_run
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 
@@ -9,10 +10,12 @@ from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 def check(config: Config, ranks: int) -> RunFolder:
     """The run folder of a config, which may not exist yet. Writes nothing.
 
-    Raises UserError if this many ranks cannot share a batch, if folders of the data are missing, if the DeepSpeed file
-    does not fit the config, or if the run folder belongs to something else.
+    Raises UserError if this many ranks cannot share a batch, if data or weights of a backbone are missing, if the
+    DeepSpeed file does not fit the config, or if the run folder belongs to something else.
     """
     check_ranks(config, ranks)
     check_inputs(config.data)
+    if config.model.generator == "backbone_unet":
+        weights_file(config.model)
     deepspeed_config(config, ranks)
     return find_run(config)

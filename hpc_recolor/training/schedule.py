@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpc_recolor.config import Config
+from hpc_recolor.config import Config, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ def learning_rate(lr: float, images_seen: int, total: int, constant: float) -> f
     `constant` of the run [0 to 1], then linear to zero."""
     left = 1 - images_seen / total
     return lr * min(1.0, max(0.0, left) / (1 - constant)) if constant < 1 else lr
+
+
+def backbone_scale(train: TrainConfig, images_seen: int) -> float:
+    """Factor on the learning rate of a pretrained backbone: 0 until train.freeze_backbone_images were seen."""
+    return train.backbone_lr_scale if images_seen >= train.freeze_backbone_images else 0.0
 
 
 def is_due(every_images: int, images_seen: int, length: RunLength) -> bool:

@@ -26,6 +26,7 @@ from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.photo_check import collect_photographs
 from hpc_recolor.training.run_lock import locked
 from hpc_recolor.training.run_state import restore
+from hpc_recolor.training.schedule import backbone_scale
 from hpc_recolor.training.step import StepLosses, gan_step
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
@@ -109,7 +110,7 @@ class Trainer:
         """Train both networks on this rank's share of a batch, and agree with the other ranks on how it went."""
         self.enter_phase("training", self.context.step)
         engines, train = self.state.engines, self.config.train
-        engines.set_lr(self.context.lr)
+        engines.set_lr(self.context.lr, backbone_scale(train, self.context.images_seen))
         condition, target = make_pair(batch.rgb_u8_NHWC, self.config.model.color)
         losses = gan_step(engines, condition, target, self.config.loss, train.accumulate)
         self.state.counters.images_seen += train.batch_size

