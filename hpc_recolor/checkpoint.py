@@ -66,17 +66,21 @@ def export(
         Path | None, Parameter(help=f"File to write, *.safetensors; by default RUN/{GENERATOR_WEIGHTS}.")
     ] = None,
     checkpoint: Annotated[str | None, Parameter(help="Its name; by default the newest intact one.")] = None,
+    half: Annotated[
+        bool, Parameter(negative=(), help="Store the weights as float16, at half the size; they are read as float32.")
+    ] = False,
     force: Annotated[bool, Parameter(negative=(), help="Replace existing files.")] = False,
 ) -> None:
-    """Write the generator as safetensors, and beside it a JSON card that says what it is and how to load it.
+    """Write the generator as safetensors, with a JSON card that says what it is and how to load it.
 
+    The card is in the header, so that `colorize --run FILE` needs this file alone, and beside it as FILE.json.
     The weights are their moving average if the run kept one; BatchNorm statistics are averaged over the ranks.
     """
     folder, config = open_run(run)
     target = out or run / GENERATOR_WEIGHTS
     check_target(target, replace=force)
     path = checkpoints.intact_by_name(folder, checkpoint) if checkpoint is not None else _newest(folder)
-    written = export_generator(config, path, target)
+    written = export_generator(config, path, target, half=half)
     print(f"{written.weights}: generator after {written.images_seen} images, {written.size_bytes / MIB:.1f} MiB")
     print(written.card)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from hpc_recolor import cli
 from hpc_recolor.runtime.errors import UserError
@@ -15,8 +16,18 @@ app = cli.command("hpc_recolor.colorize")
 @app.default
 def colorize(
     *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; up to 100 megapixels, gray or color.")],
-    run: Annotated[Path, Parameter(help="Run folder; its newest checkpoint is used.")],
+    run: Annotated[
+        Path,
+        Parameter(help="Run folder, of which the newest checkpoint is used, or a file that `checkpoint export` wrote."),
+    ],
     out: Annotated[Path, Parameter(help="Folder for the colored copies, as PNG.")],
+    vividness: Annotated[
+        float,
+        Parameter(
+            help="Factor on how colorful the colors are [0 to 10; 0: gray, 1: as the network predicts them].",
+            validator=Number(gte=0, lte=10),
+        ),
+    ] = 1.0,
 ) -> None:
     """Color photographs, keeping their luminance at full resolution.
 
@@ -26,7 +37,7 @@ def colorize(
         raise UserError("PHOTO", "missing", "name at least one photograph or folder")
     from hpc_recolor.evaluation.colorizer import colorize_files  # after the parsing: it imports torch
 
-    skipped = colorize_files(list(photos), run, out, on_written=print)
+    skipped = colorize_files(list(photos), run, out, on_written=print, vividness=vividness)
     if skipped:
         problem = f"{len(skipped)} of the photographs cannot be read and were skipped: {', '.join(skipped)}"
         raise UserError("PHOTO", problem, "replace or remove them")

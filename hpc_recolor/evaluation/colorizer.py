@@ -16,7 +16,9 @@ from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.models.build import Generator, build_generator, load_weights
 from hpc_recolor.models.color_space import make_pair, to_images
+from hpc_recolor.models.vividness import make_vivid
 from hpc_recolor.run_folder import checkpoints
+from hpc_recolor.run_folder.export import read_export
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError
@@ -27,16 +29,28 @@ LONGEST_ASPECT = 8  # the network's input is no longer than this many of its sho
 
 
 class Colorizer:
-    """A generator in eval mode that colors Pillow images and keeps their luminance."""
+    """A generator in eval mode that colors Pillow images and keeps their luminance.
 
-    def __init__(self, generator: Generator, config: Config) -> None:
+    vividness: factor on the chroma of the predicted colors [0 or more], within the gamut; see `make_vivid`.
+    """
+
+    def __init__(self, generator: Generator, config: Config, vividness: float = 1.0) -> None:
         self.generator = generator.eval()
+        self.vividness = vividness
         self.color = config.model.color
         self.size = config.data.size
 
     @classmethod
-    def from_run(cls, folder: Path) -> "Colorizer":
-        """The generator of a run's newest checkpoint, on the CPU. Raises UserError if it is missing or does not fit."""
+    def from_run(cls, folder: Path, vividness: float = 1.0) -> "Colorizer":
+        """The generator of a run's newest checkpoint, or of a file that `checkpoint export` wrote, on the CPU.
+
+        Raises UserError if it is missing or does not fit.
+        """
+        if folder.is_file():
+            export = read_export(folder)
+            generator = build_generator(export.config.model, export.config.data.size)
+            load_weights(generator, export.weights, folder)
+            return cls(generator, export.config, vividness)
         run, config = open_run(folder)
         checkpoint, skipped = checkpoints.newest_intact(run)
         for line in skipped:
@@ -44,7 +58,7 @@ class Colorizer:
         generator = build_generator(config.model, config.data.size)
         weights = checkpoints.evaluation_weights(checkpoint, checkpoints.read_manifest(checkpoint))
         load_weights(generator, weights, checkpoint)
-        return cls(generator, config)
+        return cls(generator, config, vividness)
 
     @torch.no_grad()
     def __call__(self, photo: Image.Image) -> Image.Image:
@@ -69,23 +83,27 @@ class Colorizer:
         condition, _ = make_pair(small, self.color)
         padding = (0, -width % self.generator.multiple, 0, -height % self.generator.multiple)
         output = self.generator(F.pad(condition, padding, mode="replicate"))[:, :, :height, :width]
-        return output if self.color == "lab" else rgb_to_lab(to_images(condition, output, self.color))[1]
+        ab_N2HW = output if self.color == "lab" else rgb_to_lab(to_images(condition, output, self.color))[1]
+        return make_vivid(rgb_to_lab(small)[0], ab_N2HW, self.vividness)
 
 
 def _as_tensor(photo: Image.Image) -> Tensor:
     return torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(1, photo.height, photo.width, 3)
 
 
-def colorize_files(photos: list[Path], run: Path, out: Path, on_written: Callable[[Path], None]) -> list[str]:
+def colorize_files(
+    photos: list[Path], run: Path, out: Path, on_written: Callable[[Path], None], vividness: float = 1.0
+) -> list[str]:
     """Color photographs, or all of a folder, into out/NAME.png.
 
-    run: its newest checkpoint is used; on_written: called with each result once it is written. Returns a line for each
+    run: its newest checkpoint is used; on_written: called with each result once it is written; vividness: see
+    `Colorizer`. Returns a line for each
     photograph that cannot be read. Raises UserError before anything is written if a path does not exist, if two
     results would have one name, or if a result would replace one of the photographs.
     """
     files = [file for path in photos for file in (find_photos(path, "PHOTO", without=out) if path.is_dir() else [path])]
     targets = _targets(files, out)
-    colorizer = Colorizer.from_run(run)
+    colorizer = Colorizer.from_run(run, vividness)
     skipped = []
     for file, target in targets.items():
         try:

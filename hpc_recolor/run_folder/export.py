@@ -1,9 +1,14 @@
-"""Export of a run's generator: safetensors, and beside it a JSON card that says what it is and how to load it."""
+"""Export of a run's generator: safetensors, with a JSON card that says what it is and how to load it.
+
+The card is in the header of the file, so that the file alone is enough to color photographs, and beside it.
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError, safe_open
 
 from hpc_recolor.config import ColorName, Config
 from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
@@ -11,6 +16,11 @@ from hpc_recolor.run_folder import checkpoints, tensor_files
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError, cannot_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CARD = "card"  # its key in the header
 
 INPUTS: dict[ColorName, str] = {"lab": "L* / 50 - 1", "rgb": "2 * gray - 1, gray = Rec. 601 luma of RGB in [0, 1]"}
 OUTPUTS: dict[ColorName, str] = {"lab": "(a*, b*) / 110", "rgb": "2 * RGB - 1, RGB in [0, 1]"}
@@ -23,7 +33,7 @@ from hpc_recolor.models.build import build_generator
 
 card = json.loads(Path("{card}").read_text())
 generator = build_generator(ModelConfig(**card["model"]), card["size"])
-generator.load_state_dict(load_file("{weights}"))
+generator.load_state_dict(load_file("{weights}"))  # float16 becomes float32
 generator.eval()
 """
 
@@ -47,16 +57,44 @@ def check_target(target: Path, replace: bool) -> None:
             raise UserError(f"out={target}", f"{file} exists already", "give another name, or --force to replace it")
 
 
-def export_generator(config: Config, checkpoint: Path, target: Path) -> Export:
+@dataclass(frozen=True)
+class ExportedGenerator:
+    """What an export contains: the config of its network, in an otherwise default config, and its weights, float32."""
+
+    config: Config
+    weights: "dict[str, Tensor]"
+
+
+def read_export(file: Path) -> ExportedGenerator:
+    """Read what `export_generator` wrote. Raises UserError if the file contains anything else."""
+    fix = "name a run folder, or a file that `checkpoint export` wrote"
+    try:
+        with safe_open(file, framework="pt") as opened:
+            card = json.loads((opened.metadata() or {})[CARD])
+            names: list[str] = opened.keys()
+            weights = {name: opened.get_tensor(name) for name in names}
+        config = Config.model_validate({"model": card["model"], "data": {"size": card["size"]}})
+    except (SafetensorError, OSError) as error:
+        raise UserError(str(file), f"not a safetensors file ({error})", fix) from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(str(file), "has no card of a generator in its header", fix) from None
+    return ExportedGenerator(config, {name: _as(value, "float32") for name, value in weights.items()})
+
+
+def export_generator(config: Config, checkpoint: Path, target: Path, *, half: bool = False) -> Export:
     """Write the generator of a verified checkpoint to `target`, and its card beside it. Existing files are replaced.
 
+    half: as float16, at half the size.
     The weights are their moving average if the run kept one; buffers are averaged over the ranks. Raises UserError,
     with neither file written, if the disk refuses one.
     """
     manifest = checkpoints.read_manifest(checkpoint)
     card = _card(config, checkpoint, manifest, target)
+    weights = checkpoints.evaluation_weights(checkpoint, manifest)
+    if half:
+        weights = {name: _as(value, "float16") for name, value in weights.items()}
     try:
-        size_bytes = _write(target, card, checkpoint, manifest)
+        size_bytes = _write(target, card, weights)
     except OSError as error:
         raise cannot_write(f"out={target}", error, "name a place that is writable, with enough space") from None
     return Export(target, _card_file(target), manifest.images_seen, size_bytes)
@@ -66,13 +104,19 @@ def _card_file(target: Path) -> Path:
     return target.with_suffix(".json")
 
 
-def _write(target: Path, card: dict[str, Any], checkpoint: Path, manifest: Manifest) -> int:
+def _as(value: "Tensor", dtype: Literal["float16", "float32"]) -> "Tensor":
+    """The values in another floating-point type; counters keep theirs."""
+    import torch
+
+    return value.to(getattr(torch, dtype)) if value.is_floating_point() else value
+
+
+def _write(target: Path, card: dict[str, Any], weights: "dict[str, Tensor]") -> int:
     """Write both files, or neither. Returns the size of the weights file [bytes]."""
-    weights = checkpoints.evaluation_weights(checkpoint, manifest)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.writing")
     try:
-        record = tensor_files.write(beside, weights)
+        record = tensor_files.write(beside, weights, {CARD: json.dumps(card)})
         write_atomically(_card_file(target), json.dumps(card | {"sha256": record.sha256}, indent=1).encode() + b"\n")
         beside.replace(target)
     except BaseException:

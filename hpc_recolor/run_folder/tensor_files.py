@@ -32,8 +32,8 @@ SAFETENSORS_NAMES = {
 }
 
 
-def write(file: Path, tensors: "Mapping[str, Tensor]") -> FileRecord:
-    """Write CPU tensors as a safetensors file that survives a power cut.
+def write(file: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> FileRecord:
+    """Write CPU tensors as a safetensors file that survives a power cut, with metadata in its header.
 
     The record is computed from memory while writing; the file is not read back. If a write fails, removes the file and
     raises OSError that names it.
@@ -41,7 +41,7 @@ def write(file: Path, tensors: "Mapping[str, Tensor]") -> FileRecord:
     digest, size_bytes = hashlib.sha256(), 0
     try:
         with file.open("wb") as stream:
-            for chunk in _chunks(tensors):
+            for chunk in _chunks(tensors, metadata):
                 digest.update(chunk)
                 stream.write(chunk)
                 size_bytes += len(chunk)
@@ -160,10 +160,11 @@ def _incomplete(tensor: str, problem: str) -> UserError:
     return UserError(f"tensor {tensor} in the checkpoint's shards", problem, "use another checkpoint")
 
 
-def _chunks(tensors: "Mapping[str, Tensor]") -> Iterator[bytes | memoryview]:
+def _chunks(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None) -> Iterator[bytes | memoryview]:
     """The file's content in chunks. The widest dtypes come first, so that every tensor is aligned."""
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name, tensor in ordered:
         start, end = end, end + tensor.numel() * tensor.element_size()
         dtype = SAFETENSORS_NAMES[str(tensor.dtype).removeprefix("torch.")]

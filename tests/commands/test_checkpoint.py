@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,13 +15,16 @@ from hpc_recolor import cli
 from hpc_recolor.checkpoint import app
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
+from hpc_recolor.evaluation.colorizer import Colorizer
 from hpc_recolor.models.build import build_generator
 from hpc_recolor.run_folder import checkpoint_writer, checkpoints
 from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.tensor_files import write
+from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
-from tests.conftest import Command, contents, error_line
+from tests.conftest import Command, contents, error_line, paint_photo
+from tests.support import tolerances
 from tests.support.saves import damage, make_manifest
 
 CONFIG = load_config(None, {"data": {"size": 32}, "model": {"width": 4}})
@@ -124,6 +128,29 @@ def test_export_writes_the_averaged_generator_with_a_card_that_loads_it(
     names: dict[str, Any] = {}
     exec(card["load"], names)
     assert names["generator"](torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_a_half_export_is_half_as_large_and_colors_photographs_alone(run: RunFolder, tmp_path: Path) -> None:
+    for name, flags in (("whole", ()), ("half", ("--half",))):
+        assert call("export", run.path, "--out", tmp_path / f"{name}.safetensors", *flags) == 0
+        (tmp_path / f"{name}.json").unlink()
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    assert 0.45 < sizes[0] / sizes[1] < 0.55
+    photo = paint_photo(1, 60, 40)
+    expected = np.asarray(Colorizer.from_run(run.path)(photo)).astype(int)
+    np.testing.assert_array_equal(np.asarray(Colorizer.from_run(tmp_path / "whole.safetensors")(photo)), expected)
+    half = np.asarray(Colorizer.from_run(tmp_path / "half.safetensors")(photo))
+    assert np.abs(half - expected).max() <= tolerances.HALF_WEIGHTS_LEVELS
+
+
+def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "generator.safetensors"
+    write(file, {"weight": torch.zeros(3)})
+    with pytest.raises(UserError, match="has no card of a generator"):
+        Colorizer.from_run(file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        Colorizer.from_run(file)
 
 
 def test_export_of_a_named_checkpoint_to_another_place(run: RunFolder, tmp_path: Path) -> None:

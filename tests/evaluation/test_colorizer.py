@@ -40,6 +40,20 @@ def test_luminance_is_the_photographs_own_at_full_resolution(color: ColorName, m
     assert np.abs(lightness(colored) - lightness(photo.convert("RGB"))).mean() <= tolerances.LUMINANCE
 
 
+def test_vividness_makes_it_more_colorful_and_keeps_its_luminance() -> None:
+    photo = paint_photo(3, 200, 150).convert("L")
+    colorize = colorizer()
+    *_, weight, _bias = colorize.generator.parameters()
+    weight.data *= 30  # untrained, it predicts hardly any color
+    spread = []
+    for vividness in (0.0, 1.0, 2.0):
+        colorize.vividness = vividness
+        colored = colorize(photo)
+        spread.append(float(np.abs(rgb2lab(np.asarray(colored))[..., 1:]).mean()))
+        assert np.abs(lightness(colored) - lightness(photo.convert("RGB"))).mean() <= tolerances.LUMINANCE
+    assert 10 * spread[0] < spread[1] and 1.5 * spread[1] < spread[2] <= 2.1 * spread[1]
+
+
 def test_gray_may_come_as_one_channel_or_three() -> None:
     photo = paint_photo(3, 200, 150)
     gray = photo.convert("L")

@@ -128,3 +128,10 @@ ROUNDED_MEAN = 1e-3
 # Amplitude of what repeats every 2 or 4 pixels in an output of a flat gray, in the range of [-1, 1]: below it, float32
 # rounding and what zero padding leaves far from the borders.
 CHECKERBOARD = 1e-5
+
+# L* of vivid colors after rounding to 8 bits, against the L* that was asked for [Lab units]: half a level in each
+# channel, where sRGB is steepest, and the last step of the bisection.
+VIVID_LIGHTNESS = 0.5
+
+# Images colored by weights in float16 against those in float32 [levels of 255].
+HALF_WEIGHTS_LEVELS = 2
