@@ -34,6 +34,14 @@ def evaluate(
             validator=Number(gte=0),
         ),
     ] = 32,
+    vividness: Annotated[
+        list[float] | None,
+        Parameter(
+            help="Also measure CIEDE2000 and colorfulness with the predicted chroma multiplied by each of these "
+            "[0 to 10], as `colorize --vividness` does.",
+            validator=Number(gte=0, lte=10),
+        ),
+    ] = None,
     lpips_weights: Annotated[
         Path | None,
         Parameter(name="--lpips-weights", help="File with torchvision's AlexNet, to measure LPIPS; never downloaded."),
@@ -71,6 +79,7 @@ def evaluate(
         images_kept=pictures,
         lpips_weights=lpips_weights,
         fid_weights=fid_weights,
+        vividness=tuple(vividness or ()),
     )
     evaluation.evaluate(run, options, device, threads)
 

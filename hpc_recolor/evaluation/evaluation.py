@@ -21,6 +21,7 @@ from hpc_recolor.evaluation.photographs import Photographs, find_photographs
 from hpc_recolor.evaluation.results import (
     FORMAT,
     Evaluation,
+    FrontPoint,
     ImageScores,
     Protocol,
     WeightsFile,
@@ -40,7 +41,8 @@ from hpc_recolor.runtime.errors import UserError
 @dataclass(frozen=True)
 class EvaluationOptions:
     """What the user may choose. epochs: of the checkpoints, empty for the newest; data: photographs other than the
-    run's own; raw: weights of the last step, not their average; images_kept: how many of the first are stored."""
+    run's own; raw: weights of the last step, not their average; images_kept: how many of the first are stored;
+    vividness: of the colors, each measured beside the model's own."""
 
     epochs: Sequence[int] = ()
     data: Path | None = None
@@ -48,6 +50,7 @@ class EvaluationOptions:
     images_kept: int = 32
     lpips_weights: Path | None = None
     fid_weights: Path | None = None
+    vividness: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Evaluator:
             with suppress(BrokenPipeError):
                 print(f"{self.file(choice)} is there already" if was_there else self.file(choice))
                 print(result_writer.summary_table(evaluation.rows), flush=True)
+                if evaluation.front:
+                    print(result_writer.front_table(evaluation), flush=True)
 
     def run_one(self, choice: Choice) -> tuple[bool, Evaluation]:
         """Whether a checkpoint was measured already, and its evaluation."""
@@ -135,7 +140,8 @@ class Evaluator:
             images = {"model": to_images(condition, output, self.color)}
             if self.color == "rgb":
                 images["model_own_l"] = image_metrics.with_lightness_of(batch.rgb_u8_NHWC, images["model"])
-            return MadeBatch(images, {"losses": dict(zip(LOSSES, losses.unbind(1), strict=True))})
+            front = image_metrics.front(batch.rgb_u8_NHWC, condition, output, self.color, self.options.vividness)
+            return MadeBatch(images, {"losses": dict(zip(LOSSES, losses.unbind(1), strict=True)), **front})
 
         colored = measure_all(self.photographs, make, self.perceptual, f"measuring {choice.stem}", gallery)
         self.baselines()  # all ranks together
@@ -145,6 +151,10 @@ class Evaluator:
             protocol=protocol,
             losses=colored.means("losses"),
             rows=on_main(self.world, lambda: self._rows(colored)),
+            front=tuple(
+                FrontPoint(vividness=vividness, **colored.means(image_metrics.front_key(vividness)))
+                for vividness in self.options.vividness
+            ),
             images=self._images(colored),
         )
         result_writer.write_results(self.file(choice), evaluation, gallery.kept, self.color, self.world)
@@ -188,6 +198,7 @@ class Evaluator:
             device=self.world.device.type,
             lpips_weights=_weights_file(options.lpips_weights),
             fid_weights=_weights_file(options.fid_weights),
+            vividness=tuple(options.vividness),
         )
 
     def _networks(self, choice: Choice) -> tuple[nn.Module, nn.Module]:

@@ -57,6 +57,7 @@ class Protocol(BaseModel):
 
     data: name of the folder beside `evaluations`. images: how many. fingerprint: SHA-256 of the originals' pixels.
     size: side of the images [pixels]. weights: `ema` or `raw`. mean_color_ab: of the mean-color baseline [Lab units].
+    vividness: the settings of the front.
     epoch: absent where it is not known.
     """
 
@@ -80,6 +81,7 @@ class Protocol(BaseModel):
     device: str = ""
     lpips_weights: WeightsFile | None = None
     fid_weights: WeightsFile | None = None
+    vividness: tuple[float, ...] = ()
 
     def measures_the_same_as(self, other: "Protocol") -> bool:
         """Whether another evaluation would give the same numbers: all but versions and device is equal."""
@@ -104,8 +106,22 @@ class ImageScores(BaseModel):
         return finite(self.__pydantic_extra__.get(key))
 
 
+class FrontPoint(BaseModel):
+    """Means over the images at one vividness: CIEDE2000 to the originals, and colorfulness [levels]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vividness: float
+    ciede2000: Number
+    colorfulness: Number
+
+
 class Evaluation(BaseModel):
-    """The content of an evaluation file. rows: by method and metric, means over the images; losses: by name."""
+    """The content of an evaluation file.
+
+    rows: by method and metric, means over the images; losses: by name. front: from faithful to vivid, if measured; runs
+    of different colorfulness are compared by it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -114,6 +130,7 @@ class Evaluation(BaseModel):
     protocol: Protocol
     losses: Mapping[str, Number] = {}
     rows: Mapping[str, Mapping[str, Number]] = {}
+    front: tuple[FrontPoint, ...] = ()
     images: tuple[ImageScores, ...] = ()
 
     def to_json(self) -> bytes:

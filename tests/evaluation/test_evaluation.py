@@ -17,7 +17,7 @@ from hpc_recolor.evaluation.evaluation import EvaluationOptions
 from hpc_recolor.evaluation.evaluation import evaluate as evaluate_run
 from hpc_recolor.evaluation.measurements import BEST_AND_WORST
 from hpc_recolor.evaluation.metric_registry import LOSSES
-from hpc_recolor.evaluation.result_writer import summary_table
+from hpc_recolor.evaluation.result_writer import front_table, summary_table
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import write_atomically
@@ -51,6 +51,26 @@ def measured(request: pytest.FixtureRequest, squares: Path, tmp_path_factory: py
     add_checkpoint(run, 30, snapshot_epoch=3)
     evaluate(run, images_kept=2)
     return run
+
+
+def test_the_front_leads_from_the_gray_copy_through_the_model_to_more_color(measured: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(measured, tmp_path / "run")
+    ((again, content),) = evaluate(run, images_kept=2, vividness=(0, 1, 2))
+    assert not again, "without a front it was another measurement"
+    model = content.rows["model_own_l" if "model_own_l" in content.rows else "model"]
+    gray, own, _ = content.front
+    assert [point.vividness for point in content.front] == [0, 1, 2]
+    assert own.ciede2000 == pytest.approx(model["ciede2000"])
+    assert own.colorfulness == pytest.approx(model["colorfulness"])
+    colorfulness = [point.colorfulness or 0.0 for point in content.front]
+    assert colorfulness[0] < colorfulness[1] < colorfulness[2]
+    if content.protocol.color == "lab":
+        assert gray.ciede2000 == pytest.approx(content.rows["gray"]["ciede2000"])
+    head, *lines = front_table(content).splitlines()
+    assert head.split()[0] == "vividness" and [line.split()[0] for line in lines] == ["0", "1", "2"]
+    assert read_json(run, "held-out", "epoch-0003")["front"][2]["vividness"] == 2
+    ((again, _),) = evaluate(run, images_kept=2, vividness=(0, 1, 2))
+    assert again
 
 
 def test_rows_are_the_means_of_the_values_of_each_photograph(measured: Path) -> None:
