@@ -79,6 +79,8 @@ def test_a_failing_check_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'slurm_load_partitions: no controller' >&2\nexit 1\n")
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    # Other tests of this process may have joined a group, which must not be left: see `world`.
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: False)
     monkeypatch.setenv("RANK", "0")  # and none of the other variables that torchrun sets
     findings = {finding.subject: finding for finding in machine.check_machine(tmp_path / "gone")}
     assert len(findings) == 11

@@ -15,9 +15,9 @@ from tests.support.training_runs import without_plots
 Worker = Callable[..., list[Any]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world() -> World:
-    """This process as the only rank. A module joins again, since a command that ran in this process may have left."""
+    """This process as the only rank; stays for the session, since DeepSpeed cannot leave a process group."""
     without_plots()
     return start("cpu", threads=1)
 
