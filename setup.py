@@ -55,8 +55,8 @@ setup(
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'
         "dev": [
             "codespell>=2.4",
-            "efficientnet-lite-pytorch>=0.1",
             "coverage>=7.13",
+            "efficientnet-lite-pytorch>=0.1",
             "hypothesis>=6.130",
             "kornia>=0.8",
             "mypy>=1.18",

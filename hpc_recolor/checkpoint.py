@@ -73,7 +73,7 @@ def export(
 ) -> None:
     """Write the generator as safetensors, with a JSON card that says what it is and how to load it.
 
-    The card is in the header, so that `colorize --run FILE` needs this file alone, and beside it as FILE.json.
+    The card is in the header, so that `colorize --run FILE` needs this file alone, and beside it, ending in .json.
     The weights are their moving average if the run kept one; BatchNorm statistics are averaged over the ranks.
     """
     folder, config = open_run(run)

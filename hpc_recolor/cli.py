@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 from pydantic import ValidationError
 
 from hpc_recolor.config import Config
@@ -21,6 +22,9 @@ WAIT_FOR_MAIN_S = 20
 # Every field of the config as a flag: --section.field VALUE, or --section.field=true for a switch.
 ConfigFlags = Annotated[Config, Parameter(name="*")]
 NO_FLAGS = Config()
+
+# What `--vividness` may be, of `colorize` and `evaluate`.
+VIVIDNESS = Number(gte=0, lte=10)
 
 # Names of the commands that launchers start once a rank.
 _distributed: set[str] = set()

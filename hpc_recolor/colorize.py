@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from hpc_recolor import cli
 from hpc_recolor.runtime.errors import UserError
@@ -25,7 +24,7 @@ def colorize(
         float,
         Parameter(
             help="Factor on how colorful the colors are [0 to 10; 0: gray, 1: as the network predicts them].",
-            validator=Number(gte=0, lte=10),
+            validator=cli.VIVIDNESS,
         ),
     ] = 1.0,
 ) -> None:

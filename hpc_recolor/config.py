@@ -16,7 +16,6 @@ NormName = Literal["batch", "sync_batch", "instance"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 AdversarialName = Literal["bce", "l1", "mse", "none"]
 FitName = Literal["stretch", "crop", "pad"]
-UpsamplingName = Literal["interpolate", "transposed"]
 
 # A probability or decay rate.
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -140,7 +139,7 @@ class ModelConfig(Section):
     backbone_norm: Literal["fixed", "batch"] = Field(
         "fixed", description="BatchNorm of the backbone: its pretrained statistics, or those of each batch."
     )
-    upsampling: UpsamplingName = Field(
+    upsampling: Literal["interpolate", "transposed"] = Field(
         "interpolate",
         description="How the decoder of backbone_unet doubles a side: interpolation, or transposed convolution.",
     )

@@ -11,6 +11,23 @@ from hpc_recolor import cli
 
 app = cli.command("hpc_recolor.evaluate", distributed=True)
 
+Vividness = Annotated[
+    list[float] | None,
+    Parameter(
+        help="Also measure CIEDE2000 and colorfulness with the predicted chroma multiplied by each of these "
+        "[0 to 10], as `colorize --vividness` does.",
+        validator=cli.VIVIDNESS,
+    ),
+]
+Threads = Annotated[
+    int,
+    Parameter(
+        help="CPU threads of each rank; more ranks are faster than more threads, and do not change the numbers "
+        "[threads, 1 or more].",
+        validator=Number(gte=1),
+    ),
+]
+
 
 @app.default
 def evaluate(
@@ -34,14 +51,7 @@ def evaluate(
             validator=Number(gte=0),
         ),
     ] = 32,
-    vividness: Annotated[
-        list[float] | None,
-        Parameter(
-            help="Also measure CIEDE2000 and colorfulness with the predicted chroma multiplied by each of these "
-            "[0 to 10], as `colorize --vividness` does.",
-            validator=Number(gte=0, lte=10),
-        ),
-    ] = None,
+    vividness: Vividness = None,
     lpips_weights: Annotated[
         Path | None,
         Parameter(name="--lpips-weights", help="File with torchvision's AlexNet, to measure LPIPS; never downloaded."),
@@ -52,14 +62,7 @@ def evaluate(
             name="--fid-weights", help="File with torch-fidelity's Inception-v3, to measure FID; never downloaded."
         ),
     ] = None,
-    threads: Annotated[
-        int,
-        Parameter(
-            help="CPU threads of each rank; more ranks are faster than more threads, and do not change the numbers "
-            "[threads, 1 or more].",
-            validator=Number(gte=1),
-        ),
-    ] = 1,
+    threads: Threads = 1,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if any.")
     ] = "auto",

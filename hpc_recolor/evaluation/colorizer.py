@@ -15,7 +15,7 @@ from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.models.build import Generator, build_generator, load_weights
-from hpc_recolor.models.color_space import make_pair, to_images
+from hpc_recolor.models.color_space import make_pair, predicted_ab
 from hpc_recolor.models.vividness import make_vivid
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.export import read_export
@@ -47,17 +47,15 @@ class Colorizer:
         Raises UserError if it is missing or does not fit.
         """
         if folder.is_file():
-            export = read_export(folder)
-            generator = build_generator(export.config.model, export.config.data.size)
-            load_weights(generator, export.weights, folder)
-            return cls(generator, export.config, vividness)
-        run, config = open_run(folder)
-        checkpoint, skipped = checkpoints.newest_intact(run)
-        for line in skipped:
-            print(line, file=sys.stderr)
+            source, (config, weights) = folder, read_export(folder)
+        else:
+            run, config = open_run(folder)
+            source, skipped = checkpoints.newest_intact(run)
+            for line in skipped:
+                print(line, file=sys.stderr)
+            weights = checkpoints.evaluation_weights(source, checkpoints.read_manifest(source))
         generator = build_generator(config.model, config.data.size)
-        weights = checkpoints.evaluation_weights(checkpoint, checkpoints.read_manifest(checkpoint))
-        load_weights(generator, weights, checkpoint)
+        load_weights(generator, weights, source)
         return cls(generator, config, vividness)
 
     @torch.no_grad()
@@ -83,8 +81,8 @@ class Colorizer:
         condition, _ = make_pair(small, self.color)
         padding = (0, -width % self.generator.multiple, 0, -height % self.generator.multiple)
         output = self.generator(F.pad(condition, padding, mode="replicate"))[:, :, :height, :width]
-        ab_N2HW = output if self.color == "lab" else rgb_to_lab(to_images(condition, output, self.color))[1]
-        return make_vivid(rgb_to_lab(small)[0], ab_N2HW, self.vividness)
+        lightness = condition if self.color == "lab" else rgb_to_lab(small)[0]
+        return make_vivid(lightness, predicted_ab(condition, output, self.color), self.vividness)
 
 
 def _as_tensor(photo: Image.Image) -> Tensor:
@@ -97,9 +95,8 @@ def colorize_files(
     """Color photographs, or all of a folder, into out/NAME.png.
 
     run: its newest checkpoint is used; on_written: called with each result once it is written; vividness: see
-    `Colorizer`. Returns a line for each
-    photograph that cannot be read. Raises UserError before anything is written if a path does not exist, if two
-    results would have one name, or if a result would replace one of the photographs.
+    `Colorizer`. Returns a line for each photograph that cannot be read. Raises UserError before anything is written if
+    a path does not exist, if two results would have one name, or if a result would replace one of the photographs.
     """
     files = [file for path in photos for file in (find_photos(path, "PHOTO", without=out) if path.is_dir() else [path])]
     targets = _targets(files, out)

@@ -29,7 +29,7 @@ from hpc_recolor.evaluation.results import (
 )
 from hpc_recolor.evaluation.validation_scores import network_losses
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights, place
-from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
+from hpc_recolor.models.color_space import gray_copy, make_pair, predicted_ab, to_images
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder, open_run
@@ -140,8 +140,11 @@ class Evaluator:
             images = {"model": to_images(condition, output, self.color)}
             if self.color == "rgb":
                 images["model_own_l"] = image_metrics.with_lightness_of(batch.rgb_u8_NHWC, images["model"])
-            front = image_metrics.front(batch.rgb_u8_NHWC, condition, output, self.color, self.options.vividness)
-            return MadeBatch(images, {"losses": dict(zip(LOSSES, losses.unbind(1), strict=True)), **front})
+            values = {"losses": dict(zip(LOSSES, losses.unbind(1), strict=True))}
+            if self.options.vividness:
+                ab_N2HW = predicted_ab(condition, output, self.color)
+                values |= image_metrics.front(batch.rgb_u8_NHWC, ab_N2HW, self.options.vividness)
+            return MadeBatch(images, values)
 
         colored = measure_all(self.photographs, make, self.perceptual, f"measuring {choice.stem}", gallery)
         self.baselines()  # all ranks together

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpc_recolor.config import ColorName
-from hpc_recolor.models.color_space import to_images
 from hpc_recolor.models.vividness import make_vivid
 from recolor_kernels import AB_SCALE, color_metrics, lab_to_rgb_u8, rgb_to_lab
 
@@ -42,19 +41,15 @@ def measure(images_u8_NHWC: Tensor, originals_u8_NHWC: Tensor) -> dict[str, Tens
     }
 
 
-def front(
-    originals_u8_NHWC: Tensor, condition: Tensor, output: Tensor, color: ColorName, vividness: Sequence[float]
-) -> dict[str, dict[str, Tensor]]:
+def front(originals_u8_NHWC: Tensor, ab_N2HW: Tensor, vividness: Sequence[float]) -> dict[str, dict[str, Tensor]]:
     """CIEDE2000 and colorfulness of each image at each vividness, by `front_key`; float64 (N,) each.
 
-    originals: uint8 (N,H,W,3). condition (N,1,H,W) and output (N,C,H,W): of the generator. The originals' own L* is
-    kept, as `colorize` does.
+    originals: uint8 (N,H,W,3), whose L* is kept, as `colorize` does. ab: predicted, in the range of rgb_to_lab.
     """
     lightness, _ = rgb_to_lab(originals_u8_NHWC)
-    ab = output if color == "lab" else rgb_to_lab(to_images(condition, output, color))[1]
     measured = {}
     for factor in vividness:
-        images = lab_to_rgb_u8(lightness, make_vivid(lightness, ab, factor))
+        images = lab_to_rgb_u8(lightness, make_vivid(lightness, ab_N2HW, factor))
         values = color_metrics(images, originals_u8_NHWC, impl="reference")
         measured[front_key(factor)] = {"ciede2000": values.ciede2000, "colorfulness": values.colorfulness}
     return measured

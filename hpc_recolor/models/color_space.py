@@ -17,6 +17,11 @@ def to_images(condition_N1HW: Tensor, output_NCHW: Tensor, color: ColorName) -> 
     return rgb_float_to_u8(output_NCHW) if color == "rgb" else lab_to_rgb_u8(condition_N1HW, output_NCHW)
 
 
+def predicted_ab(condition_N1HW: Tensor, output_NCHW: Tensor, color: ColorName) -> Tensor:
+    """ab (N,2,H,W), in the range of rgb_to_lab, of condition (N,1,H,W) and generator output (N,C,H,W) in [-1, 1]."""
+    return output_NCHW if color == "lab" else rgb_to_lab(to_images(condition_N1HW, output_NCHW, color))[1]
+
+
 def gray_copy(condition_N1HW: Tensor, color: ColorName) -> Tensor:
     """The gray baseline: the condition (N,1,H,W) in [-1, 1] without color, as uint8 images (N,H,W,3)."""
     without_color = (

@@ -6,7 +6,7 @@ The card is in the header of the file, so that the file alone is enough to color
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -57,16 +57,11 @@ def check_target(target: Path, replace: bool) -> None:
             raise UserError(f"out={target}", f"{file} exists already", "give another name, or --force to replace it")
 
 
-@dataclass(frozen=True)
-class ExportedGenerator:
-    """What an export contains: the config of its network, in an otherwise default config, and its weights, float32."""
+def read_export(file: Path) -> "tuple[Config, dict[str, Tensor]]":
+    """What `export_generator` wrote: the network's config, in an otherwise default one, and its weights, as stored.
 
-    config: Config
-    weights: "dict[str, Tensor]"
-
-
-def read_export(file: Path) -> ExportedGenerator:
-    """Read what `export_generator` wrote. Raises UserError if the file contains anything else."""
+    Raises UserError if the file contains anything else.
+    """
     fix = "name a run folder, or a file that `checkpoint export` wrote"
     try:
         with safe_open(file, framework="pt") as opened:
@@ -78,7 +73,7 @@ def read_export(file: Path) -> ExportedGenerator:
         raise UserError(str(file), f"not a safetensors file ({error})", fix) from None
     except (KeyError, TypeError, ValueError):
         raise UserError(str(file), "has no card of a generator in its header", fix) from None
-    return ExportedGenerator(config, {name: _as(value, "float32") for name, value in weights.items()})
+    return config, weights
 
 
 def export_generator(config: Config, checkpoint: Path, target: Path, *, half: bool = False) -> Export:
@@ -92,7 +87,7 @@ def export_generator(config: Config, checkpoint: Path, target: Path, *, half: bo
     card = _card(config, checkpoint, manifest, target)
     weights = checkpoints.evaluation_weights(checkpoint, manifest)
     if half:
-        weights = {name: _as(value, "float16") for name, value in weights.items()}
+        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     try:
         size_bytes = _write(target, card, weights)
     except OSError as error:
@@ -102,13 +97,6 @@ def export_generator(config: Config, checkpoint: Path, target: Path, *, half: bo
 
 def _card_file(target: Path) -> Path:
     return target.with_suffix(".json")
-
-
-def _as(value: "Tensor", dtype: Literal["float16", "float32"]) -> "Tensor":
-    """The values in another floating-point type; counters keep theirs."""
-    import torch
-
-    return value.to(getattr(torch, dtype)) if value.is_floating_point() else value
 
 
 def _write(target: Path, card: dict[str, Any], weights: "dict[str, Tensor]") -> int:

@@ -104,6 +104,15 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     assert "not timm's tf_efficientnet_lite0: conv_stem.weight is" in refusal(backbone_weights=str(file))
 
 
+def test_weights_are_checked_too_where_timm_names_no_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({"conv_stem.weight": torch.zeros(3)}, file)
+    monkeypatch.setattr("timm.get_pretrained_cfg_value", lambda _name, _key: None)
+    assert "not timm's tf_efficientnet_lite0: conv_stem.weight is" in refusal(backbone_weights=str(file))
+
+
 def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no such file" in refusal(backbone_weights="gone.pth")
     assert "has tf_efficientnet_lite0 alone" in refusal(backbone="resnet18d")

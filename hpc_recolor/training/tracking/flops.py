@@ -13,9 +13,7 @@ from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
 IMAGES = 2  # BatchNorm refuses a batch of one where the features have shrunk to a pixel
 
 
-def _gradient_flop(
-    gradient: torch.Size, given: torch.Size, weight: torch.Size, *rest: Any, out_shape: Any = None, **_others: Any
-) -> int:
+def _gradient_flop(gradient: torch.Size, given: torch.Size, weight: torch.Size, *rest: Any, **_result: Any) -> int:
     """Operations of a convolution's gradients: every weight, at each place that it is put to, for each gradient.
 
     torch's own count takes the groups of a depthwise convolution for one.
