@@ -3,16 +3,17 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/ready
 
-# A folder with `general` and `cars` in it (folders, .tar or .zip), for study-small.
+# A folder with `general` and `cars` in it: for study-small folders, .tar or .zip; for colorizer folders with `train`.
 PHOTOS :=
 
 # Processes that share the tests: one a core, and one for those that wait for SLURM.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help demo study-small test test-fast lint coverage gpu-suite clean
+.PHONY: help demo study-small colorizer test test-fast lint coverage gpu-suite clean
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare seven small runs, and write a report (1 hour on two cores)'
+	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (90 minutes)'
 	@echo 'make test       run all tests (12 minutes on two cores)'
 	@echo 'make test-fast  run those that start no processes, clusters and browsers (2 minutes)'
 	@echo 'make lint       check style, spelling and types'
@@ -22,6 +23,14 @@ help:
 
 demo: $(READY)
 	$(RUN) -m hpc_recolor.demo
+
+# Nothing but the two train folders is learned from.
+colorizer: $(READY)
+	$(RUN) -m hpc_recolor.prepare '$(PHOTOS)/general/train' '$(PHOTOS)/cars/train' --out runs/colorizer-photos \
+	  --fit crop --val 256 --min-side 1 --min-colorfulness 0
+	$(RUN) -m hpc_recolor.train --config configs/colorizer.yaml
+	$(RUN) -m hpc_recolor.evaluate runs/colorizer --vividness 1 1.2 1.4 1.6 1.8 2 2.5 3
+	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer --half --force --out runs/colorizer.safetensors
 
 study-small: $(READY)
 	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')
@@ -57,5 +66,5 @@ $(READY): setup.py constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,demo,wandb,fid,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,demo,wandb,fid,dev]'
 	touch $@

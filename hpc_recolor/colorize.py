@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
+from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.runtime.errors import UserError
 
 app = cli.command("hpc_recolor.colorize")
@@ -16,17 +17,21 @@ app = cli.command("hpc_recolor.colorize")
 def colorize(
     *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; up to 100 megapixels, gray or color.")],
     run: Annotated[
-        Path,
-        Parameter(help="Run folder, of which the newest checkpoint is used, or a file that `checkpoint export` wrote."),
-    ],
+        Path | None,
+        Parameter(
+            help="Run folder, of which the newest checkpoint is used, or a file that `checkpoint export` wrote; by "
+            "default the colorizer that comes with this package."
+        ),
+    ] = None,
     out: Annotated[Path, Parameter(help="Folder for the colored copies, as PNG.")],
     vividness: Annotated[
-        float,
+        float | None,
         Parameter(
-            help="Factor on how colorful the colors are [0 to 10; 0: gray, 1: as the network predicts them].",
+            help="Factor on how colorful the colors are [0 to 10; 0: gray, 1: as the network predicts them]; by "
+            "default the one chosen on validation photographs.",
             validator=cli.VIVIDNESS,
         ),
-    ] = 1.0,
+    ] = None,
 ) -> None:
     """Color photographs, keeping their luminance at full resolution.
 
@@ -36,7 +41,7 @@ def colorize(
         raise UserError("PHOTO", "missing", "name at least one photograph or folder")
     from hpc_recolor.evaluation.colorizer import colorize_files  # after the parsing: it imports torch
 
-    skipped = colorize_files(list(photos), run, out, on_written=print, vividness=vividness)
+    skipped = colorize_files(list(photos), run or COLORIZER, out, on_written=print, vividness=vividness)
     if skipped:
         problem = f"{len(skipped)} of the photographs cannot be read and were skipped: {', '.join(skipped)}"
         raise UserError("PHOTO", problem, "replace or remove them")

@@ -14,6 +14,7 @@ ColorName = Literal["rgb", "lab"]
 GeneratorName = Literal["unet", "autoencoder", "resnet", "backbone_unet"]
 NormName = Literal["batch", "sync_batch", "instance"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
+ReconstructionName = Literal["l1", "huber", "ciede2000"]
 AdversarialName = Literal["bce", "l1", "mse", "none"]
 FitName = Literal["stretch", "crop", "pad"]
 
@@ -90,6 +91,13 @@ class DataConfig(Section):
     )
     flip_horizontal: Annotated[bool, RECIPE] = Field(True, description="Mirror half of the samples left to right.")
     flip_vertical: Annotated[bool, RECIPE] = Field(True, description="Mirror half of the samples top to bottom.")
+    smallest_crop: Annotated[float, RECIPE] = Field(
+        1.0,
+        ge=0.1,
+        le=1,
+        description="Smallest side of the random square that is cut from each sample and enlarged to data.size "
+        "[share of the side, 0.1 to 1, 1: the whole sample].",
+    )
     loader: Annotated[Literal["auto", "dali", "torch"], FIXED] = Field(
         "auto", description="Image decoder: DALI, or torch's DataLoader with Pillow; auto uses DALI if installed."
     )
@@ -139,6 +147,13 @@ class ModelConfig(Section):
     backbone_norm: Literal["fixed", "batch"] = Field(
         "fixed", description="BatchNorm of the backbone: its pretrained statistics, or those of each batch."
     )
+    backbone_scale: float = Field(
+        1.0,
+        ge=0.5,
+        le=4,
+        description="Side that the backbone sees an image at, over the image's own: networks made for 224 px recognize "
+        "more in small photographs that are enlarged [0.5 to 4].",
+    )
     upsampling: Literal["interpolate", "transposed"] = Field(
         "interpolate",
         description="How the decoder of backbone_unet doubles a side: interpolation, or transposed convolution.",
@@ -155,11 +170,18 @@ class LossConfig(Section):
 
     policy = RECIPE
 
-    l1_weight: float = Field(100.0, ge=0, description="Weight of L1 beside the adversarial loss [0 or more].")
+    reconstruction: ReconstructionName = Field(
+        "l1",
+        description="Distance to the original colors: mean |difference|; Huber; or CIEDE2000 of ab, needs "
+        "model.color=lab.",
+    )
+    l1_weight: float = Field(
+        100.0, ge=0, description="Weight of loss.reconstruction beside the adversarial loss [0 or more]."
+    )
     adversarial: AdversarialName = Field(
         "bce",
         description="Criterion on the discriminator's logits: cross-entropy, mean |sigmoid - label|, least squares; "
-        "none: L1 alone, no adversarial loss.",
+        "none: loss.reconstruction alone.",
     )
 
 

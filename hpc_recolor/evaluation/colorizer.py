@@ -14,9 +14,12 @@ from hpc_recolor.config import Config
 from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
 from hpc_recolor.data.sources import find_photos
+from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.models.build import Generator, build_generator, load_weights
 from hpc_recolor.models.color_space import make_pair, predicted_ab
+from hpc_recolor.models.guided_upsampling import GuidedUpsampling
 from hpc_recolor.models.vividness import make_vivid
+from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.export import read_export
 from hpc_recolor.run_folder.files import write_atomically
@@ -31,32 +34,36 @@ LONGEST_ASPECT = 8  # the network's input is no longer than this many of its sho
 class Colorizer:
     """A generator in eval mode that colors Pillow images and keeps their luminance.
 
-    vividness: factor on the chroma of the predicted colors [0 or more], within the gamut; see `make_vivid`.
+    vividness: factor on the chroma of the predicted colors [0 or more], within the gamut; see `make_vivid`. size: the
+    short side that the network sees a photograph at [pixels]; the one that it was trained at if None.
     """
 
-    def __init__(self, generator: Generator, config: Config, vividness: float = 1.0) -> None:
+    def __init__(self, generator: Generator, config: Config, vividness: float = 1.0, size: int | None = None) -> None:
         self.generator = generator.eval()
         self.vividness = vividness
         self.color = config.model.color
-        self.size = config.data.size
+        self.size = size or config.data.size
 
     @classmethod
-    def from_run(cls, folder: Path, vividness: float = 1.0) -> "Colorizer":
-        """The generator of a run's newest checkpoint, or of a file that `checkpoint export` wrote, on the CPU.
+    def from_run(cls, run: Path = COLORIZER, vividness: float | None = None) -> "Colorizer":
+        """The generator of a run folder's newest checkpoint, or of a file that `checkpoint export` wrote, on the CPU.
 
-        Raises UserError if it is missing or does not fit.
+        vividness: None for the one chosen on validation; see `results.chosen_vividness`. Raises UserError if the
+        generator is missing or does not fit.
         """
-        if folder.is_file():
-            source, (config, weights) = folder, read_export(folder)
+        if run.is_file():
+            source, exported = run, read_export(run)
+            config, weights, chosen = exported.config, exported.weights, exported.vividness
         else:
-            run, config = open_run(folder)
-            source, skipped = checkpoints.newest_intact(run)
+            folder, config = open_run(run)
+            source, skipped = checkpoints.newest_intact(folder)
             for line in skipped:
                 print(line, file=sys.stderr)
             weights = checkpoints.evaluation_weights(source, checkpoints.read_manifest(source))
+            chosen = chosen_vividness(run)
         generator = build_generator(config.model, config.data.size)
         load_weights(generator, weights, source)
-        return cls(generator, config, vividness)
+        return cls(generator, config, chosen if vividness is None else vividness)
 
     @torch.no_grad()
     def __call__(self, photo: Image.Image) -> Image.Image:
@@ -65,16 +72,16 @@ class Colorizer:
         photo: any mode and size; of a color photograph only the luminance is used.
         """
         upright = to_rgb(photo)
-        ab_N2HW = F.interpolate(self._predict_ab(upright), size=(upright.height, upright.width), mode="bilinear")
+        upsampling = GuidedUpsampling(*self._predict_lab(upright))
         rgb_u8_NHWC = _as_tensor(upright)
         for top in range(0, upright.height, STRIP_ROWS):
             rows = slice(top, top + STRIP_ROWS)
             lightness, _ = rgb_to_lab(rgb_u8_NHWC[:, rows])
-            rgb_u8_NHWC[:, rows] = lab_to_rgb_u8(lightness, ab_N2HW[:, :, rows])
+            rgb_u8_NHWC[:, rows] = lab_to_rgb_u8(lightness, upsampling.rows(lightness, top, upright.height))
         return Image.fromarray(rgb_u8_NHWC[0].numpy())
 
-    def _predict_ab(self, photo: Image.Image) -> Tensor:
-        """ab / 110 as the generator sees the photo at the size it was trained at: (1,2,h,w)."""
+    def _predict_lab(self, photo: Image.Image) -> tuple[Tensor, Tensor]:
+        """L (1,1,h,w) and predicted ab (1,2,h,w), in the ranges of rgb_to_lab, at the size that the network sees."""
         scale = self.size / min(photo.size)
         width, height = (min(LONGEST_ASPECT * self.size, max(self.size, round(side * scale))) for side in photo.size)
         small = _as_tensor(photo.resize((width, height), Image.Resampling.BILINEAR))
@@ -82,7 +89,7 @@ class Colorizer:
         padding = (0, -width % self.generator.multiple, 0, -height % self.generator.multiple)
         output = self.generator(F.pad(condition, padding, mode="replicate"))[:, :, :height, :width]
         lightness = condition if self.color == "lab" else rgb_to_lab(small)[0]
-        return make_vivid(lightness, predicted_ab(condition, output, self.color), self.vividness)
+        return lightness, make_vivid(lightness, predicted_ab(condition, output, self.color), self.vividness)
 
 
 def _as_tensor(photo: Image.Image) -> Tensor:
@@ -90,13 +97,14 @@ def _as_tensor(photo: Image.Image) -> Tensor:
 
 
 def colorize_files(
-    photos: list[Path], run: Path, out: Path, on_written: Callable[[Path], None], vividness: float = 1.0
+    photos: list[Path], run: Path, out: Path, on_written: Callable[[Path], None], vividness: float | None = None
 ) -> list[str]:
     """Color photographs, or all of a folder, into out/NAME.png.
 
-    run: its newest checkpoint is used; on_written: called with each result once it is written; vividness: see
-    `Colorizer`. Returns a line for each photograph that cannot be read. Raises UserError before anything is written if
-    a path does not exist, if two results would have one name, or if a result would replace one of the photographs.
+    run: as for `Colorizer.from_run`; on_written: called with each result once it is written; vividness: see
+    `Colorizer`, None for the one chosen on validation. Returns a line for each photograph that cannot be read. Raises
+    UserError before anything is written if a path does not exist, if two results would have one name, or if a result
+    would replace one of the photographs.
     """
     files = [file for path in photos for file in (find_photos(path, "PHOTO", without=out) if path.is_dir() else [path])]
     targets = _targets(files, out)

@@ -50,6 +50,7 @@ class EvaluationOptions:
     images_kept: int = 32
     lpips_weights: Path | None = None
     fid_weights: Path | None = None
+    recognition: bool = False
     vividness: Sequence[float] = ()
 
 
@@ -74,7 +75,9 @@ def evaluate(folder: Path, options: EvaluationOptions, device: str = "auto", thr
     try:
         run, config = on_main(world, lambda: open_run(folder))
         chosen = on_main(world, lambda: choose(run, options.epochs, options.raw))
-        perceptual = Perceptual.load(options.lpips_weights, options.fid_weights, world.device)
+        perceptual = Perceptual.load(
+            options.lpips_weights, options.fid_weights, world.device, recognition=options.recognition
+        )
         photographs = find_photographs(config, options.data, chosen[-1].manifest.photos, world)
         evaluator = Evaluator(run, config, options, world, perceptual, photographs)
         evaluator.check()
@@ -180,7 +183,11 @@ class Evaluator:
     def protocol(self, choice: Choice) -> Protocol:
         """What is measured, and how."""
         options, data = self.options, self.config.data
-        weights = {"lpips_weights": options.lpips_weights, "fid_weights": options.fid_weights}
+        given = {
+            "lpips_weights": options.lpips_weights,
+            "fid_weights": options.fid_weights,
+            "recognition": options.recognition,
+        }
         return Protocol(
             data=self.photographs.name,
             images=len(self.photographs),
@@ -195,7 +202,7 @@ class Evaluator:
             weights="raw" if choice.raw else "ema",
             round_trip=image_metrics.ROUND_TRIPS[self.color],
             mean_color_ab=self.survey.mean_ab,
-            formulas=formulas([option for option, file in weights.items() if file]),
+            formulas=formulas([option for option, value in given.items() if value]),
             versions={"hpc_recolor": code_commit() or PACKAGE_VERSION}
             | {package: version(package) for package in ("torch", "torchmetrics", "torchvision")},
             device=self.world.device.type,
@@ -229,7 +236,7 @@ class Evaluator:
             if method.key in source.values:
                 means = source.means(method.key)
                 differences = {f"{metric}_difference": means[metric] - originals[metric] for metric in originals}
-                rows[method.key] = means | differences | source.fid(method.key)
+                rows[method.key] = means | differences | source.frechet_distances(method.key)
         return rows
 
     def _images(self, colored: Measurements) -> tuple[ImageScores, ...]:
@@ -239,7 +246,7 @@ class Evaluator:
             image_key(metric.key, method): values[method][metric.key]
             for metric in METRICS
             for method in metric.per_image
-            if method in values
+            if metric.key in values.get(method, {})
         }
         shown = to_show(dict(enumerate(columns["ciede2000"])), self.options.images_kept)
         return tuple(

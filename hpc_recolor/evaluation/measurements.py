@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.evaluation.image_metrics import measure
-from hpc_recolor.evaluation.perceptual import Perceptual, new_fid
+from hpc_recolor.evaluation.perceptual import Perceptual, new_frechet
 from hpc_recolor.evaluation.photographs import Photographs
 from hpc_recolor.runtime.distributed import World, gather
 
@@ -28,11 +28,12 @@ class MadeBatch(NamedTuple):
 
 
 class MeasuredBatch(NamedTuple):
-    """A batch. values: by method and metric; features: what FID compares, by method, and those of the originals."""
+    """A batch. values: by method and metric; features: whose Frechet distance is taken, by method and metric, and those
+    of the originals, by metric."""
 
     values: Values
-    features: dict[str, NDArray[np.float32]]
-    original_features: NDArray[np.float32] | None
+    features: dict[str, dict[str, NDArray[np.float32]]]
+    original_features: dict[str, NDArray[np.float32]]
 
 
 class KeptImage(NamedTuple):
@@ -68,12 +69,12 @@ def to_show(ciede2000: Mapping[int, float], first: int) -> set[int]:
 
 
 class Measurements:
-    """The values of all images, the same on all ranks. FID's sums are on rank 0 alone."""
+    """The values of all images, the same on all ranks. Sums for Frechet distances are on rank 0 alone."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.values: Values = {}
-        self._fid: dict[str, Any] = {}
+        self._frechet: dict[tuple[str, str], Any] = {}
 
     def add(self, measured: MeasuredBatch) -> None:
         """Append the next batch."""
@@ -82,19 +83,21 @@ class Measurements:
                 self.values.setdefault(method, {}).setdefault(metric, []).extend(column)
         if not self.world.is_main:
             return
-        for method, features in measured.features.items():
-            if method not in self._fid:
-                self._fid[method] = new_fid(features.shape[1])
-            self._fid[method].update(torch.from_numpy(measured.original_features).double(), real=True)
-            self._fid[method].update(torch.from_numpy(features).double(), real=False)
+        for method, by_metric in measured.features.items():
+            for metric, features in by_metric.items():
+                if (method, metric) not in self._frechet:
+                    self._frechet[method, metric] = new_frechet(features.shape[1])
+                of_originals = torch.from_numpy(measured.original_features[metric])
+                self._frechet[method, metric].update(of_originals.double(), real=True)
+                self._frechet[method, metric].update(torch.from_numpy(features).double(), real=False)
 
     def means(self, method: str) -> dict[str, float]:
         """The mean over the images of each of a method's metrics, summed in their order."""
         return {metric: sum(column) / len(column) for metric, column in self.values[method].items()}
 
-    def fid(self, method: str) -> dict[str, float]:
-        """FID of a method against the originals, where it is measured; on rank 0."""
-        return {"fid": float(self._fid[method].compute())} if method in self._fid else {}
+    def frechet_distances(self, method: str) -> dict[str, float]:
+        """FID and its like of a method against the originals, by metric, where they are measured; on rank 0."""
+        return {metric: float(sums.compute()) for (of, metric), sums in self._frechet.items() if of == method}
 
 
 def measure_all(
@@ -123,17 +126,17 @@ def in_order(photographs: Photographs, of_batch: Callable[[Batch], Any], task: s
 def _measure(batch: Batch, made: MadeBatch, perceptual: Perceptual, gallery: Gallery | None) -> MeasuredBatch:
     originals = batch.rgb_u8_NHWC
     columns = {name: dict(values) for name, values in made.values.items()}
-    features: dict[str, NDArray[np.float32]] = {}
+    of_originals = perceptual.look(originals)
+    features: dict[str, dict[str, NDArray[np.float32]]] = {}
     for method, images in made.images.items():
-        columns[method] = measure(images, originals) | perceptual.distances(images, originals)
-        of_images = perceptual.features(images)
-        if of_images is not None:
-            features[method] = of_images.numpy()
+        looks = perceptual.look(images)
+        features[method] = {metric: values.numpy() for metric, values in looks.features.items()}
+        recognized = {key: (found == of_originals.classes[key]).double() for key, found in looks.classes.items()}
+        columns[method] = measure(images, originals) | perceptual.distances(images, originals) | recognized
     if gallery:
         gallery.add(batch, made.images["model"], columns["model"]["ciede2000"])
-    of_originals = perceptual.features(originals)
     return MeasuredBatch(
         values={name: {metric: column.tolist() for metric, column in one.items()} for name, one in columns.items()},
         features=features,
-        original_features=None if of_originals is None else of_originals.numpy(),
+        original_features={metric: values.numpy() for metric, values in of_originals.features.items()},
     )

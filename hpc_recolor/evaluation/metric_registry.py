@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher", "near zero", "unranked"]
-# The option with the weights file that a metric needs.
-Needs = Literal["lpips_weights", "fid_weights"]
+# The option without which a metric is not measured.
+Needs = Literal["lpips_weights", "fid_weights", "recognition"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ class Method:
     formula: str = ""
     baseline: bool = False
 
+
+RECOGNIZED = (
+    "share of pictures whose most likely ImageNet class is their original's (as in arXiv:1603.08511), by "
+    "EfficientNet-Lite{} on pictures enlarged to {} px, bicubic"
+)
+FRECHET = (
+    "Frechet distance (torchmetrics) between these pictures' and their originals' 1280 pooled features of "
+    "EfficientNet-Lite{} on pictures enlarged to {} px, bicubic; not FID, and as that it depends on how many there are"
+)
 
 # In the order of the report's columns. The formulas are part of stored evaluations: another wording is another formula.
 METRICS = (
@@ -130,6 +139,46 @@ METRICS = (
         "many there are",
     ),
     Metric(
+        "recognized_lite0",
+        "Recognized, Lite0",
+        "",
+        digits=3,
+        better="higher",
+        short="recognized",
+        per_image=("model", "gray"),
+        needs="recognition",
+        formula=RECOGNIZED.format("0", "224"),
+    ),
+    Metric(
+        "recognized_lite2",
+        "Recognized, Lite2",
+        "",
+        digits=3,
+        better="higher",
+        short="by Lite2",
+        per_image=("model", "gray"),
+        needs="recognition",
+        formula=RECOGNIZED.format("2", "260"),
+    ),
+    Metric(
+        "frechet_lite0",
+        "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet, Lite0",
+        "",
+        digits=1,
+        better="lower",
+        needs="recognition",
+        formula=FRECHET.format("0", "224"),
+    ),
+    Metric(
+        "frechet_lite2",
+        "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet, Lite2",
+        "",
+        digits=1,
+        better="lower",
+        needs="recognition",
+        formula=FRECHET.format("2", "260"),
+    ),
+    Metric(
         "colorfulness",
         "Colorfulness",
         "levels",
@@ -203,7 +252,7 @@ BY_KEY = {metric.key: metric for metric in METRICS}
 
 
 def formulas(given: Collection[str] = ()) -> dict[str, str]:
-    """The formulas of all that is measured, by key. given: names of the weights options that were given."""
+    """The formulas of all that is measured, by key. given: names of the options of Needs that were given."""
     always = {metric.key: metric.formula for metric in METRICS if metric.needs is None}
     optional = {metric.key: metric.formula for metric in METRICS if metric.needs in given}
     methods = {method.key: method.formula for method in METHODS if method.formula}

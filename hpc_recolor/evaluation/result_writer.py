@@ -65,7 +65,9 @@ def write_results(
 
 def summary_table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
     """The main metrics of each method as aligned text. rows: by method and metric."""
-    columns, names = [metric for metric in METRICS if metric.short], {method.key: method.name for method in METHODS}
+    measured = {metric for means in rows.values() for metric in means}
+    columns = [metric for metric in METRICS if metric.short and metric.key in measured]
+    names = {method.key: method.name for method in METHODS}
     lines = [["", *(metric.short for metric in columns)]]
     for method, means in rows.items():
         values = [(means[metric.key], metric.digits) for metric in columns]

@@ -21,6 +21,7 @@ from hpc_recolor.runtime.errors import UserError, cannot_read
 FORMAT: Final = 1
 # What may differ between two evaluations of one measurement.
 NOT_MEASURED = frozenset({"versions", "device"})
+VIVIDNESS_COST = 0.02  # twice as colorful for that is what people prefer
 DAMAGED_FIX = "remove it and evaluate again"
 
 ImageKind = Literal["model", "original", "gray"]
@@ -244,6 +245,28 @@ def read_evaluations(run: Path) -> dict[str, tuple[StoredEvaluation, ...]]:
         if read:
             found[folder.name] = tuple(sorted(read, key=lambda one: (one.protocol.images_seen, one.raw)))
     return found
+
+
+def chosen_vividness(run: Path) -> float:
+    """The vividness that a run's photographs are colored with unless another is given; 1 if no front was measured.
+
+    The most vivid setting whose CIEDE2000 is at most VIVIDNESS_COST of the gray copy's above the lowest of its front,
+    in the mean over the data that the most trained checkpoint was measured on. Raises UserError as `read_evaluations`
+    does.
+    """
+    measured = [one.content for stored in read_evaluations(run).values() for one in stored if one.content.front]
+    most = max((one.protocol.images_seen for one in measured), default=0)
+    costs = [costs for one in measured if one.protocol.images_seen == most and (costs := _costs_of_vividness(one))]
+    common = set.intersection(*map(set, costs)) if costs else set()
+    cheap = [value for value in common if sum(cost[value] for cost in costs) <= VIVIDNESS_COST * len(costs)]
+    return max(cheap, default=1.0)
+
+
+def _costs_of_vividness(evaluation: Evaluation) -> dict[float, float]:
+    """CIEDE2000 by vividness, above the lowest of the front and over the gray copy's."""
+    gray = finite(evaluation.rows.get("gray", {}).get("ciede2000"))
+    errors = {point.vividness: error for point in evaluation.front if (error := finite(point.ciede2000)) is not None}
+    return {value: (error - min(errors.values())) / gray for value, error in errors.items()} if gray else {}
 
 
 def _read(file: Path) -> Evaluation:

@@ -77,6 +77,20 @@ def _feature_network(model: ModelConfig, pretrained: bool) -> Any:
         raise UserError("model.backbone_weights=hub", problem, "download a file and name it") from None
 
 
+def build_classifier(name: str, file: Path) -> nn.Module:
+    """timm's classifier of 1,000 ImageNet classes with the weights of a package's file, in eval mode: RGB (N,3,H,W),
+    of side `pretrained_cfg["input_size"]` and normalized by its mean and std, to logits (N,1000).
+
+    Raises UserError if the file contains another network's.
+    """
+    import timm
+
+    network: nn.Module = timm.create_model(name)
+    weights = read_weights(file, "recognition")
+    network.load_state_dict(_renamed(network.state_dict(), weights))
+    return network.eval()
+
+
 def _weights(model: ModelConfig, file: Path) -> dict[str, Tensor]:
     """The weights of a local file under timm's names. Raises UserError if they are another network's."""
     import timm
@@ -85,8 +99,7 @@ def _weights(model: ModelConfig, file: Path) -> dict[str, Tensor]:
     with torch.device("meta"):
         expected = timm.create_model(model.backbone).state_dict()
     if model.backbone_weights == "package":
-        # efficientnet-lite-pytorch lists the same tensors in the same order, under names of its own.
-        weights = dict(zip(expected, weights.values(), strict=True))
+        weights = _renamed(expected, weights)
     head = timm.get_pretrained_cfg_value(model.backbone, "classifier") or ()  # "" would excuse every name
     wrong = [
         name
@@ -100,3 +113,8 @@ def _weights(model: ModelConfig, file: Path) -> dict[str, Tensor]:
             "name a file of that network, or set model.backbone",
         )
     return weights
+
+
+def _renamed(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A package's weights under timm's names: efficientnet-lite-pytorch lists the same tensors in the same order."""
+    return dict(zip(expected, weights.values(), strict=True))

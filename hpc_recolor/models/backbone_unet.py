@@ -16,8 +16,9 @@ WIDTHS = {32: 2.5, 16: 2.0, 8: 1.5, 4: 1.0, 2: 0.75, 1: 0.5}
 class BackboneUNet(nn.Module):
     """Maps a condition (N,1,H,W) to an output (N,C,H,W) in [-1, 1]; H and W must be multiples of `multiple`.
 
-    The output is predicted at H/s x W/s, s = model.chroma_stride, and enlarged bilinearly: people see color coarsely
-    (chroma subsampling, ITU-R BT.601), and a decoder at full size would cost more than the backbone.
+    The output is predicted at 1/s of the side that the backbone sees, s = model.chroma_stride, and enlarged bilinearly:
+    people see color coarsely (chroma subsampling, ITU-R BT.601), and a decoder at full size would cost more than the
+    backbone.
     """
 
     multiple = 2 ** HALVINGS["backbone_unet"]
@@ -25,6 +26,7 @@ class BackboneUNet(nn.Module):
     def __init__(self, inputs: int, outputs: int, model: ModelConfig, pretrained: bool) -> None:
         super().__init__()
         self.chroma_stride: int = model.chroma_stride
+        self.backbone_scale = model.backbone_scale
         self.backbone = Backbone(model, pretrained)
         channels = {stride: max(1, int(times * model.width)) for stride, times in WIDTHS.items()}
         innermost = STRIDES[-1]
@@ -42,6 +44,8 @@ class BackboneUNet(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1]."""
+        size = condition.shape[-2:]
+        condition = self._enlarged(condition)
         features = dict(zip(self.backbone.channels, self.backbone(condition), strict=True))
         output = self.innermost(features[STRIDES[-1]])
         for name, up in self.up.items():
@@ -51,9 +55,14 @@ class BackboneUNet(nn.Module):
                 skips.append(F.avg_pool2d(condition, stride))
             output = up(output, skips)
         small: Tensor = self.head(output)
-        if self.chroma_stride == 1:
-            return small
-        return F.interpolate(small, scale_factor=float(self.chroma_stride), mode="bilinear")
+        return small if small.shape[-2:] == size else F.interpolate(small, size=size, mode="bilinear")
+
+    def _enlarged(self, condition: Tensor) -> Tensor:
+        """The condition at the sides that the backbone sees it at: the nearest multiples of `multiple`."""
+        if self.backbone_scale == 1:
+            return condition
+        sides = [max(1, round(side * self.backbone_scale / self.multiple)) for side in condition.shape[-2:]]
+        return F.interpolate(condition, size=[self.multiple * side for side in sides], mode="bilinear")
 
 
 class _Up(nn.Module):

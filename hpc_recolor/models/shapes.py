@@ -30,3 +30,9 @@ def check_shapes(config: Config) -> None:
             "would blur the lightness that model.color=rgb predicts",
             "use model.color=lab, or model.chroma_stride=1",
         )
+    if config.loss.reconstruction == "ciede2000" and config.model.color != "lab":
+        raise UserError(
+            "loss.reconstruction=ciede2000",
+            f"measures ab, which model.color={config.model.color} does not predict",
+            "use model.color=lab, or another loss.reconstruction",
+        )

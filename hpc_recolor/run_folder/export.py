@@ -57,11 +57,18 @@ def check_target(target: Path, replace: bool) -> None:
             raise UserError(f"out={target}", f"{file} exists already", "give another name, or --force to replace it")
 
 
-def read_export(file: Path) -> "tuple[Config, dict[str, Tensor]]":
-    """What `export_generator` wrote: the network's config, in an otherwise default one, and its weights, as stored.
+@dataclass(frozen=True)
+class ExportedGenerator:
+    """What an export contains. config: the network's, in an otherwise default one; weights: as stored; vividness: see
+    `export_generator`."""
 
-    Raises UserError if the file contains anything else.
-    """
+    config: Config
+    weights: "dict[str, Tensor]"
+    vividness: float
+
+
+def read_export(file: Path) -> ExportedGenerator:
+    """What `export_generator` wrote. Raises UserError if the file contains anything else."""
     fix = "name a run folder, or a file that `checkpoint export` wrote"
     try:
         with safe_open(file, framework="pt") as opened:
@@ -69,22 +76,25 @@ def read_export(file: Path) -> "tuple[Config, dict[str, Tensor]]":
             names: list[str] = opened.keys()
             weights = {name: opened.get_tensor(name) for name in names}
         config = Config.model_validate({"model": card["model"], "data": {"size": card["size"]}})
+        vividness = float(card.get("vividness", 1.0))
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"not a safetensors file ({error})", fix) from None
     except (KeyError, TypeError, ValueError):
         raise UserError(str(file), "has no card of a generator in its header", fix) from None
-    return config, weights
+    return ExportedGenerator(config, weights, vividness)
 
 
-def export_generator(config: Config, checkpoint: Path, target: Path, *, half: bool = False) -> Export:
+def export_generator(
+    config: Config, checkpoint: Path, target: Path, *, half: bool = False, vividness: float = 1.0
+) -> Export:
     """Write the generator of a verified checkpoint to `target`, and its card beside it. Existing files are replaced.
 
-    half: as float16, at half the size.
+    half: as float16, at half the size. vividness: that `colorize` uses unless it is told another.
     The weights are their moving average if the run kept one; buffers are averaged over the ranks. Raises UserError,
     with neither file written, if the disk refuses one.
     """
     manifest = checkpoints.read_manifest(checkpoint)
-    card = _card(config, checkpoint, manifest, target)
+    card = _card(config, checkpoint, manifest, target) | {"vividness": vividness}
     weights = checkpoints.evaluation_weights(checkpoint, manifest)
     if half:
         weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}

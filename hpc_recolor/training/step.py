@@ -7,14 +7,16 @@ from torch import Tensor
 
 from hpc_recolor.config import LossConfig
 from hpc_recolor.training.engine.deepspeed_engine import Engine, Engines
-from recolor_kernels import discriminator_loss, generator_loss, l1_loss
+from hpc_recolor.training.reconstruction import reconstruction_loss
+from recolor_kernels import discriminator_loss, generator_loss, l1_loss, patch_loss
 
 
 class StepLosses(NamedTuple):
     """Losses of one step on this rank, before its updates: 0-dimensional tensors on the device, or floats once read.
 
-    discriminator: mean of its losses on real and generated pairs. generator: l1_weight x l1 + adversarial. l1: mean
-    absolute error in the target's range of [-1, 1]. adversarial: the generator's loss on the discriminator's logits.
+    discriminator: mean of its losses on real and generated pairs. generator: l1_weight x reconstruction + adversarial.
+    l1: mean absolute error in the target's range of [-1, 1], whatever loss.reconstruction is. adversarial: the
+    generator's loss on the discriminator's logits.
     """
 
     discriminator: Any
@@ -90,24 +92,35 @@ def generator_step(
     floats in [-1, 1] on the device. The weights change at the last microbatch of a step; nothing changes, and
     engines.generator.skipped is set, if the loss is not finite on any rank or the discriminator was skipped.
 
-    Returns detached (total, L1, adversarial), each (): total = loss.l1_weight x L1 + adversarial, the objective of
-    pix2pix (arXiv:1611.07004, equation 4) with labels of real images for generated ones. Without an adversarial loss,
-    total = loss.l1_weight x L1 and the last is 0.
+    Returns detached (total, L1, adversarial), each (): total = loss.l1_weight x reconstruction + adversarial, with
+    labels of real images for generated ones; with L1 for loss.reconstruction, the objective of pix2pix
+    (arXiv:1611.07004, equation 4). Without an adversarial loss, the last is 0.
     """
     if loss.adversarial == "none":
-        l1 = l1_loss(prediction, target)
-        total = loss.l1_weight * l1
+        total, l1 = _weighted_reconstruction(prediction, target, loss)
         engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total)))
         engines.generator.step()
-        return total.detach(), l1.detach(), torch.zeros_like(total)
+        return total.detach(), l1, torch.zeros_like(l1)
     discriminator = engines.discriminator
     discriminator.module.requires_grad_(False)
     logits = discriminator.frozen_forward(condition, prediction)
-    total, l1, adversarial = generator_loss(prediction, target, logits, loss.l1_weight, loss.adversarial)
+    if loss.reconstruction == "l1":
+        total, l1, adversarial = generator_loss(prediction, target, logits, loss.l1_weight, loss.adversarial)
+    else:
+        total, l1 = _weighted_reconstruction(prediction, target, loss)
+        adversarial = patch_loss(logits, True, loss.adversarial)
+        total = total + adversarial
     engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total) | discriminator.skipped.bool()))
     engines.generator.step()
     discriminator.module.requires_grad_(True)
-    return total.detach(), l1, adversarial
+    return total.detach(), l1, adversarial.detach()
+
+
+def _weighted_reconstruction(prediction: Tensor, target: Tensor, loss: LossConfig) -> tuple[Tensor, Tensor]:
+    """loss.l1_weight x reconstruction, (), and L1, (), detached."""
+    reconstruction = reconstruction_loss(prediction, target, loss.reconstruction)
+    l1 = reconstruction if loss.reconstruction == "l1" else l1_loss(prediction.detach(), target)
+    return loss.l1_weight * reconstruction, l1.detach()
 
 
 def poison_with_nan(loss: Tensor, bad: Tensor) -> Tensor:

