@@ -21,6 +21,7 @@ setup(
     package_dir={"": ".", "recolor_kernels": "kernels/recolor_kernels"},
     package_data={
         "hpc_recolor": ["py.typed"],
+        "hpc_recolor.models": ["weights/*"],
         "hpc_recolor.reporting": ["style.css", "templates/*", "scripts/*", "vendor/*"],
         "recolor_kernels": ["py.typed"],
     },

@@ -19,10 +19,14 @@ def demo(
     ),
     flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
-    """Train a small colorizer on tiles of photographs that come inside pip packages, and show what it learned."""
-    cli.load(config, flags)  # bad input is reported before the slow imports
-    from hpc_recolor.training.demo_run import describe_result, run_demo
+    """Color photographs that come inside pip packages, then train a small colorizer on tiles of them and show what it
+    learned.
+    """
+    run_config = cli.load(config, flags).run  # bad input is reported before the slow imports
+    from hpc_recolor.training.demo_run import color_photographs, describe_result, run_demo
 
+    for path in color_photographs(run_config.folder / f"{run_config.name}-photographs"):
+        print(path, flush=True)
     run = run_demo(config, cli.given(flags), on_written=print)
     for path in (run.config, run.metrics, run.losses, run.samples, run.checkpoints):
         print(path)

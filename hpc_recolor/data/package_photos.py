@@ -37,6 +37,19 @@ def write_tiles(folder: Path) -> None:
     done.write_text(rules)
 
 
+def write_photographs(folder: Path) -> list[Path]:
+    """Write every photograph whole, *.png, and return the files. Safe to repeat.
+
+    Raises UserError if one of the packages is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, photo in (_load() | {Path(HELD_OUT_PHOTO).stem: _held_out_photo()}).items():
+        written.append(folder / f"{name}.png")
+        photo.save(written[-1])
+    return written
+
+
 def write_scenes(folder: Path) -> None:
     """Write every photograph whole, and two squares of half its short side: *.png. Safe to repeat.
 

@@ -1,5 +1,6 @@
 """Images of samples, and plots of losses."""
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -26,6 +27,25 @@ def sample_grid(columns: dict[str, NDArray[np.uint8]], across: int = 2) -> Image
         for row, image in enumerate(images[number::across]):
             grid.paste(Image.fromarray(image), (left, CAPTION_HEIGHT + row * (height + GAP)))
     return grid
+
+
+def photograph_table(columns: dict[str, Sequence[Image.Image]], width: int = 320) -> Image.Image:
+    """Photographs of any sizes in rows, one a column under captions, each `width` pixels wide."""
+    rows = [
+        [photo.resize((width, round(photo.height * width / photo.width)), Image.Resampling.LANCZOS) for photo in row]
+        for row in zip(*columns.values(), strict=True)
+    ]
+    height = CAPTION_HEIGHT + sum(row[0].height + GAP for row in rows)
+    table = Image.new("RGB", (len(columns) * (width + GAP) - GAP, height), "white")
+    draw = ImageDraw.Draw(table)
+    for column, caption in enumerate(columns):
+        draw.text((column * (width + GAP), 2), caption, fill="black")
+    top = CAPTION_HEIGHT
+    for row in rows:
+        for column, photo in enumerate(row):
+            table.paste(photo, (column * (width + GAP), top))
+        top += row[0].height + GAP
+    return table
 
 
 def plot_losses(metrics: Path, out: Path) -> None:

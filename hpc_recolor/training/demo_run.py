@@ -1,16 +1,38 @@
-"""The demo: a run on tiles of the photographs inside pip packages, and one photograph colored with it."""
+"""The demo: photographs inside pip packages colored with the package's colorizer, and a run on tiles of them."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from hpc_recolor.config_file import load_config, merge
-from hpc_recolor.data.package_photos import HELD_OUT_PHOTO, write_tiles
+from hpc_recolor.data.package_photos import HELD_OUT_PHOTO, write_photographs, write_tiles
 from hpc_recolor.evaluation.colorizer import colorize_files
+from hpc_recolor.evaluation.figures import photograph_table
+from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training.trainer import train
+
+VIVID = 2.0
+
+
+def color_photographs(folder: Path) -> list[Path]:
+    """Color the photographs with the colorizer of this package, which never saw them.
+
+    Writes faithful/*.png and vivid/*.png, with the vividness of 1 and of VIVID, and a table of all beside the originals
+    and their gray copies. Returns these paths. Raises UserError if one of the packages is missing.
+    """
+    originals = [Image.open(file) for file in sorted(write_photographs(folder / "originals"))]
+    columns = {"gray": [photo.convert("L").convert("RGB") for photo in originals]}
+    for name, vividness in (("faithful", 1.0), ("vivid", VIVID)):
+        colorize_files([folder / "originals"], COLORIZER, folder / name, lambda _: None, vividness)
+        columns[name] = [Image.open(file) for file in sorted((folder / name).glob("*.png"))]
+    table = folder / "colorized.jpg"
+    photograph_table(columns | {"original": originals}).save(table, quality=90)
+    return [table, folder / "faithful", folder / "vivid"]
 
 
 def run_demo(file: Path, overrides: dict[str, Any], on_written: Callable[[Path], None]) -> RunFolder:

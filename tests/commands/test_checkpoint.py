@@ -26,6 +26,7 @@ from hpc_recolor.runtime.exit_codes import BAD_INPUT
 from tests.conftest import Command, contents, error_line, paint_photo
 from tests.support import tolerances
 from tests.support.saves import damage, make_manifest
+from tests.support.small_runs import write_front
 
 CONFIG = load_config(None, {"data": {"size": 32}, "model": {"width": 4}})
 
@@ -141,6 +142,14 @@ def test_a_half_export_is_half_as_large_and_colors_photographs_alone(run: RunFol
     np.testing.assert_array_equal(np.asarray(Colorizer.from_run(tmp_path / "whole.safetensors")(photo)), expected)
     half = np.asarray(Colorizer.from_run(tmp_path / "half.safetensors")(photo))
     assert np.abs(half - expected).max() <= tolerances.HALF_WEIGHTS_LEVELS
+
+
+def test_an_export_keeps_the_vividness_that_was_chosen(run: RunFolder, tmp_path: Path) -> None:
+    write_front(run.path, "val", 16, {1.0: 8.0, 1.5: 8.1})
+    assert call("export", run.path, "--out", tmp_path / "one.safetensors") == 0
+    for source in (run.path, tmp_path / "one.safetensors"):
+        assert Colorizer.from_run(source).vividness == 1.5
+        assert Colorizer.from_run(source, 2.0).vividness == 2
 
 
 def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from skimage.color import rgb2lab
+from sklearn.datasets import load_sample_image
 
 from tests.conftest import TINY, Command, CommandIn, changed, contents, error_line, paint_photo
 
@@ -96,6 +97,17 @@ def test_every_photograph_of_a_folder_is_colored_and_nothing_else_written(
 ) -> None:
     inputs, out = inputs_and_colored
     assert sorted(path.name for path in out.iterdir()) == sorted(f"{path.stem}.png" for path in inputs.iterdir())
+
+
+def test_without_a_run_the_colorizer_of_the_package_is_used(command: Command, tmp_path: Path) -> None:
+    """It knows that grass is green, and what a sky looks like."""
+    Image.fromarray(load_sample_image("china.jpg")).save(tmp_path / "china.jpg")
+    done = command("colorize", "china.jpg", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out" / "china.png") as colored:
+        lab = rgb2lab(np.asarray(colored))
+    assert lab.shape[:2] == (427, 640)
+    assert np.hypot(lab[..., 1], lab[..., 2]).mean() > 5
 
 
 def test_unreadable_photograph_is_skipped_and_named(command: Command, tmp_path: Path, trained: Path) -> None:

@@ -17,6 +17,8 @@ def test_demo_leaves_all_it_promises_and_says_how_well_it_did(command: Command, 
     first, second = (command("demo", "--config", config, *SHORT, fresh=fresh) for fresh in (True, False))
     for done in (first, second):
         assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "runs" / "demo-photographs" / "colorized.jpg") as table:
+        assert table.width == 4 * 320 + 3 * 4
     run = tmp_path / "runs" / "demo"
     for name in ("config.yaml", "metrics.jsonl", "losses.png", "samples", "checkpoints", "colorized/grace_hopper.png"):
         assert (run / name).exists()

@@ -18,6 +18,7 @@ from hpc_recolor.evaluation.evaluation import evaluate as evaluate_run
 from hpc_recolor.evaluation.measurements import BEST_AND_WORST
 from hpc_recolor.evaluation.metric_registry import LOSSES
 from hpc_recolor.evaluation.result_writer import front_table, summary_table
+from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import write_atomically
@@ -26,7 +27,7 @@ from hpc_recolor.runtime.errors import UserError
 from recolor_kernels import discriminator_loss, generator_loss
 from tests.conftest import contents, paint_photo
 from tests.support import tolerances
-from tests.support.small_runs import add_checkpoint, evaluate, make_run, networks, read_json, without_color
+from tests.support.small_runs import add_checkpoint, evaluate, make_run, networks, read_json, without_color, write_front
 
 COUNT = 11  # more than a batch
 
@@ -71,6 +72,25 @@ def test_the_front_leads_from_the_gray_copy_through_the_model_to_more_color(meas
     assert read_json(run, "held-out", "epoch-0003")["front"][2]["vividness"] == 2
     ((again, _),) = evaluate(run, images_kept=2, vividness=(0, 1, 2))
     assert again
+
+
+@pytest.mark.parametrize(
+    ("fronts", "expected"),
+    [
+        ({}, 1.0),
+        ({"one": {1.0: 8.0, 1.5: 8.2, 2.0: 8.3}}, 1.5),
+        ({"one": {1.0: 8.2, 1.5: 8.0, 2.0: 8.2, 2.5: 9.0}}, 2.0),
+        ({"one": {1.0: 8.0, 2.0: 8.3}, "other": {1.0: 8.0, 2.0: 8.05}}, 2.0),
+        ({"one": {1.0: 8.0, 2.0: 8.4}, "other": {1.0: 8.0, 2.0: 8.1}}, 1.0),
+    ],
+)
+def test_the_most_vivid_setting_that_costs_little_is_chosen(
+    tmp_path: Path, fronts: dict[str, dict[float, float]], expected: float
+) -> None:
+    for data, front in fronts.items():
+        write_front(tmp_path, data, 20, front)
+    write_front(tmp_path, "one", 10, {3.0: 1.0} if fronts else {})  # of an earlier checkpoint
+    assert chosen_vividness(tmp_path) == expected
 
 
 def test_rows_are_the_means_of_the_values_of_each_photograph(measured: Path) -> None:

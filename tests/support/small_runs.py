@@ -16,7 +16,7 @@ from hpc_recolor.evaluation.checkpoint_choice import choose
 from hpc_recolor.evaluation.evaluation import EvaluationOptions, Evaluator
 from hpc_recolor.evaluation.perceptual import Perceptual
 from hpc_recolor.evaluation.photographs import find_photographs
-from hpc_recolor.evaluation.results import Evaluation
+from hpc_recolor.evaluation.results import Evaluation, evaluation_file
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.run_folder import checkpoint_writer, checkpoints
 from hpc_recolor.run_folder.checkpoints import Manifest
@@ -119,6 +119,22 @@ def evaluate(run: Path, perceptual: Perceptual | None = None, **given: Any) -> l
     evaluator = Evaluator(folder, config, options, ALONE, perceptual or Perceptual(), photographs)
     evaluator.check()
     return [evaluator.run_one(choice) for choice in chosen]
+
+
+def write_front(run: Path, data: str, images_seen: int, front: dict[float, float]) -> None:
+    """An evaluation with CIEDE2000 by vividness, beside a gray copy's of 10."""
+    protocol = {"data": data, "images": 1, "fingerprint": data, "size": 32, "fit": "crop", "color": "lab"}
+    evaluation = Evaluation.model_validate(
+        {
+            "format": 1,
+            "protocol": protocol | {"images_seen": images_seen},
+            "rows": {"gray": {"ciede2000": 10.0}},
+            "front": [{"vividness": key, "ciede2000": value, "colorfulness": 0} for key, value in front.items()],
+        }
+    )
+    file = evaluation_file(run, data, f"images-{images_seen}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(evaluation.to_json())
 
 
 def read_json(run: Path, data: str, stem: str) -> dict[str, Any]:
