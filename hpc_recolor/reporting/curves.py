@@ -19,12 +19,13 @@ CRITERIA = {"bce": "cross-entropy", "l1": "L1 of the probability", "mse": "least
 class Plot:
     """A plot. title and note: above it; series: run number, label, line (`solid` training, `dots` held out beside
     training, `marked` held out alone, `reference`), and x (epochs, images) and y as lists; noisy: whether a running
-    mean helps."""
+    mean helps; x_label: of what x is, if neither epochs nor images."""
 
     title: str
     note: str
     series: list[dict[str, Any]]
     noisy: bool = True
+    x_label: str = ""
 
 
 def plots(runs: Sequence[Run]) -> list[Plot]:

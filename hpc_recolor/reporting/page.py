@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpc_recolor.reporting import compare, curves, forest, grids, numbers, tables, verdicts
+from hpc_recolor.reporting import compare, curves, forest, fronts, grids, numbers, tables, verdicts
 from hpc_recolor.reporting.runs import Run, read_runs
 from hpc_recolor.reporting.thumbnails import Thumbnails
 from hpc_recolor.run_folder.files import without_empty_folders, write_atomically
@@ -75,6 +75,8 @@ def build(runs: Sequence[Run], options: ReportOptions, notes: Sequence[Block] = 
     epochs = grids.epoch_grids(runs, image_data, options.grid_size, thumbnails)
     extremes = grids.extreme_grids(runs, image_data, thumbnails)
     drawn = curves.plots(runs)
+    found_fronts = fronts.fronts(groups[0]) if groups else []
+    front_plots = [fronts.plot(found_fronts)] if found_fronts else []
     every_grid = [*together, *epochs, *(grid for two in extremes for grid in two)]
     script_data = {
         "runs": [{"name": run.name} for run in runs],
@@ -82,7 +84,7 @@ def build(runs: Sequence[Run], options: ReportOptions, notes: Sequence[Block] = 
         "side": thumbnails.side_px,
         "images": thumbnails.base64,
         "grids": {grid.id: grid.content for grid in every_grid},
-        "plots": [asdict(plot) for plot in drawn],
+        "plots": [asdict(plot) for plot in (*drawn, *front_plots)],
     }
     return _environment().get_template("page.html.j2").render(
         title=options.title,
@@ -110,6 +112,8 @@ def build(runs: Sequence[Run], options: ReportOptions, notes: Sequence[Block] = 
         side_px=thumbnails.side_px,
         photographs=_photographs(runs, image_data),
         plots=drawn,
+        front_plots=front_plots,
+        front_comparisons=fronts.comparisons(found_fronts),
         thinned=curves.thinned(runs),
         training=tables.training(runs),
         config_rows=config_rows,

@@ -29,7 +29,8 @@ class MadeRun:
     """A run folder to write.
 
     over: its config; error: CIEDE2000 of its images on average, beside the gray copy's 8; noise: how much the images
-    differ in that; kept: how many images have files; different: how many of these are not links to others.
+    differ in that; kept: how many images have files; different: how many of these are not links to others; front: by
+    vividness, CIEDE2000 and colorfulness.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class MadeRun:
     readings: int = 40
     names: Callable[[int], str] = "photo {}.jpg".format
     seed: int = 0
+    front: dict[float, tuple[float, float]] = field(default_factory=dict)
 
     def write(self) -> Path:
         config = load_config(None, {"data": {"size": self.size}, **self.over})
@@ -112,7 +114,9 @@ class MadeRun:
             "fid_weights": None,
         }
         losses = {"l1": 0.1, "adversarial": 0.9, "discriminator": None}
-        return {"format": 1, "run": "x", "protocol": protocol, "losses": losses, "rows": rows, "images": images}
+        front = [{"vividness": key, "ciede2000": y, "colorfulness": x} for key, (y, x) in self.front.items()]
+        whole = {"format": 1, "run": "x", "protocol": protocol, "losses": losses, "rows": rows, "images": images}
+        return whole | {"front": front}
 
 
 def write_metrics(folder: Path, readings: int) -> None:

@@ -156,6 +156,35 @@ def test_l1_of_rgb_and_lab_runs_is_drawn_apart_and_long_curves_are_thinned(tmp_p
     assert curves.thinned(runs) == ["lab: 4,500 readings, each point is the mean of 5"]
 
 
+FRONT = {1.0: (6.0, 10.0), 2.0: (6.4, 20.0), 3.0: (7.2, 30.0)}
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({1.0: (6.5, 12.0), 2.0: (7.5, 24.0)}, "one lies below two from 0.30 to 0.60 of the originals"),
+        ({1.0: (5.5, 12.0), 2.0: (6.0, 24.0)}, "two lies below one from 0.30 to 0.60 of the originals"),
+        ({1.0: (5.5, 12.0), 2.0: (7.5, 24.0)}, "one and two cross from 0.30 to 0.60 of the originals"),
+        ({1.0: (7.5, 31.0), 2.0: (8.0, 40.0)}, None),
+        ({}, None),
+    ],
+    ids=["below", "above", "crossing", "apart", "not measured"],
+)
+def test_fronts_are_drawn_and_compared_where_they_overlap(
+    tmp_path: Path, other: dict[float, tuple[float, float]], sentence: str | None
+) -> None:
+    """The gray copies of these runs have a CIEDE2000 of 8 and a bit, their originals a colorfulness of 40."""
+    made = MadeRun(tmp_path / "one", LAB, front=FRONT), MadeRun(tmp_path / "two", LAB, front=other)
+    html = build(read_runs([run.write() for run in made]), ReportOptions())
+    plot = data_of(html)["plots"][-1]
+    assert "Faithful to vivid" in html
+    assert plot["series"][0]["epochs"] == [0.25, 0.5, 0.75]
+    assert plot["series"][0]["y"] == pytest.approx([6.0 / 8.08, 6.4 / 8.08, 7.2 / 8.08], abs=1e-4)
+    assert plot["series"][-1]["y"] == [1, 0]
+    sentences = re.findall("lies below|cross from", html)
+    assert (sentence in html and len(sentences) == 1) if sentence else not sentences
+
+
 def test_time_in_steps_is_images_over_their_rate() -> None:
     steps = [{"images_seen": 100, "images_per_s": 10}, {"images_seen": 150, "images_per_s": 50}, {"epoch": 1}]
     assert tables.time_in_steps_s(steps) == pytest.approx(11)

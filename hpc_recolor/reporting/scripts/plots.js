@@ -22,10 +22,10 @@
     return { ...shared, stroke: color, width: 1.5, dash, points: { show: true, size: 5, fill: color, stroke: color, filter: () => null } };
   }
 
-  function axes() {
+  function axes(plot) {
     const base = { stroke: page.color("--ink-2"), font: `12px ${page.color("--font")}`, grid: { stroke: page.color("--line"), width: 1 }, ticks: { show: false } };
     return [
-      { ...base, grid: { show: false }, values: (_, splits) => splits.map(format), space: 70, label: over === "epochs" ? "epochs" : "images seen", labelSize: 18, labelFont: base.font, size: 28, gap: 6 },
+      { ...base, grid: { show: false }, values: (_, splits) => splits.map(format), space: 70, label: plot.x_label || (over === "epochs" ? "epochs" : "images seen"), labelSize: 18, labelFont: base.font, size: 28, gap: 6 },
       { ...base, values: (_, splits) => splits.map(format), size: 58, gap: 6, space: 44 },
     ];
   }
@@ -50,7 +50,7 @@
     return best;
   }
 
-  function showTooltip(chart) {
+  function showTooltip(plot, chart) {
     let tip = chart.over.querySelector(".tip");
     if (!tip) chart.over.append((tip = page.make("div", "tip", { "aria-hidden": "true" })));
     const found = nearest(chart);
@@ -58,7 +58,7 @@
     if (tip.hidden) return;
     const [number, index] = found, x = chart.data[0][index], y = chart.data[number][index];
     const left = chart.valToPos(x, "x"), top = chart.valToPos(y, "y");
-    const unit = over === "epochs" ? `epoch ${format(x)}` : `${Math.round(x).toLocaleString("en")} images`;
+    const unit = plot.x_label ? `at ${format(x)}` : over === "epochs" ? `epoch ${format(x)}` : `${Math.round(x).toLocaleString("en")} images`;
     tip.textContent = `${chart.series[number].label}  ${format(y)}  ${unit}`;
     const side = left > chart.over.clientWidth / 2 ? "right" : "left";
     tip.style.left = side === "left" ? `${left + 10}px` : "auto";
@@ -103,9 +103,9 @@
       width: widthOf(figure), height: HEIGHT, legend: { show: false },
       scales: { x: { time: false } },
       cursor: { y: false, drag: { x: true, y: false, dist: 4 }, points: { show: false } },
-      axes: axes(),
+      axes: axes(plot),
       series: [{}, ...shown.map(lineOf)],
-      hooks: { setCursor: [showTooltip], setScale: [(chart, key) => key === "x" && mark(figure, chart)] },
+      hooks: { setCursor: [(chart) => showTooltip(plot, chart)], setScale: [(chart, key) => key === "x" && mark(figure, chart)] },
     };
     const chart = new uPlot(options, data, box);
     charts.set(figure, chart);
