@@ -12,7 +12,7 @@ WORKERS := $(shell expr $$(nproc) + 1)
 .PHONY: help demo study-small colorizer test test-fast lint coverage gpu-suite clean
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
-	@echo 'make study-small PHOTOS=DIR  train and compare seven small runs, and write a report (1 hour on two cores)'
+	@echo 'make study-small PHOTOS=DIR  train and compare nine small runs, and write a report (90 minutes on two cores)'
 	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (90 minutes)'
 	@echo 'make test       run all tests (12 minutes on two cores)'
 	@echo 'make test-fast  run those that start no processes, clusters and browsers (2 minutes)'

@@ -158,6 +158,11 @@ class ModelConfig(Section):
         "interpolate",
         description="How the decoder of backbone_unet doubles a side: interpolation, or transposed convolution.",
     )
+    mirrored: bool = Field(
+        False,
+        description="Predict with backbone_unet, after training, the mean over an image and its mirror image: better "
+        "colors in twice the time.",
+    )
     chroma_stride: Literal[1, 2, 4] = Field(
         4,
         description="Side of an image over the side that backbone_unet predicts color at; enlarged bilinearly. Needs "

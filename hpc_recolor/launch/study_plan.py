@@ -18,6 +18,7 @@ from hpc_recolor.runtime.errors import UserError
 Command = list[str]
 
 VAL, TEST = 100, 300
+FRONT = ("0.5", "1", "1.5", "2", "3")  # rows of different colorfulness are compared by their fronts
 PHOTO_ARCHIVES = (".tar", ".zip", ".tar.gz", ".tgz")
 
 
@@ -133,7 +134,7 @@ def _every(step: int, folder: Path) -> Path:
 def training_commands(run: StudyRun, scenes: Path | None) -> list[Command]:
     """The commands that train a run and evaluate its snapshots, on `scenes` too, whose images may be published."""
     epochs = [str(epoch) for epoch in run.config.train.snapshots]
-    evaluate = ["evaluate", str(run.folder), *(["--checkpoint", *epochs] if epochs else [])]
+    evaluate = ["evaluate", str(run.folder), "--vividness", *FRONT, *(["--checkpoint", *epochs] if epochs else [])]
     on_scenes = [[*evaluate, "--data", str(scenes)]] if scenes else []
     return [["train", "--config", str(run.file)], evaluate, *on_scenes]
 

@@ -27,6 +27,7 @@ class BackboneUNet(nn.Module):
         super().__init__()
         self.chroma_stride: int = model.chroma_stride
         self.backbone_scale = model.backbone_scale
+        self.mirrored = model.mirrored
         self.backbone = Backbone(model, pretrained)
         channels = {stride: max(1, int(times * model.width)) for stride, times in WIDTHS.items()}
         innermost = STRIDES[-1]
@@ -44,6 +45,11 @@ class BackboneUNet(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1]."""
+        if self.training or not self.mirrored:
+            return self._predict(condition)
+        return (self._predict(condition) + self._predict(condition.flip(3)).flip(3)) / 2
+
+    def _predict(self, condition: Tensor) -> Tensor:
         size = condition.shape[-2:]
         condition = self._enlarged(condition)
         features = dict(zip(self.backbone.channels, self.backbone(condition), strict=True))

@@ -70,6 +70,7 @@ def test_all_rows_end_in_one_report_and_again_costs_nothing(
     assert first.returncode == 0, first.stderr
     results = tmp_path / "runs" / "tiny"
     page = (results / "report.html").read_text()
+    assert "Faithful to vivid" in page
     for name in ("cars", "general"):
         assert name in page
         for data in ("test", "scenes"):

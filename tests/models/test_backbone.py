@@ -82,6 +82,16 @@ def test_the_backbone_sees_an_image_at_its_scale(scale: float, seen: tuple[int, 
     assert sides == [seen]  # multiples of 32
 
 
+@torch.no_grad()
+def test_mirrored_a_network_colors_an_image_as_it_does_its_mirror_image() -> None:
+    condition = torch.rand(2, 1, 64, 96)
+    for mirrored in (False, True):
+        network = build(mirrored=mirrored).eval()
+        difference = (network(condition.flip(3)).flip(3) - network(condition)).abs().max()
+        assert (float(difference) < tolerances.MIRRORED) == mirrored
+    torch.testing.assert_close(network.train()(condition), build(mirrored=False).train()(condition))
+
+
 @pytest.mark.parametrize("upsampling", ["interpolate", "transposed"])
 @torch.no_grad()
 def test_interpolation_leaves_no_checkerboard_on_a_flat_gray(upsampling: str) -> None:

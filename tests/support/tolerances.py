@@ -147,3 +147,6 @@ GUIDED = 1e-5
 # A Frechet distance of features to themselves: the square root of a product of covariances of 1,280 features, of which
 # torchmetrics takes float64 eigenvalues.
 FRECHET_OF_EQUALS = 1e-3
+
+# The mean of two float32 predictions, added in either order, of convolutions that sum in either direction.
+MIRRORED = 1e-6
