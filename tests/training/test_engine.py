@@ -1,9 +1,11 @@
 """Engines beyond the plain step: precisions, microbatches, clipping, memory layouts, averages."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.averaging import MovingAverage
@@ -75,6 +77,47 @@ def test_lower_precision_stays_near_float32(world: World, stage: int, precision:
     assert 0 < worst(expected, found) < tolerances.LOW_PRECISION_RELATIVE
     for fragment in fragments(engines.generator):
         assert {tensor.dtype for tensor in fragment.tensors.values()} == {torch.float32}
+
+
+class ConvolutionTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the types that convolutions compute in, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "convolution" in str(func):
+            self.seen[args[0].dtype] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("generator", ["unet", "backbone_unet"])
+def test_every_convolution_computes_in_the_configured_type(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    generator: str,
+    stage: int,
+    precision: str,
+    dtype: torch.dtype,
+    accumulate: int,
+) -> None:
+    """As on a GPU, where torch.is_autocast_enabled() without an argument tells DeepSpeed to switch autocast off."""
+    original = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cpu": original(kind))
+    with ConvolutionTypes() as types:
+        trained(
+            world,
+            count=1,
+            model={"generator": generator, "backbone_weights": "none"},
+            train=train_section(precision=precision, accumulate=accumulate),
+            deepspeed={"zero_stage": stage},
+        )
+    assert set(types.seen) == {dtype}
+    assert types.seen.total() >= 40
 
 
 @pytest.mark.parametrize("stage", STAGES)

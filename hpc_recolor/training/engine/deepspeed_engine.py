@@ -142,11 +142,7 @@ class Engine:
     def _forward(self, network: Any, *inputs: Tensor) -> Tensor:
         if self.channels_last:
             inputs = tuple(tensor.contiguous(memory_format=torch.channels_last) for tensor in inputs)
-        if self.precision == "fp32":
-            output: Tensor = network(*inputs)
-            return output
-        with torch.autocast(self.device.type, AUTOCAST[self.precision]):
-            output = network(*inputs)
+        output: Tensor = network(*inputs)
         return output.float()
 
     def _check_gradients(self) -> None:
@@ -215,6 +211,9 @@ def build_engines(config: Config, world: World) -> Engines:
 def wrap(network: nn.Module, config: Config, world: World) -> Engine:
     """An engine that trains `network` with Adam. All ranks call it together."""
     deepspeed = _import_deepspeed(world)
+    if dtype := AUTOCAST.get(config.train.precision):
+        # Inside the network: DeepSpeed's forward switches off an autocast that was opened around it, on GPUs.
+        network.forward = torch.autocast(world.device.type, dtype)(network.forward)
     optimizer = torch.optim.Adam(_parameter_groups(network), lr=config.train.lr, betas=config.train.betas, fused=True)
     engine, *_ = deepspeed.initialize(
         model=network, optimizer=optimizer, config=deepspeed_config(config, world.size), dist_init_required=False
