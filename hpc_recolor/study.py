@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from hpc_recolor import cli
 
@@ -23,6 +24,14 @@ def study(
         ),
     ] = None,
     out: Annotated[Path | None, Parameter(help="The report; by default report.html beside the runs.")] = None,
+    seeds: Annotated[
+        int,
+        Parameter(
+            help="Runs of each config, with run.seed 0, 1, ...; 1: the config's own [1 or more].",
+            validator=Number(gte=1),
+        ),
+    ] = 1,
+    recognition: Annotated[bool, Parameter(negative=(), help="Measure as `evaluate --recognition` does, too.")] = False,
 ) -> int:
     """Prepare the photographs, train all runs, evaluate them, and write the report.
 
@@ -31,7 +40,7 @@ def study(
     """
     from hpc_recolor.launch.study_plan import plan_study, run_commands  # after the parsing: slow imports
 
-    return run_commands(plan_study(configs, photos, out))
+    return run_commands(plan_study(configs, photos, out, seeds, recognition))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_recolor.config import Config
@@ -24,25 +24,36 @@ PHOTO_ARCHIVES = (".tar", ".zip", ".tar.gz", ".tgz")
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A run of the study: the file of its config, and what it is trained on: `count` photographs of `source`."""
+    """A run of the study: the file of its config, and what it is trained on: `count` photographs of `source`.
+
+    seed: in place of the file's, in a run of its own; None for the file's own.
+    """
 
     file: Path
     config: Config
     source: str
     count: int
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its run.name."""
+        return self.config.run.name + ("" if self.seed is None else f"-seed{self.seed}")
 
     @property
     def folder(self) -> Path:
         """Its run folder."""
-        return self.config.run.folder / self.config.run.name
+        return self.config.run.folder / self.name
 
 
-def plan_study(configs: Path, photos: Path | None, out: Path | None) -> list[Command]:
+def plan_study(
+    configs: Path, photos: Path | None, out: Path | None, seeds: int = 1, recognition: bool = False
+) -> list[Command]:
     """The commands of a study, in order. Writes the photographs that they need from pip packages.
 
     configs: folder of run configs; photos: folder of sources, None for tiles of the photographs in packages; out: the
-    report, None for report.html beside the runs. Raises UserError, with nothing written, if configs or photos do not
-    fit.
+    report, None for report.html beside the runs; seeds: runs of each config, all of one seed before the next;
+    recognition: measured too. Raises UserError, with nothing written, if configs or photos do not fit.
     """
     runs = read_runs(configs)
     results = runs[0].config.run.folder
@@ -52,8 +63,10 @@ def plan_study(configs: Path, photos: Path | None, out: Path | None) -> list[Com
         write_scenes(scenes)
     else:
         commands, runs = [], on_package_photos(runs, results)
+    if seeds > 1:
+        runs = [replace(run, seed=seed) for seed in range(seeds) for run in runs]
     for run in runs:
-        commands += training_commands(run, scenes if photos else None)
+        commands += training_commands(run, scenes if photos else None, recognition)
     report = ["report", *(str(run.folder) for run in runs), "--out", str(out or results / "report.html")]
     return [*commands, [*report, "--pictures", scenes.name] if photos else report]
 
@@ -131,12 +144,14 @@ def _every(step: int, folder: Path) -> Path:
     return thinned
 
 
-def training_commands(run: StudyRun, scenes: Path | None) -> list[Command]:
+def training_commands(run: StudyRun, scenes: Path | None, recognition: bool = False) -> list[Command]:
     """The commands that train a run and evaluate its snapshots, on `scenes` too, whose images may be published."""
     epochs = [str(epoch) for epoch in run.config.train.snapshots]
     evaluate = ["evaluate", str(run.folder), "--vividness", *FRONT, *(["--checkpoint", *epochs] if epochs else [])]
+    evaluate += ["--recognition"] if recognition else []
     on_scenes = [[*evaluate, "--data", str(scenes)]] if scenes else []
-    return [["train", "--config", str(run.file)], evaluate, *on_scenes]
+    seed = [] if run.seed is None else ["--run.name", run.name, "--run.seed", str(run.seed)]
+    return [["train", "--config", str(run.file), *seed], evaluate, *on_scenes]
 
 
 def run_commands(commands: Sequence[Command]) -> int:

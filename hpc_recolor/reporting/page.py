@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpc_recolor.reporting import compare, curves, forest, fronts, grids, numbers, tables, verdicts
+from hpc_recolor.reporting import compare, curves, forest, fronts, grids, numbers, seeds, tables, verdicts
 from hpc_recolor.reporting.runs import Run, read_runs
 from hpc_recolor.reporting.thumbnails import Thumbnails
 from hpc_recolor.run_folder.files import without_empty_folders, write_atomically
@@ -113,6 +113,7 @@ def build(runs: Sequence[Run], options: ReportOptions, notes: Sequence[Block] = 
         photographs=_photographs(runs, image_data),
         plots=drawn,
         front_plots=front_plots,
+        over_seeds=seeds.over_seeds(groups[0]) if groups else None,
         front_comparisons=fronts.comparisons(found_fronts),
         thinned=curves.thinned(runs),
         training=tables.training(runs),

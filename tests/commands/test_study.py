@@ -1,5 +1,6 @@
 """A study by one command: all rows prepared, trained, measured, and in one report; and again from where it stopped."""
 
+import re
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -80,6 +81,20 @@ def test_all_rows_end_in_one_report_and_again_costs_nothing(
     again = invoke("study", "--configs", "rows", "--photos", sources)
     assert again.returncode == 0, again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in results.rglob("*.safetensors")}
+
+
+def test_each_row_may_be_trained_with_several_seeds_into_one_line(
+    invoke: Command, forked: None, sources: Path, tmp_path: Path
+) -> None:
+    write_row(tmp_path / "rows", "cars")
+    done = invoke("study", "--configs", "rows", "--photos", sources, "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "runs" / "tiny"
+    seeds = [load_config(results / f"cars-seed{seed}" / "config.yaml", {}).run.seed for seed in (0, 1)]
+    assert seeds == [0, 1]
+    page = (results / "report.html").read_text()
+    assert "Over seeds" in page
+    assert re.search(r'<th scope="row">cars</th><td class="n">2</td><td class="n">[\d.]+ ± [\d.]+</td>', page)
 
 
 @pytest.mark.parametrize(
