@@ -3,13 +3,17 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hpc_recolor.config import FitName
+from hpc_recolor.data.color_profiles import has_foreign_profile, to_srgb
 
 # Pillow's names of the formats that DALI decodes too; decided by content, not by suffix.
 PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
@@ -57,15 +61,39 @@ class SquareFit:
 
 
 def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Image.Image:
-    """The photograph upright, as RGB of 8 bits.
+    """The photograph upright, as sRGB of 8 bits.
 
-    Colors are taken as they are: no color profile is applied and transparency is dropped. Of files with several
-    images the first is taken, unless they are an animation.
+    Colors are converted by the file's color profile, if it has one that can be read; transparency is dropped. Of files
+    with several images the first is taken, unless they are an animation.
     min_side: smallest side that is accepted [pixels]. at_least: a JPEG may be decoded at a half, quarter or eighth of
     its size, as long as neither side falls below this [pixels].
     Raises UnfitPhotoError if the photograph cannot be decoded, is animated, has a side below min_side, or more than
     MAX_PIXELS (according to its header, before it is decoded).
     """
+    with _opened(content, min_side, at_least) as photo:
+        return to_rgb(photo)
+
+
+@dataclass(frozen=True)
+class WholePhoto:
+    """A photograph with all that its colored copy keeps. rgb: as `decode` returns it; alpha: its transparency, 8 bits,
+    None without; metadata: EXIF without orientation and thumbnail, and resolution, as arguments of Pillow's `save`."""
+
+    rgb: Image.Image
+    alpha: Image.Image | None
+    metadata: dict[str, Any]
+
+
+def decode_whole(content: bytes) -> WholePhoto:
+    """A photograph and what belongs to it. Raises UnfitPhotoError as `decode` does."""
+    with _opened(content) as photo:
+        alpha = photo.convert("RGBA").getchannel("A") if photo.has_transparency_data else None
+        return WholePhoto(to_rgb(photo), alpha and _turned(alpha, photo), _kept_metadata(photo))
+
+
+@contextmanager
+def _opened(content: bytes, min_side: int = 1, at_least: int | None = None) -> Iterator[Image.Image]:
+    """A file's photograph as Pillow decodes it. Arguments, and errors raised inside the context too: see `decode`."""
     try:
         with Image.open(io.BytesIO(content)) as photo:
             _check_header(photo, min_side)
@@ -74,22 +102,40 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
             photo.load()
             if photo.mode == "F":
                 raise UnfitPhotoError("foreign: holds floating-point pixels")
-            return to_rgb(photo)
+            yield photo
     except DECODER_ERRORS as error:
         raise UnfitPhotoError(_reason(error, content)) from None
 
 
 def to_rgb(photo: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB of a Pillow image of any mode; 16-bit gray is scaled down, transparency dropped."""
-    turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
-    if photo.mode.startswith("I"):  # gray of 16 bits, which `convert` would clip at 255
-        photo = Image.fromarray((np.asarray(photo).clip(0, 65535) >> 8).astype(np.uint8))
-    elif photo.mode == "P":  # a palette with transparency would otherwise cause a warning
-        photo = photo.convert("RGBA")
-    rgb = photo.convert("RGB")
-    upright = rgb if turn is None else rgb.transpose(turn)
+    """Upright 8-bit sRGB of a Pillow image of any mode, by its color profile; transparency dropped."""
+    upright = _turned(to_srgb(photo), photo)
     upright.info = {}  # else the caller might apply the orientation again
     return upright
+
+
+def _turned(image: Image.Image, photo: Image.Image) -> Image.Image:
+    """An image as upright as the EXIF orientation of `photo` makes that one."""
+    turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def for_dali(content: bytes) -> bytes:
+    """A file that DALI decodes to the pixels of `decode`: this one, or an uncompressed copy of these pixels.
+
+    DALI applies no color profile and no orientation in XMP, and cannot read a lossless WebP with EXIF. The copy costs
+    what Pillow takes to decode it. A file that Pillow cannot decode is returned as it is.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as photo:
+            turned_by_xmp = "xmp" in photo.info and ExifTags.Base.Orientation in photo.getexif()
+            if not (has_foreign_profile(photo) or turned_by_xmp or (photo.format == "WEBP" and "exif" in photo.info)):
+                return content
+        copy = io.BytesIO()
+        decode(content).save(copy, "BMP")
+    except (UnfitPhotoError, *DECODER_ERRORS):
+        return content
+    return copy.getvalue()
 
 
 def to_square(content: bytes, square: SquareFit, min_side: int = 1) -> NDArray[np.uint8]:
@@ -117,6 +163,20 @@ def colorfulness(rgb_u8_HWC: NDArray[np.uint8]) -> float:
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     spread = np.hypot(red_green.std(), yellow_blue.std())
     return float(spread + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
+
+
+def _kept_metadata(photo: Image.Image) -> dict[str, Any]:
+    """What an upright copy keeps of a photograph. EXIF that cannot be read is left out."""
+    kept: dict[str, Any] = {}
+    with suppress(*DECODER_ERRORS):
+        exif = photo.getexif()
+        exif.pop(ExifTags.Base.Orientation, None)
+        if exif:
+            kept["exif"] = exif.tobytes()
+    with suppress(*DECODER_ERRORS):
+        if dpi := photo.info.get("dpi"):
+            kept["dpi"] = tuple(map(float, dpi))
+    return kept
 
 
 def _check_header(photo: Image.Image, min_side: int) -> None:

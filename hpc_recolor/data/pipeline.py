@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hpc_recolor.config import DataConfig, FitName
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.order import DrawBatch
+from hpc_recolor.data.photo import for_dali
 from hpc_recolor.data.samples import SampleReader
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import RankError
@@ -58,9 +59,15 @@ def undecodable(contents: Sequence[NDArray[np.uint8]]) -> list[int]:
 
     contents: the bytes of each file, uint8 (n,). Raises RankError if DALI cannot be imported.
     """
+    contents = [_prepared(content) for content in contents]
     if not contents or _decodes(contents):
         return []
     return [number for number, content in enumerate(contents) if not _decodes([content])]
+
+
+def _prepared(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A photograph's file as DALI gets it, uint8 (n,)."""
+    return np.frombuffer(for_dali(content.tobytes()), np.uint8)
 
 
 def _report_undecodable(reader: SampleReader, draw_batch: DrawBatch, iteration: int) -> bool:
@@ -168,12 +175,16 @@ class _ReadAhead:
         def read(indexes: NDArray[np.int64]) -> None:
             # Copied, so that pages of a mapped shard are fetched here and not on the training thread.
             for index in indexes.tolist():
-                numbers[index], content = self.reader.read(int(wanted[index]), samples.read)
+                numbers[index], content = self.reader.read(int(wanted[index]), self._read)
                 contents[index] = content if raw else content.copy()
 
         list(self.sample_threads.map(read, np.array_split(np.arange(len(wanted)), self.threads)))
         horizontal, vertical = (np.ascontiguousarray(flips[:, axis], np.int32) for axis in (0, 1))
         return contents, horizontal, vertical, numbers
+
+    def _read(self, number: int) -> NDArray[np.uint8]:
+        content = self.reader.samples.read(number)
+        return _prepared(content) if self.reader.samples.kind == "photo" else content
 
 
 def _import_dali() -> Any:

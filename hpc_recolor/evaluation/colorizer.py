@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from hpc_recolor.config import Config
+from hpc_recolor.data.color_profiles import srgb_profile
 from hpc_recolor.data.entries import read_file
-from hpc_recolor.data.photo import UnfitPhotoError, decode, to_rgb
+from hpc_recolor.data.photo import UnfitPhotoError, decode_whole, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.models.build import Generator, build_generator, load_weights
@@ -112,15 +113,27 @@ def colorize_files(
     skipped = []
     for file, target in targets.items():
         try:
-            photo = decode(read_file(file))
+            content = _colored(colorizer, read_file(file))
         except (UnfitPhotoError, OSError) as error:
             skipped.append(f"{file} ({error})")
             continue
-        content = BytesIO()
-        colorizer(photo).save(content, "PNG")
-        _write(target, content.getvalue())
+        _write(target, content)
         on_written(target)
     return skipped
+
+
+def _colored(colorizer: Colorizer, content: bytes) -> bytes:
+    """A photograph's file to a PNG of its colored copy, with its transparency, EXIF and resolution, in sRGB of 8 bits.
+
+    Raises UnfitPhotoError if it cannot be decoded.
+    """
+    whole = decode_whole(content)
+    colored = colorizer(whole.rgb)
+    if whole.alpha:
+        colored.putalpha(whole.alpha)
+    written = BytesIO()
+    colored.save(written, "PNG", icc_profile=srgb_profile(), **whole.metadata)
+    return written.getvalue()
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from skimage.color import rgb2lab
 from sklearn.datasets import load_sample_image
 
+from hpc_recolor.data.color_profiles import has_foreign_profile
 from tests.conftest import TINY, Command, CommandIn, changed, contents, error_line, paint_photo
 
 
@@ -90,6 +91,15 @@ def test_colored_copy_keeps_size_and_lightness(
         assert colored.format == "PNG"
         assert colored.size == (width, height)
         assert np.abs(lightness(ImageOps.exif_transpose(photo)) - lightness(colored)).mean() < 1.0
+
+
+def test_a_colored_copy_is_srgb_and_keeps_its_transparency(inputs_and_colored: tuple[Path, Path]) -> None:
+    inputs, out = inputs_and_colored
+    with Image.open(inputs / "rgba.png") as photo, Image.open(out / "rgba.png") as colored:
+        assert colored.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(colored)[..., 3], np.asarray(photo)[..., 3])
+        assert colored.info["icc_profile"]
+        assert not has_foreign_profile(colored)
 
 
 def test_every_photograph_of_a_folder_is_colored_and_nothing_else_written(

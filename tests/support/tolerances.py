@@ -150,3 +150,9 @@ FRECHET_OF_EQUALS = 1e-3
 
 # The mean of two float32 predictions, added in either order, of convolutions that sum in either direction.
 MIRRORED = 1e-6
+
+# Colors through LittleCMS, which computes in 16 bits, against float64, on either side of rounding to 8 [levels]; L* of
+# linear gray, whose first 8-bit steps are long; JPEG by two decoders.
+PROFILE_LEVELS = 1.5
+PROFILE_LIGHTNESS = 1.0
+DECODERS_LEVELS = 2
