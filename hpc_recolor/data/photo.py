@@ -32,8 +32,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What files contain that DALI does not read as Pillow does: a color profile of JPEG or PNG, an orientation in XMP. In TIFF
-# and WebP such have no names that are as easy to find.
+# What files contain that DALI does not read as Pillow does: a color profile of JPEG or PNG, an orientation in XMP. In
+# TIFF and WebP such have no names that are as easy to find.
 MARKS = (b"ICC_PROFILE", b"iCCP", b"tiff:Orientation")
 TIFF_OR_WEBP = (b"II", b"MM", b"RIFF")
 # What Pillow's decoders raise on damaged files.
