@@ -1,7 +1,9 @@
 """Color one photograph of any size with a trained generator."""
 
+import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from hpc_recolor.run_folder.export import read_export
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.progress import show_progress
 from recolor_kernels import lab_to_rgb_u8, rgb_to_lab
 
 STRIP_ROWS = 256  # converted at a time, which bounds memory
@@ -104,21 +107,21 @@ def colorize_files(
 
     run: as for `Colorizer.from_run`; on_written: called with each result once it is written; vividness: see
     `Colorizer`, None for the one chosen on validation. Returns a line for each photograph that cannot be read. Raises
-    UserError before anything is written if a path does not exist, if two results would have one name, or if a result
-    would replace one of the photographs.
+    UserError before anything is written if a path does not exist or a result would replace one of the photographs.
     """
-    files = [file for path in photos for file in (find_photos(path, "PHOTO", without=out) if path.is_dir() else [path])]
-    targets = _targets(files, out)
+    targets = result_paths(photos, out)
     colorizer = Colorizer.from_run(run, vividness)
     skipped = []
-    for file, target in targets.items():
-        try:
-            content = _colored(colorizer, read_file(file))
-        except (UnfitPhotoError, OSError) as error:
-            skipped.append(f"{file} ({error})")
-            continue
-        _write(target, content)
-        on_written(target)
+    with show_progress("colorizing", shown=len(targets) > 1) as progress:
+        for done, (file, target) in enumerate(targets.items(), 1):
+            try:
+                content = _colored(colorizer, read_file(file))
+            except (UnfitPhotoError, OSError) as error:
+                skipped.append(f"{file} ({error})")
+                continue
+            _write(target, content)
+            on_written(target)
+            progress(done, len(targets))
     return skipped
 
 
@@ -136,23 +139,38 @@ def _colored(colorizer: Colorizer, content: bytes) -> bytes:
     return written.getvalue()
 
 
-def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
-    originals = {file.resolve() for file in files}
-    targets: dict[Path, Path] = {}
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"PHOTO={file}", "no such file", "name a photograph or a folder of photographs")
-        target = out / f"{file.stem}.png"
-        if target in targets.values():
+def result_paths(photos: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where the colored copy of each photograph goes, by photograph.
+
+    out/NAME.png; of a folder's photographs out/SUBFOLDER/NAME.png, as they lie in it. Where two would have one name,
+    these lie below `out` as below the folder that all photographs have in common, and keep their suffix if that does
+    not suffice. Raises UserError as `colorize_files` does.
+    """
+    inside: dict[Path, Path] = {}  # photograph -> its path in the folder that was given
+    for path in photos:
+        if path.is_dir():
+            inside |= {file: file.relative_to(path) for file in find_photos(path, "PHOTO", without=out)}
+        elif path.is_file():
+            inside[path] = Path(path.name)
+        else:
+            raise UserError(f"PHOTO={path}", "no such file", "name a photograph or a folder of photographs")
+    common = Path(os.path.commonpath([file.absolute().parent for file in inside]))
+    below = {file: file.absolute().relative_to(common) for file in inside}
+    names = {file: name.with_suffix(".png") for file, name in inside.items()}
+    as_png = {file: name.with_suffix(".png") for file, name in below.items()}
+    with_suffix_kept = {file: name.with_name(f"{name.name}.png") for file, name in below.items()}
+    for longer in (as_png, with_suffix_kept):
+        counts = Counter(names.values())
+        names |= {file: longer[file] for file, name in names.items() if counts[name] > 1}
+    originals = {file.resolve() for file in inside}
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            raise UserError(f"PHOTO={name.stem}", f"two results would be {out / name}", "color these in two calls")
+        if (out / name).resolve() in originals:
             raise UserError(
-                f"PHOTO={file}", f"a second result would be {target}", "color these in two calls, to two folders"
+                f"out={out}", f"{out / name} is one of the photographs and would be replaced", "name another folder"
             )
-        if target.resolve() in originals:
-            raise UserError(
-                f"out={out}", f"{target} is one of the photographs and would be replaced", "name another folder"
-            )
-        targets[file] = target
-    return targets
+    return {file: out / name for file, name in names.items()}
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ from skimage.color import rgb2lab
 
 from hpc_recolor.config import ColorName, Config, ModelConfig
 from hpc_recolor.data.photo import to_rgb
-from hpc_recolor.evaluation.colorizer import Colorizer
+from hpc_recolor.evaluation.colorizer import Colorizer, result_paths
 from hpc_recolor.models.build import build_generator
 from tests.conftest import paint_photo
 from tests.support import tolerances
@@ -73,3 +73,25 @@ def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     levels = np.asarray(to_rgb(Image.fromarray(ramp)))[..., 0].astype(int)
     assert np.abs(levels - ramp / 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["2019/a.jpg", "2020/b.jpg"], ["a.png", "b.png"]),
+        (["2019/a.jpg", "2020/a.jpg", "c.jpg"], ["2019/a.png", "2020/a.png", "c.png"]),
+        (["2019/a.jpg", "2019/a.png", "c.jpg"], ["2019/a.jpg.png", "2019/a.png.png", "c.png"]),
+        (["2019"], ["a.jpg.png", "a.png.png"]),
+        (["2020"], ["a.png", "b.png", "deep/a.png"]),
+        (["2020", "2020/b.jpg"], ["a.png", "b.png", "deep/a.png"]),
+    ],
+)
+def test_results_lie_as_their_photographs_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("2019/a.jpg", "2019/a.png", "2020/a.jpg", "2020/b.jpg", "2020/deep/a.jpg", "c.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    found = result_paths([Path(name) for name in given], Path("out"))
+    assert sorted(path.relative_to("out").as_posix() for path in found.values()) == expected
