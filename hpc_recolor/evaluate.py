@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from hpc_recolor import cli
+from hpc_recolor.models.weights_package import COLORIZER
 
 app = cli.command("hpc_recolor.evaluate", distributed=True)
 
@@ -31,7 +32,14 @@ Threads = Annotated[
 
 @app.default
 def evaluate(
-    run: Annotated[Path, Parameter(help="Run folder.")],
+    run: Annotated[
+        Path,
+        Parameter(
+            help="Run folder, or a file that `checkpoint export` wrote; by default the colorizer that comes with this "
+            "package.",
+            show_default=False,
+        ),
+    ] = COLORIZER,
     /,
     *,
     checkpoint: Annotated[
@@ -52,6 +60,9 @@ def evaluate(
         ),
     ] = 32,
     vividness: Vividness = None,
+    out: Annotated[
+        Path | None, Parameter(help="Folder for the results; by default the run folder, or runs/NAME for a file.")
+    ] = None,
     lpips_weights: Annotated[
         Path | None,
         Parameter(name="--lpips-weights", help="File with torchvision's AlexNet, to measure LPIPS; never downloaded."),
@@ -92,6 +103,7 @@ def evaluate(
         fid_weights=fid_weights,
         recognition=recognition,
         vividness=tuple(vividness or ()),
+        out=out,
     )
     evaluation.evaluate(run, options, device, threads)
 

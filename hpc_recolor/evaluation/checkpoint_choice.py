@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest
+from hpc_recolor.run_folder.export import ExportedGenerator, read_export
 from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
@@ -29,6 +32,61 @@ class Choice:
         """The name of its evaluation, without suffix."""
         name = self.path.name if self.epoch is None else f"epoch-{round(self.epoch):04d}"
         return f"{name}-raw" if self.raw else name
+
+    @property
+    def images_seen(self) -> int:
+        """How many the networks have learned from."""
+        return self.manifest.images_seen
+
+    @property
+    def photos(self) -> str:
+        """Fingerprint of the photographs that they have learned from."""
+        return self.manifest.photos
+
+    def generator_weights(self) -> dict[str, Tensor]:
+        """The state dict to measure."""
+        if self.raw:
+            return checkpoints.trained_weights(self.path, self.manifest, "generator")
+        return checkpoints.evaluation_weights(self.path, self.manifest)
+
+    def discriminator_weights(self) -> dict[str, Tensor]:
+        """The state dict after the last step."""
+        return checkpoints.trained_weights(self.path, self.manifest, "discriminator")
+
+
+@dataclass(frozen=True)
+class ExportChoice:
+    """A file that `checkpoint export` wrote, in place of a checkpoint. sha256: of the file."""
+
+    path: Path
+    sha256: str
+    exported: ExportedGenerator
+    epoch: None = None
+    raw: bool = False
+    photos: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name of its evaluation, without suffix."""
+        return self.path.stem
+
+    @property
+    def images_seen(self) -> int:
+        """How many the generator has learned from."""
+        return self.exported.images_seen
+
+    def generator_weights(self) -> dict[str, Tensor]:
+        """The state dict to measure."""
+        return self.exported.weights
+
+    def discriminator_weights(self) -> dict[str, Tensor]:
+        """Never needed: an exported config has no adversarial loss."""
+        raise NotImplementedError
+
+
+def choose_export(file: Path) -> ExportChoice:
+    """An export. Raises UserError if the file is none."""
+    return ExportChoice(path=file, sha256=record_of(file).sha256, exported=read_export(file))
 
 
 def choose(run: RunFolder, epochs: Sequence[int], raw: bool) -> list[Choice]:

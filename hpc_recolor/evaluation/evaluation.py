@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.evaluation import image_metrics, result_writer
-from hpc_recolor.evaluation.checkpoint_choice import Choice, choose
+from hpc_recolor.evaluation.checkpoint_choice import Choice, ExportChoice, choose, choose_export
 from hpc_recolor.evaluation.measurements import Gallery, MadeBatch, Measurements, in_order, measure_all, to_show
 from hpc_recolor.evaluation.metric_registry import LOSSES, METHODS, METRICS, formulas, image_key
 from hpc_recolor.evaluation.perceptual import Perceptual
@@ -30,9 +30,8 @@ from hpc_recolor.evaluation.results import (
 from hpc_recolor.evaluation.validation_scores import network_losses
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights, place
 from hpc_recolor.models.color_space import gray_copy, make_pair, predicted_ab, to_images
-from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import record_of
-from hpc_recolor.run_folder.folder import RunFolder, open_run
+from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
 from hpc_recolor.runtime.errors import UserError
@@ -42,7 +41,8 @@ from hpc_recolor.runtime.errors import UserError
 class EvaluationOptions:
     """What the user may choose. epochs: of the checkpoints, empty for the newest; data: photographs other than the
     run's own; raw: weights of the last step, not their average; images_kept: how many of the first are stored;
-    vividness: of the colors, each measured beside the model's own."""
+    vividness: of the colors, each measured beside the model's own; out: folder for the results, by default the run's,
+    or runs/NAME for an export."""
 
     epochs: Sequence[int] = ()
     data: Path | None = None
@@ -52,6 +52,7 @@ class EvaluationOptions:
     fid_weights: Path | None = None
     recognition: bool = False
     vividness: Sequence[float] = ()
+    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Survey:
     mean_ab: tuple[float, float]
 
 
-def evaluate(folder: Path, options: EvaluationOptions, device: str = "auto", threads: int = 1) -> None:
-    """Measure a run's checkpoints, write the results into its folder, and print their table. All ranks call it.
+def evaluate(run: Path, options: EvaluationOptions, device: str = "auto", threads: int = 1) -> None:
+    """Measure a run's checkpoints, or an export, write the results, and print their table. All ranks call it.
 
     device: "auto", "cpu" or "cuda"; threads: CPU threads of each rank, which decide the last bits of convolutions.
     Raises UserError, with nothing written, if run, checkpoints, photographs or weights do not fit.
@@ -73,13 +74,12 @@ def evaluate(folder: Path, options: EvaluationOptions, device: str = "auto", thr
         raise UserError("device=cuda", "torch finds no GPU here", "use --device cpu, or check nvidia-smi")
     world = start(device, threads)
     try:
-        run, config = on_main(world, lambda: open_run(folder))
-        chosen = on_main(world, lambda: choose(run, options.epochs, options.raw))
+        results, config, chosen = on_main(world, lambda: _chosen(run, options))
         perceptual = Perceptual.load(
             options.lpips_weights, options.fid_weights, world.device, recognition=options.recognition
         )
-        photographs = find_photographs(config, options.data, chosen[-1].manifest.photos, world)
-        evaluator = Evaluator(run, config, options, world, perceptual, photographs)
+        photographs = find_photographs(config, options.data, chosen[-1].photos, world)
+        evaluator = Evaluator(results, config, options, world, perceptual, photographs)
         evaluator.check()
         for choice in chosen:
             evaluator.run_and_print(choice)
@@ -88,18 +88,21 @@ def evaluate(folder: Path, options: EvaluationOptions, device: str = "auto", thr
 
 
 class Evaluator:
-    """Measures checkpoints of a run on its photographs, and the baselines once for all of them."""
+    """Measures checkpoints of a run on its photographs, and the baselines once for all of them.
+
+    results: folder that the evaluations are written into.
+    """
 
     def __init__(
         self,
-        run: RunFolder,
+        results: Path,
         config: Config,
         options: EvaluationOptions,
         world: World,
         perceptual: Perceptual,
         photographs: Photographs,
     ) -> None:
-        self.run, self.config, self.options, self.world = run, config, options, world
+        self.results, self.config, self.options, self.world = results, config, options, world
         self.perceptual, self.photographs = perceptual, photographs
         self.color = config.model.color
         self.survey = survey(photographs)
@@ -107,10 +110,10 @@ class Evaluator:
 
     def check(self) -> None:
         """Raise UserError if the results already in the folder are of other photographs."""
-        folder = evaluation_file(self.run.path, self.photographs.name, "any").parent
+        folder = evaluation_file(self.results, self.photographs.name, "any").parent
         on_main(self.world, lambda: result_writer.check_same_photographs(folder, self.survey.fingerprint))
 
-    def run_and_print(self, choice: Choice) -> None:
+    def run_and_print(self, choice: Choice | ExportChoice) -> None:
         """Measure a checkpoint that is not measured already; rank 0 prints its table."""
         was_there, evaluation = self.run_one(choice)
         if self.world.is_main:
@@ -120,17 +123,17 @@ class Evaluator:
                 if evaluation.front:
                     print(result_writer.front_table(evaluation), flush=True)
 
-    def run_one(self, choice: Choice) -> tuple[bool, Evaluation]:
+    def run_one(self, choice: Choice | ExportChoice) -> tuple[bool, Evaluation]:
         """Whether a checkpoint was measured already, and its evaluation."""
         file, protocol, first = self.file(choice), self.protocol(choice), self.options.images_kept
         found = on_main(self.world, lambda: result_writer.find_finished(file, protocol, first))
         return found is not None, found or self.measure(choice, protocol)
 
-    def file(self, choice: Choice) -> Path:
+    def file(self, choice: Choice | ExportChoice) -> Path:
         """The JSON of a checkpoint's evaluation."""
-        return evaluation_file(self.run.path, self.photographs.name, choice.stem)
+        return evaluation_file(self.results, self.photographs.name, choice.stem)
 
-    def measure(self, choice: Choice, protocol: Protocol) -> Evaluation:
+    def measure(self, choice: Choice | ExportChoice, protocol: Protocol) -> Evaluation:
         """Measure a checkpoint, write its evaluation, and return it."""
         generator, discriminator = self._networks(choice)
         gallery = Gallery(self.options.images_kept)
@@ -180,7 +183,7 @@ class Evaluator:
             self._baselines = measure_all(self.photographs, make, self.perceptual, "measuring gray and mean color")
         return self._baselines
 
-    def protocol(self, choice: Choice) -> Protocol:
+    def protocol(self, choice: Choice | ExportChoice) -> Protocol:
         """What is measured, and how."""
         options, data = self.options, self.config.data
         given = {
@@ -197,7 +200,7 @@ class Evaluator:
             color=self.color,
             checkpoint=choice.path.name,
             checkpoint_sha256=choice.sha256,
-            images_seen=choice.manifest.images_seen,
+            images_seen=choice.images_seen,
             epoch=choice.epoch,
             weights="raw" if choice.raw else "ema",
             round_trip=image_metrics.ROUND_TRIPS[self.color],
@@ -211,19 +214,14 @@ class Evaluator:
             vividness=tuple(options.vividness),
         )
 
-    def _networks(self, choice: Choice) -> tuple[nn.Module, nn.Module]:
-        """Generator and discriminator of a checkpoint, in eval mode, on the device."""
-        path, manifest, model = choice.path, choice.manifest, self.config.model
+    def _networks(self, choice: Choice | ExportChoice) -> tuple[nn.Module, nn.Module]:
+        """Generator and discriminator of a checkpoint, in eval mode, on the device; the latter untrained where there is
+        no adversarial loss."""
+        model, device = self.config.model, self.world.device
         generator, discriminator = build_generator(model, self.config.data.size), build_discriminator(model)
-        load_weights(
-            generator,
-            checkpoints.trained_weights(path, manifest, "generator")
-            if choice.raw
-            else checkpoints.evaluation_weights(path, manifest),
-            path,
-        )
-        load_weights(discriminator, checkpoints.trained_weights(path, manifest, "discriminator"), path)
-        device = self.world.device
+        load_weights(generator, choice.generator_weights(), choice.path)
+        if self.config.loss.adversarial != "none":
+            load_weights(discriminator, choice.discriminator_weights(), choice.path)
         return place(generator, model, device).eval(), place(discriminator, model, device).eval()
 
     def _rows(self, colored: Measurements) -> dict[str, dict[str, float]]:
@@ -258,6 +256,15 @@ class Evaluator:
             )
             for number in range(len(self.photographs))
         )
+
+
+def _chosen(run: Path, options: EvaluationOptions) -> tuple[Path, Config, Sequence[Choice | ExportChoice]]:
+    """Where results go, the config, and what is measured."""
+    if run.is_file():
+        choice = choose_export(run)
+        return options.out or Path("runs", choice.stem), choice.exported.config, [choice]
+    folder, config = open_run(run)
+    return options.out or folder.path, config, choose(folder, options.epochs, options.raw)
 
 
 def survey(photographs: Photographs) -> Survey:

@@ -59,12 +59,13 @@ def check_target(target: Path, replace: bool) -> None:
 
 @dataclass(frozen=True)
 class ExportedGenerator:
-    """What an export contains. config: the network's, in an otherwise default one; weights: as stored; vividness: see
-    `export_generator`."""
+    """What an export contains. config: the network's, and the size and fit of its photographs, in an otherwise default
+    one without an adversarial loss; weights: as stored; vividness: see `export_generator`."""
 
     config: Config
     weights: "dict[str, Tensor]"
     vividness: float
+    images_seen: int
 
 
 def read_export(file: Path) -> ExportedGenerator:
@@ -75,13 +76,14 @@ def read_export(file: Path) -> ExportedGenerator:
             card = json.loads((opened.metadata() or {})[CARD])
             names: list[str] = opened.keys()
             weights = {name: opened.get_tensor(name) for name in names}
-        config = Config.model_validate({"model": card["model"], "data": {"size": card["size"]}})
-        vividness = float(card.get("vividness", 1.0))
+        data = {"size": card["size"], "fit": card.get("fit", "stretch")}
+        config = Config.model_validate({"model": card["model"], "data": data, "loss": {"adversarial": "none"}})
+        vividness, images_seen = float(card.get("vividness", 1.0)), int(card["images_seen"])
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"not a safetensors file ({error})", fix) from None
     except (KeyError, TypeError, ValueError):
         raise UserError(str(file), "has no card of a generator in its header", fix) from None
-    return ExportedGenerator(config, weights, vividness)
+    return ExportedGenerator(config, weights, vividness, images_seen)
 
 
 def export_generator(
@@ -132,6 +134,7 @@ def _card(config: Config, checkpoint: Path, manifest: Manifest, target: Path) ->
         "averaged": checkpoints.weights_kind(checkpoints.fragments(checkpoint, manifest)) == "ema",
         "model": config.model.model_dump(mode="json"),
         "size": config.data.size,
+        "fit": config.data.fit,
         "input": layout.format(channels=CONDITION_CHANNELS, meaning=INPUTS[color]),
         "output": layout.format(channels=target_channels(color), meaning=OUTPUTS[color]),
         "load": HOW_TO_LOAD.format(card=_card_file(target).name, weights=target.name),

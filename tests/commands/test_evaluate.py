@@ -50,6 +50,19 @@ def results(run: Path) -> dict[str, Any]:
     return found
 
 
+def test_an_export_is_measured_as_its_run_is(command: Command, here: Path) -> None:
+    assert command("checkpoint", "export", RUN, "--out", "handed-on.safetensors").returncode == 0
+    for source in (RUN, "handed-on.safetensors"):
+        done = command("evaluate", source, "--data", "photos", "--vividness", 1, 2)
+        assert done.returncode == 0, done.stderr
+    (of_run,) = (here / RUN / "evaluations" / "photos").glob("*.json")
+    (of_file,) = (here / "runs" / "handed-on" / "evaluations" / "photos").glob("*.json")
+    one, other = (json.loads(file.read_text()) for file in (of_run, of_file))
+    assert one["rows"] == other["rows"]
+    assert one["front"] == other["front"]
+    assert other["protocol"]["images_seen"] == one["protocol"]["images_seen"]
+
+
 def test_any_number_of_ranks_writes_the_same_digits_and_pixels(command: Command, here: Path) -> None:
     found = {}
     for ranks in (1, 2, 4):

@@ -115,8 +115,8 @@ def evaluate(run: Path, perceptual: Perceptual | None = None, **given: Any) -> l
     options, folder = EvaluationOptions(**given), RunFolder(run)
     config = load_config(folder.config, {})
     chosen = choose(folder, options.epochs, options.raw)
-    photographs = find_photographs(config, options.data, chosen[-1].manifest.photos, ALONE)
-    evaluator = Evaluator(folder, config, options, ALONE, perceptual or Perceptual(), photographs)
+    photographs = find_photographs(config, options.data, chosen[-1].photos, ALONE)
+    evaluator = Evaluator(folder.path, config, options, ALONE, perceptual or Perceptual(), photographs)
     evaluator.check()
     return [evaluator.run_one(choice) for choice in chosen]
 
