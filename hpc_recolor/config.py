@@ -188,6 +188,17 @@ class LossConfig(Section):
         description="Criterion on the discriminator's logits: cross-entropy, mean |sigmoid - label|, least squares; "
         "none: loss.reconstruction alone.",
     )
+    discriminator_from: int = Field(
+        0,
+        ge=0,
+        description="Images until the discriminator starts to learn; the generator learns alone before [images].",
+    )
+    adversarial_from: int = Field(
+        0,
+        ge=0,
+        description="Images until the generator learns from the discriminator too; from loss.discriminator_from until "
+        "then, the discriminator learns alone [images].",
+    )
 
 
 class TrainConfig(Section):
@@ -207,6 +218,9 @@ class TrainConfig(Section):
     )
     freeze_backbone_images: Annotated[int, RECIPE] = Field(
         0, ge=0, description="Images until a pretrained backbone starts to learn [images, 0 or more]."
+    )
+    adversarial_lr_scale: Annotated[float, RECIPE] = Field(
+        1.0, gt=0, le=1, description="Factor on both learning rates from loss.adversarial_from on [above 0, to 1]."
     )
     lr_constant: Annotated[float, RECIPE] = Field(
         0.5, ge=0, le=1, description="Share of the run with constant learning rate, before it falls [0 to 1]."

@@ -6,7 +6,13 @@ from hpc_recolor.config import Config
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.run_state import RunState
-from hpc_recolor.training.schedule import RunLength, finished_snapshot, is_due, learning_rate
+from hpc_recolor.training.schedule import (
+    RunLength,
+    adversarial_scale,
+    finished_snapshot,
+    is_due,
+    learning_rate,
+)
 from hpc_recolor.training.tracking.tracker import RunTracker, Tracker
 from hpc_recolor.training.watchdog.watchdog import EnterPhase
 
@@ -53,7 +59,8 @@ class RunContext:
     def lr(self) -> float:
         """The learning rate of the next step."""
         train = self.config.train
-        return learning_rate(train.lr, self.images_seen, self.length.total, train.lr_constant)
+        lr = learning_rate(train.lr, self.images_seen, self.length.total, train.lr_constant)
+        return lr * adversarial_scale(self.config, self.images_seen)
 
     @property
     def finished_snapshot(self) -> int | None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 
-from hpc_recolor.config import Config, TrainConfig
+from hpc_recolor.config import Config, LossConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,27 @@ def learning_rate(lr: float, images_seen: int, total: int, constant: float) -> f
     `constant` of the run [0 to 1], then linear to zero."""
     left = 1 - images_seen / total
     return lr * min(1.0, max(0.0, left) / (1 - constant)) if constant < 1 else lr
+
+
+class Phase(Enum):
+    """Which networks learn in a step. An adversarial loss that enters late costs less (DeOldify's NoGAN): first the
+    generator learns alone, then the discriminator, on what the generator makes by then, and then both."""
+
+    GENERATOR = "generator"
+    DISCRIMINATOR = "discriminator"
+    BOTH = "both"
+
+
+def phase_at(loss: LossConfig, images_seen: int) -> Phase:
+    """The phase of the step after `images_seen` images."""
+    if loss.adversarial == "none" or images_seen < loss.discriminator_from:
+        return Phase.GENERATOR
+    return Phase.DISCRIMINATOR if images_seen < loss.adversarial_from else Phase.BOTH
+
+
+def adversarial_scale(config: Config, images_seen: int) -> float:
+    """Factor on both learning rates: train.adversarial_lr_scale once both networks learn."""
+    return config.train.adversarial_lr_scale if phase_at(config.loss, images_seen) is Phase.BOTH else 1.0
 
 
 def backbone_scale(train: TrainConfig, images_seen: int) -> float:

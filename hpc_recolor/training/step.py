@@ -42,6 +42,22 @@ def gan_step(engines: Engines, condition: Tensor, target: Tensor, loss: LossConf
     return _accumulated_step(engines, condition, target, loss, accumulate)
 
 
+def discriminator_only_step(
+    engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig, accumulate: int = 1
+) -> StepLosses:
+    """Update the discriminator alone on one batch, colored by the generator as it is. Arguments as of `gan_step`."""
+    for engine in engines:
+        engine.keep_buffers()
+    engines.generator.skipped.zero_()
+    losses, l1 = [], []
+    for some_condition, some_target in zip(condition.chunk(accumulate), target.chunk(accumulate), strict=True):
+        prediction = _predict_without_gradients(engines.generator, some_condition)
+        losses.append(discriminator_step(engines.discriminator, some_condition, some_target, prediction, loss))
+        l1.append(l1_loss(prediction, some_target))
+    none = torch.zeros_like(l1[0])
+    return StepLosses(torch.stack(losses).mean(), none, torch.stack(l1).mean(), none)
+
+
 def _accumulated_step(
     engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig, accumulate: int
 ) -> StepLosses:

@@ -27,8 +27,8 @@ from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.photo_check import collect_photographs
 from hpc_recolor.training.run_lock import locked
 from hpc_recolor.training.run_state import restore
-from hpc_recolor.training.schedule import backbone_scale
-from hpc_recolor.training.step import StepLosses, gan_step
+from hpc_recolor.training.schedule import Phase, backbone_scale, phase_at
+from hpc_recolor.training.step import StepLosses, discriminator_only_step, gan_step
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
 
@@ -114,7 +114,7 @@ class Trainer:
         engines, train = self.state.engines, self.config.train
         engines.set_lr(self.context.lr, backbone_scale(train, self.context.images_seen))
         condition, target = make_pair(self._cropped(batch.rgb_u8_NHWC), self.config.model.color)
-        losses = gan_step(engines, condition, target, self.config.loss, train.accumulate)
+        losses = self._step_of_phase(condition, target)
         self.state.counters.images_seen += train.batch_size
         agreed = self._agree()
         if agreed.discriminator_skipped or agreed.generator_skipped:
@@ -125,6 +125,15 @@ class Trainer:
         if not agreed.discriminator_skipped:  # else the generator was held back, whatever its own gradients were
             engines.generator.adapt_loss_scale(agreed.generator_skipped)
         return agreed
+
+    def _step_of_phase(self, condition: torch.Tensor, target: torch.Tensor) -> StepLosses:
+        engines, loss, accumulate = self.state.engines, self.config.loss, self.config.train.accumulate
+        match phase_at(loss, self.context.images_seen):
+            case Phase.DISCRIMINATOR:
+                return discriminator_only_step(engines, condition, target, loss, accumulate)
+            case Phase.GENERATOR:
+                loss = loss.model_copy(update={"adversarial": "none"})
+        return gan_step(engines, condition, target, loss, accumulate)
 
     def _batches(self) -> Iterator[Batch]:
         config, samples = self.config, self.photos.train

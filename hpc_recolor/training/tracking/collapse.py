@@ -40,7 +40,7 @@ def _discriminator_wins(rows: Sequence[MetricsRow], adversarial: AdversarialName
     if chance is None or len(last) < READINGS:
         return None
     losses = [row["discriminator"] for row in last]
-    if max(losses) > WINNING_SHARE * chance:
+    if max(losses) > WINNING_SHARE * chance or not all(losses):  # 0 where it did not learn yet
         return None
     return (
         f"the discriminator classifies nearly every patch correctly: its loss was below {max(losses):.3f} for the last "

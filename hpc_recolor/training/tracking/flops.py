@@ -28,7 +28,8 @@ GRADIENTS = {torch.ops.aten.convolution_backward: _gradient_flop}
 
 
 def flop_per_image(config: Config) -> float:
-    """Operations of the convolutions of both networks in one step, forward and backward [FLOP per image].
+    """Operations of the convolutions of both networks in one step, in which both learn, forward and backward
+    [FLOP per image].
 
     A multiply-add counts as two. Recomputation that saves memory (train.accumulate) does not count, as in "model FLOPs"
     (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Draws no random numbers and allocates no tensors.
