@@ -183,6 +183,12 @@ class LossConfig(Section):
     l1_weight: float = Field(
         100.0, ge=0, description="Weight of loss.reconstruction beside the adversarial loss [0 or more]."
     )
+    perceptual_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the difference in what the pretrained model.backbone sees, frozen, beside them "
+        "[0 or more, 0: none].",
+    )
     adversarial: AdversarialName = Field(
         "bce",
         description="Criterion on the discriminator's logits: cross-entropy, mean |sigmoid - label|, least squares; "

@@ -25,7 +25,7 @@ class Backbone(nn.Module):
     def __init__(self, model: ModelConfig, pretrained: bool) -> None:
         super().__init__()
         self.fixed_norm = model.backbone_norm == "fixed"
-        self.network = _feature_network(model, pretrained)
+        self.network = feature_network(model, pretrained)
         info = self.network.feature_info
         self.channels = dict(zip(info.reduction(), info.channels(), strict=True))
         if not set(STRIDES) <= set(self.channels):
@@ -55,7 +55,11 @@ class Backbone(nn.Module):
         return self
 
 
-def _feature_network(model: ModelConfig, pretrained: bool) -> Any:
+def feature_network(model: ModelConfig, pretrained: bool) -> Any:
+    """timm's model.backbone as a network that returns a list of features, one a stride.
+
+    Raises UserError if timm has no such network or its weights cannot be had.
+    """
     import timm  # lazily: it takes seconds
 
     if not timm.is_model(model.backbone):

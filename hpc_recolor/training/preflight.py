@@ -15,7 +15,7 @@ def check(config: Config, ranks: int) -> RunFolder:
     """
     check_ranks(config, ranks)
     check_inputs(config.data)
-    if config.model.generator == "backbone_unet":
+    if config.model.generator == "backbone_unet" or config.loss.perceptual_weight:
         weights_file(config.model)
     deepspeed_config(config, ranks)
     return find_run(config)

@@ -109,11 +109,12 @@ def generator_step(
     engines.generator.skipped is set, if the loss is not finite on any rank or the discriminator was skipped.
 
     Returns detached (total, L1, adversarial), each (): total = loss.l1_weight x reconstruction + adversarial, with
-    labels of real images for generated ones; with L1 for loss.reconstruction, the objective of pix2pix
-    (arXiv:1611.07004, equation 4). Without an adversarial loss, the last is 0.
+    labels of real images for generated ones, + loss.perceptual_weight x perceptual. With L1 and nothing perceptual it
+    is the objective of pix2pix (arXiv:1611.07004, equation 4). Without an adversarial loss, the last is 0.
     """
     if loss.adversarial == "none":
         total, l1 = _weighted_reconstruction(prediction, target, loss)
+        total = _with_perceptual(total, engines, condition, prediction, target, loss)
         engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total)))
         engines.generator.step()
         return total.detach(), l1, torch.zeros_like(l1)
@@ -126,6 +127,7 @@ def generator_step(
         total, l1 = _weighted_reconstruction(prediction, target, loss)
         adversarial = patch_loss(logits, True, loss.adversarial)
         total = total + adversarial
+    total = _with_perceptual(total, engines, condition, prediction, target, loss)
     engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total) | discriminator.skipped.bool()))
     engines.generator.step()
     discriminator.module.requires_grad_(True)
@@ -137,6 +139,16 @@ def _weighted_reconstruction(prediction: Tensor, target: Tensor, loss: LossConfi
     reconstruction = reconstruction_loss(prediction, target, loss.reconstruction)
     l1 = reconstruction if loss.reconstruction == "l1" else l1_loss(prediction.detach(), target)
     return loss.l1_weight * reconstruction, l1.detach()
+
+
+def _with_perceptual(
+    total: Tensor, engines: Engines, condition: Tensor, prediction: Tensor, target: Tensor, loss: LossConfig
+) -> Tensor:
+    """A loss () plus loss.perceptual_weight x perceptual loss, if there is one."""
+    if engines.perceptual is None:
+        return total
+    perceptual: Tensor = engines.perceptual(condition, prediction, target)
+    return total + loss.perceptual_weight * perceptual
 
 
 def poison_with_nan(loss: Tensor, bad: Tensor) -> Tensor:

@@ -66,6 +66,24 @@ def test_any_reconstruction_takes_the_place_of_l1(world: World, monkeypatch: pyt
     assert is_equal(twin_difference(world, loss=LossConfig(reconstruction="huber")))
 
 
+@pytest.mark.parametrize("adversarial", ["bce", "none"])
+def test_the_generator_learns_from_what_a_frozen_network_sees(world: World, adversarial: Any) -> None:
+    moments = {}
+    for weight in (0.0, 10.0):
+        loss = {"perceptual_weight": weight, "adversarial": adversarial}
+        config = small_config(model={"width": 8, "dropout": 0.0}, loss=loss)
+        engines = build_engines(config, world)
+        assert (engines.perceptual is not None) == bool(weight)
+        before = deepcopy(engines.perceptual.state_dict()) if engines.perceptual else {}
+        gan_step(engines, *random_batch(0, config), config.loss)
+        moments[weight] = [engines.generator.adam.state[p]["exp_avg"] for p in engines.generator.module.parameters()]
+        after = engines.perceptual.state_dict() if engines.perceptual else {}
+        assert all(torch.equal(before[name], value) for name, value in after.items())
+    for one, other in zip(moments[0.0], moments[10.0], strict=True):
+        assert torch.isfinite(other).all()
+        assert not torch.equal(one, other)
+
+
 def drop_adversarial_gradient(patch: pytest.MonkeyPatch) -> None:
     original = recolor_kernels.generator_loss
     patch.setattr(step_module, "generator_loss", lambda x, t, logits, *rest: original(x, t, logits.detach(), *rest))

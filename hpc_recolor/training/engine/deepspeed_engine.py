@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import Config
 from hpc_recolor.models.build import build_discriminator, build_generator, place
+from hpc_recolor.models.perceptual_loss import PerceptualLoss
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 from hpc_recolor.training.engine.gradients import GradientAverage
@@ -163,10 +164,11 @@ class Engine:
 
 @dataclass(frozen=True)
 class Engines:
-    """The engines of generator and discriminator."""
+    """The engines of generator and discriminator, and a frozen network that the generator learns from, if any."""
 
     generator: Engine
     discriminator: Engine
+    perceptual: PerceptualLoss | None = None
 
     def __iter__(self) -> Iterator[Engine]:
         return iter((self.generator, self.discriminator))
@@ -203,7 +205,10 @@ def build_engines(config: Config, world: World) -> Engines:
     torch.manual_seed(config.run.seed)
     generator = place(build_generator(config.model, config.data.size, pretrained=True), config.model, world.device)
     discriminator = place(build_discriminator(config.model), config.model, world.device)
-    engines = Engines(wrap(generator, config, world), wrap(discriminator, config, world))
+    perceptual = PerceptualLoss(config.model).to(world.device) if config.loss.perceptual_weight else None
+    if perceptual:
+        _autocast(perceptual, config, world)
+    engines = Engines(wrap(generator, config, world), wrap(discriminator, config, world), perceptual)
     torch.manual_seed(config.run.seed + 1 + world.rank)
     return engines
 
@@ -211,9 +216,7 @@ def build_engines(config: Config, world: World) -> Engines:
 def wrap(network: nn.Module, config: Config, world: World) -> Engine:
     """An engine that trains `network` with Adam. All ranks call it together."""
     deepspeed = _import_deepspeed(world)
-    if dtype := AUTOCAST.get(config.train.precision):
-        # Inside the network: DeepSpeed's forward switches off an autocast that was opened around it, on GPUs.
-        network.forward = torch.autocast(world.device.type, dtype)(network.forward)
+    _autocast(network, config, world)
     optimizer = torch.optim.Adam(_parameter_groups(network), lr=config.train.lr, betas=config.train.betas, fused=True)
     engine, *_ = deepspeed.initialize(
         model=network, optimizer=optimizer, config=deepspeed_config(config, world.size), dist_init_required=False
@@ -223,6 +226,15 @@ def wrap(network: nn.Module, config: Config, world: World) -> Engine:
     if config.train.compile:
         engine.module.compile()
     return Engine(engine, config, world)
+
+
+def _autocast(network: nn.Module, config: Config, world: World) -> None:
+    """Let a network compute in train.precision.
+
+    Inside its forward: DeepSpeed's own forward switches off an autocast that was opened around it, on GPUs.
+    """
+    if dtype := AUTOCAST.get(config.train.precision):
+        network.forward = torch.autocast(world.device.type, dtype)(network.forward)
 
 
 def _parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
