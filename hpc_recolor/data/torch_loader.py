@@ -18,6 +18,7 @@ from hpc_recolor.data.order import DrawBatch
 from hpc_recolor.data.photo import SquareFit, to_square
 from hpc_recolor.data.samples import SampleReader, Samples, first_readable
 from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.signals import SIGNALS
 
 # (sample number, flip horizontally, flip vertically)
 SampleRequest = tuple[int, bool, bool]
@@ -59,7 +60,7 @@ def _signals_blocked() -> Iterator[None]:
 
     Schedulers signal all processes of a rank, and a rank that stops needs its workers until it has saved.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS))
     try:
         yield
     finally:

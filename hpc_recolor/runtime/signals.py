@@ -14,14 +14,15 @@ from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.exit_codes import INTERRUPTED
 
 # Sent by the scheduler before the time limit or a preemption: the job is to be requeued. It is not after SIGTERM, as
-# from scancel, or SIGINT.
+# from scancel, SIGINT, or SIGHUP, which comes when a terminal is closed.
 PREEMPTION = signal.SIGUSR2
-SIGNALS = (PREEMPTION, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (PREEMPTION, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SIGINTS_TO_END_AT_ONCE = 3
 
 
 class StopRequest:
-    """While entered, SIGUSR2, SIGTERM and SIGINT set a flag; the third SIGINT ends the process at once, with 130.
+    """While entered, SIGUSR2, SIGTERM, SIGINT and SIGHUP set a flag; the third SIGINT ends the process at once, with
+    130. A SIGHUP that was ignored before, as under nohup, stays so.
 
     signal: the name of the first one received, or SIGUSR2 if that was received too, since schedulers send SIGTERM with
     it. Outside the main thread, where Python allows no handlers, signals keep their former effect.
@@ -49,7 +50,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._old_handlers = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            obeyed = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]
+            self._old_handlers = {number: signal.signal(number, self._remember) for number in obeyed}
             self._listen()
         return self
 
@@ -80,6 +82,10 @@ class StopRequest:
         os.set_blocking(self._written, False)
         self._old_wakeup = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
         threading.Thread(target=_end_at_third_sigint, args=(read,), name="signals", daemon=True).start()
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def _end_at_third_sigint(read: int) -> None:

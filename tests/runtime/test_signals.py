@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ import pytest
 from hpc_recolor.runtime.exit_codes import INTERRUPTED
 from hpc_recolor.runtime.signals import SIGNALS, StopRequest
 from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def on_a_terminal() -> Iterator[None]:
+    """SIGHUP as it comes from a shell, also if the tests were started under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def send(*numbers: signal.Signals) -> None:
@@ -30,6 +39,14 @@ def test_each_signal_sets_the_flag_and_a_second_one_changes_nothing(
         send(number, signal.SIGTERM)
         assert stop.signal == number.name
     assert capfd.readouterr().err == f"{number.name}: will stop after this step, once the state is saved\n"
+
+
+def test_a_closed_terminal_is_ignored_under_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        send(signal.SIGHUP)
+        assert not stop.requested
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_a_scheduler_that_sends_sigterm_first_still_has_the_run_queued_again() -> None:
