@@ -30,12 +30,14 @@ Run = Annotated[Path, Parameter(name="RUN", help="Run folder.")]
 def list_(run: Run, /) -> None:
     """Show a run's checkpoints, oldest first. Files are not read; `verify` does that."""
     folder, _ = open_run(run)
-    table = Table("checkpoint", box=SIMPLE_HEAD)
+    saved = checkpoints.require_committed(folder)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("checkpoint", min_width=max(len(path.name) for path in saved))  # which `export` needs whole
     for column in ("images", "epoch", "ranks", "ZeRO", "size [MiB]"):
         table.add_column(column, justify="right")
     table.add_column("written")
     table.add_column("code", overflow="fold")
-    for path in checkpoints.require_committed(folder):
+    for path in saved:
         try:
             table.add_row(path.name, *_row(path, checkpoints.read_manifest(path)))
         except (UserError, FileNotFoundError):

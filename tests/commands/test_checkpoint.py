@@ -94,6 +94,16 @@ def test_list_shows_a_line_for_each_checkpoint(run: RunFolder, capsys: pytest.Ca
     assert second[-1] == "unknown"
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_shows_names_whole(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert call("list", run.path) == 0
+    shown = capsys.readouterr().out
+    assert "images-000000000008" in shown and "images-000000000016" in shown
+
+
 def test_list_shows_damaged_ones_too(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     (run.checkpoints / "images-000000000016" / "manifest.json").write_text("")
     assert call("list", run.path) == 0
