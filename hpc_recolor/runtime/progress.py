@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a line every few seconds in a log."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,16 @@ def silent(done: int, total: int) -> None:
     """A ProgressCallback that shows nothing."""
 
 
+def stderr_console() -> Console:
+    """A console that redraws lines only on a terminal: FORCE_COLOR, which many set for colors, would fill logs with
+    hundreds of kilobytes of cursor movements."""
+    return Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
+
+
 @contextmanager
 def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Iterator[ProgressCallback]:
     """Yields a callback for (done, total). Shows both on stderr, with the rate and the time left."""
-    console = Console(stderr=True)
+    console = stderr_console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task(doing, total=None)

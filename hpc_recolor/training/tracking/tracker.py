@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpc_recolor.config import Config
@@ -21,7 +20,7 @@ from hpc_recolor.run_folder.metrics_log import append_metrics, rewind_metrics
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.process import processor_name
-from hpc_recolor.runtime.progress import SECONDS_BETWEEN_LINES
+from hpc_recolor.runtime.progress import SECONDS_BETWEEN_LINES, stderr_console
 from hpc_recolor.training.background_writer import SavedCheckpoint
 from hpc_recolor.training.schedule import RunLength
 from hpc_recolor.training.tracking.boards import Board, open_boards
@@ -68,7 +67,7 @@ class RunTracker(Tracker):
         self.problems: set[str] = set()  # already reported
         self.boards: list[Board] = []
         self.line_s = 0.0
-        self.console = Console(stderr=True)
+        self.console = stderr_console()
         self.progress = Progress(
             BarColumn(),
             TextColumn("{task.description}"),
