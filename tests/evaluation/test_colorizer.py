@@ -7,11 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from skimage.color import rgb2lab
+from skimage.data import astronaut
 
 from hpc_recolor.config import ColorName, Config, ModelConfig
 from hpc_recolor.data.photo import to_rgb
 from hpc_recolor.evaluation.colorizer import Colorizer, result_paths
 from hpc_recolor.models.build import build_generator
+from recolor_kernels import AB_SCALE
 from tests.conftest import paint_photo
 from tests.support import tolerances
 
@@ -95,3 +97,34 @@ def test_results_lie_as_their_photographs_do(
         Path(name).touch()
     found = result_paths([Path(name) for name in given], Path("out"))
     assert sorted(path.relative_to("out").as_posix() for path in found.values()) == expected
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Colorizer:
+    """The colorizer that comes with this package."""
+    return Colorizer.from_run()
+
+
+def chroma_of(photo: Image.Image) -> "np.typing.NDArray[np.float64]":
+    """a* and b*, rows by columns by 2."""
+    values: np.typing.NDArray[np.float64] = rgb2lab(np.asarray(photo))[..., 1:]
+    return values
+
+
+def test_flat_gray_gets_no_pattern(packaged: Colorizer) -> None:
+    """Nothing of a period of up to 8 pixels in the color that the network predicts, away from the borders."""
+    with torch.no_grad():
+        output = packaged.generator(torch.zeros(1, 1, 512, 512))[0, :, 192:320, 192:320]
+    window = torch.hann_window(128)  # without one, a slow trend would show at every period
+    spectrum = torch.fft.fft2((output - output.mean((1, 2), keepdim=True)) * window * window[:, None]).abs() / 128**2
+    patterns = [spectrum.select(axis, 128 // period).max() for axis in (1, 2) for period in (2, 4, 8)]
+    assert AB_SCALE * float(max(patterns)) < tolerances.PATTERN
+
+
+@pytest.mark.parametrize("size", [(509, 317), (131, 257), (640, 427)])
+def test_no_seam_at_odd_sizes(packaged: Colorizer, size: tuple[int, int]) -> None:
+    """Colors next to a border differ no more from their neighbors than elsewhere."""
+    colored = chroma_of(packaged(Image.fromarray(astronaut()).resize(size)))
+    for axis in (0, 1):
+        steps = np.abs(np.diff(colored, axis=axis)).mean((1 - axis, 2))
+        assert steps[-4:].max() < 3 * steps.mean() + 0.5

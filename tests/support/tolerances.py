@@ -156,3 +156,6 @@ MIRRORED = 1e-6
 PROFILE_LEVELS = 1.5
 PROFILE_LIGHTNESS = 1.0
 DECODERS_LEVELS = 2
+
+# Amplitude of what repeats every 2, 4 or 8 pixels in the color of a flat gray [Lab units]; eyes see 1.
+PATTERN = 1e-3
