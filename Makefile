@@ -24,13 +24,15 @@ help:
 demo: $(READY)
 	$(RUN) -m hpc_recolor.demo
 
-# Nothing but the two train folders is learned from.
+# Nothing but the two train folders is learned from. The second export knows the vividness that was measured on the first.
+VIVIDNESS := 1 1.2 1.4 1.6 1.8 2 2.5 3
 colorizer: $(READY)
 	$(RUN) -m hpc_recolor.prepare '$(PHOTOS)/general/train' '$(PHOTOS)/cars/train' --out runs/colorizer-photos \
 	  --fit crop --val 256 --min-side 1 --min-colorfulness 0
 	$(RUN) -m hpc_recolor.train --config configs/colorizer.yaml
-	$(RUN) -m hpc_recolor.evaluate runs/colorizer --vividness 1 1.2 1.4 1.6 1.8 2 2.5 3
-	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer --half --force --out runs/colorizer.safetensors
+	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer --half --calibrate --force --out runs/colorizer.safetensors
+	$(RUN) -m hpc_recolor.evaluate runs/colorizer.safetensors --data runs/colorizer-photos --vividness $(VIVIDNESS)
+	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer --half --calibrate --force --out runs/colorizer.safetensors
 
 study-small: $(READY)
 	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')

@@ -1,9 +1,11 @@
 """`python -m hpc_recolor.checkpoint list | verify | export RUN`: inspect, verify and export a run's checkpoints."""
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_recolor import cli
+from hpc_recolor.config import Config
 from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, MIB, Manifest
@@ -18,6 +21,9 @@ from hpc_recolor.run_folder.export import check_target, export_generator
 from hpc_recolor.run_folder.folder import GENERATOR_WEIGHTS, RunFolder, open_run
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 app = cli.command("hpc_recolor.checkpoint")
 
@@ -72,6 +78,13 @@ def export(
     half: Annotated[
         bool, Parameter(negative=(), help="Store the weights as float16, at half the size; they are read as float32.")
     ] = False,
+    calibrate: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Measure BatchNorm's statistics of these weights anew, on the photographs that the run learned from.",
+        ),
+    ] = False,
     force: Annotated[bool, Parameter(negative=(), help="Replace existing files.")] = False,
 ) -> None:
     """Write the generator as safetensors, with a JSON card that says what it is and how to load it.
@@ -85,10 +98,17 @@ def export(
     check_target(target, replace=force)
     path = checkpoints.intact_by_name(folder, checkpoint) if checkpoint is not None else _newest(folder)
     vividness = chosen_vividness(run)
-    written = export_generator(config, path, target, half=half, vividness=vividness)
+    statistics = _statistics(config) if calibrate else None
+    written = export_generator(config, path, target, half=half, vividness=vividness, calibrate=statistics)
     print(f"{written.weights}: generator after {written.images_seen} images, {written.size_bytes / MIB:.1f} MiB")
     print(f"vividness {vividness:g}")
     print(written.card)
+
+
+def _statistics(config: Config) -> "Callable[[dict[str, Tensor]], dict[str, Tensor]]":
+    from hpc_recolor.training.calibration import calibrated  # imports torch
+
+    return partial(calibrated, config)
 
 
 def _newest(run: RunFolder) -> Path:

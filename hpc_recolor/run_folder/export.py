@@ -4,6 +4,7 @@ The card is in the header of the file, so that the file alone is enough to color
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,17 +88,26 @@ def read_export(file: Path) -> ExportedGenerator:
 
 
 def export_generator(
-    config: Config, checkpoint: Path, target: Path, *, half: bool = False, vividness: float = 1.0
+    config: Config,
+    checkpoint: Path,
+    target: Path,
+    *,
+    half: bool = False,
+    vividness: float = 1.0,
+    calibrate: "Callable[[dict[str, Tensor]], dict[str, Tensor]] | None" = None,
 ) -> Export:
     """Write the generator of a verified checkpoint to `target`, and its card beside it. Existing files are replaced.
 
-    half: as float16, at half the size. vividness: that `colorize` uses unless it is told another.
+    half: as float16, at half the size. vividness: that `colorize` uses unless it is told another. calibrate: changes
+    the state dict before.
     The weights are their moving average if the run kept one; buffers are averaged over the ranks. Raises UserError,
     with neither file written, if the disk refuses one.
     """
     manifest = checkpoints.read_manifest(checkpoint)
     card = _card(config, checkpoint, manifest, target) | {"vividness": vividness}
     weights = checkpoints.evaluation_weights(checkpoint, manifest)
+    if calibrate:
+        weights = calibrate(weights)
     if half:
         weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     try:
