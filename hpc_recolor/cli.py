@@ -1,5 +1,6 @@
 """Command lines to function calls with cyclopts, and errors to one line and an exit code."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -67,7 +68,12 @@ def print_config(config: Config) -> None:
 def run(app: App, argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: its own or 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
     distributed = not _distributed.isdisjoint(app.name)
-    return exit_code(lambda: app(argv, exit_on_error=False, print_error=False), distributed=distributed)
+
+    def parse_and_run() -> Any:
+        _check_working_directory()
+        return app(argv, exit_on_error=False, print_error=False)
+
+    return exit_code(parse_and_run, distributed=distributed)
 
 
 def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
@@ -90,6 +96,13 @@ def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
             print("interrupted; committed work is kept, and the same command resumes from it", file=sys.stderr)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError:  # libraries abort on it
+        raise UserError("working directory", "has been deleted", "cd to one that exists") from None
 
 
 def _fail(error: Exception, prints: bool) -> int:

@@ -29,3 +29,13 @@ def test_a_leftover_rank_does_not_silence_a_command(tmp_path: Path, capsys: pyte
 def test_of_a_command_on_several_ranks_rank_0_alone_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(train.app, ["--train.epochs", "0"]) == BAD_INPUT
     assert capsys.readouterr().err == ""
+
+
+def test_a_deleted_working_directory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.run(jobs.app, ["list"]) == BAD_INPUT
+    assert capsys.readouterr().err == "error: working directory: has been deleted; cd to one that exists\n"

@@ -1,6 +1,7 @@
 """Partitions of the cluster, and the accounts and qualities of service that this user may use."""
 
 import getpass
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -135,9 +136,17 @@ def _limit_min(text: str) -> int | None:
     return None if text in NO_VALUE else parse_time(text)
 
 
+def _user() -> str:
+    """The user's name, or number where it has none, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def _associations() -> list[list[str]]:
     """Account and comma-separated qualities of service of each association; empty without accounting."""
-    user = f"user={getpass.getuser()}"
+    user = f"user={_user()}"
     try:
         return parse_rows(run_command(["sacctmgr", "-nP", "show", "assoc", user, "format=account,qos"]), 2)
     except UserError:

@@ -33,6 +33,13 @@ def test_a_partition_is_as_good_as_the_smallest_of_its_usable_nodes() -> None:
     assert main.features == {"cpu", "a100", "nvme", "v100", "big"}
 
 
+def test_a_user_without_a_name_is_called_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert slurm_query._user() == "54321"
+
+
 def test_partitions_of_the_real_cluster(cluster: Path) -> None:
     main, urgent = slurm_query.partitions()
     assert (main.name, main.is_default, main.is_up, main.nodes) == ("main", True, True, 4)
