@@ -13,6 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from hpc_recolor.evaluation import image_metrics
 from hpc_recolor.evaluation.metric_registry import METRICS
+from hpc_recolor.evaluation.perceptual import CLASSIFIERS
 from tests.conftest import paint_photo
 from tests.support import tolerances
 
@@ -147,5 +148,6 @@ def test_every_metric_is_in_the_registry() -> None:
     differences = {f"{key}_difference" for key in image_metrics.colorfulness(torch.from_numpy(one))}
     always = {metric.key for metric in METRICS if metric.needs is None}
     assert set(measured(one, other)) | differences == always
-    assert {metric.key for metric in METRICS} - always == {"lpips", "fid"}
+    of_classifiers = {f"{what}_{end}" for what in ("recognized", "frechet") for end in CLASSIFIERS}
+    assert {metric.key for metric in METRICS} - always == {"lpips", "fid"} | of_classifiers
     assert all(metric.formula for metric in METRICS)

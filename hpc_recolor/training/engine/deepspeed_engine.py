@@ -144,7 +144,7 @@ class Engine:
         if self.channels_last:
             inputs = tuple(tensor.contiguous(memory_format=torch.channels_last) for tensor in inputs)
         output: Tensor = network(*inputs)
-        return output.float()
+        return output if self.precision == "fp32" else output.float()
 
     def _check_gradients(self) -> None:
         # DeepSpeed has no such check at stage 0. Gradients are averaged by now, so all ranks agree.
