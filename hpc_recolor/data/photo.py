@@ -36,6 +36,7 @@ TURNS = {
 # TIFF and WebP such have no names that are as easy to find.
 MARKS = (b"ICC_PROFILE", b"iCCP", b"tiff:Orientation")
 TIFF_OR_WEBP = (b"II", b"MM", b"RIFF")
+MOST_DPI = 1e5  # more, or infinitely many, are no resolution, and cannot be written
 # What Pillow's decoders raise on damaged files.
 DECODER_ERRORS = (
     OSError,
@@ -180,8 +181,9 @@ def _kept_metadata(photo: Image.Image) -> dict[str, Any]:
         if exif:
             kept["exif"] = exif.tobytes()
     with suppress(*DECODER_ERRORS):
-        if dpi := photo.info.get("dpi"):
-            kept["dpi"] = tuple(map(float, dpi))
+        dpi = tuple(map(float, photo.info.get("dpi", ())))
+        if dpi and all(0 < value < MOST_DPI for value in dpi):
+            kept["dpi"] = dpi
     return kept
 
 

@@ -11,7 +11,7 @@ from skimage.color import rgb2lab
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.color_profiles import srgb_profile
-from hpc_recolor.data.photo import decode, decode_whole, for_dali
+from hpc_recolor.data.photo import _kept_metadata, decode, decode_whole, for_dali
 from hpc_recolor.data.pipeline import undecodable
 from tests.conftest import paint_photo
 from tests.support import tolerances
@@ -123,3 +123,14 @@ def test_a_copy_keeps_transparency_upright_resolution_and_exif_but_no_orientatio
     again.load(whole.metadata["exif"])
     assert dict(again) == {ExifTags.Base.Artist: "somebody"}
     assert whole.metadata["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+@pytest.mark.parametrize("density", [0.0, 1e9, float("inf"), float("nan")])
+def test_a_resolution_that_cannot_be_is_dropped(density: float) -> None:
+    photo = paint_photo(1, 40, 30)
+    exif = Image.Exif()
+    content = saved(photo, "TIFF", exif=exif, dpi=(300, 300))
+    with Image.open(io.BytesIO(content)) as opened:
+        opened.info["dpi"] = (density, 300)
+        assert "dpi" not in _kept_metadata(opened)
+    assert decode_whole(content).metadata["dpi"] == pytest.approx((300, 300))
