@@ -12,7 +12,7 @@ from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import collect
 from hpc_recolor.models.build import build_generator
 from hpc_recolor.models.color_space import make_pair
-from hpc_recolor.runtime.distributed import start, stop
+from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.progress import show_progress
 
 IMAGES = 1024
@@ -26,23 +26,20 @@ def calibrated(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     are exported (Izmailov et al. 2018, arXiv:1803.05407, section 3.2). Statistics of a fixed backbone stay. In this
     process alone, on the CPU. Raises UserError if the photographs are missing.
     """
-    world = start("cpu", config.train.threads)
-    try:
-        generator = build_generator(config.model, config.data.size)
-        generator.load_state_dict(weights)
-        if not _measure_from_now_on(generator):
-            return weights
-        samples, per_batch = collect(config, world).train, config.train.batch_size
-        order, count = SampleOrder(len(samples), config.run.seed), -(-IMAGES // per_batch)
-        batches = training_batches(samples, order, 0, per_batch, config.data, world)
-        with torch.no_grad(), show_progress("measuring BatchNorm's statistics") as progress:
-            for number, batch in enumerate(islice(batches, count)):
-                crops = order.draw_crops(number * per_batch, per_batch)
-                images = crop(batch.rgb_u8_NHWC, crops, config.data.smallest_crop)
-                generator(make_pair(images, config.model.color)[0])
-                progress((number + 1) * per_batch, count * per_batch)
-    finally:
-        stop()
+    generator = build_generator(config.model, config.data.size)
+    generator.load_state_dict(weights)
+    if not _measure_from_now_on(generator):
+        return weights
+    alone = World(0, 1, 0, torch.device("cpu"))
+    samples, per_batch = collect(config, alone).train, config.train.batch_size
+    order, count = SampleOrder(len(samples), config.run.seed), -(-IMAGES // per_batch)
+    batches = training_batches(samples, order, 0, per_batch, config.data, alone)
+    with torch.no_grad(), show_progress("measuring BatchNorm's statistics") as progress:
+        for number, batch in enumerate(islice(batches, count)):
+            crops = order.draw_crops(number * per_batch, per_batch)
+            images = crop(batch.rgb_u8_NHWC, crops, config.data.smallest_crop)
+            generator(make_pair(images, config.model.color)[0])
+            progress((number + 1) * per_batch, count * per_batch)
     return generator.state_dict()
 
 
