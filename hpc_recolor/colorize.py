@@ -17,12 +17,13 @@ app = cli.command("hpc_recolor.colorize")
 def colorize(
     *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; up to 100 megapixels, gray or color.")],
     run: Annotated[
-        Path | None,
+        Path,
         Parameter(
             help="Run folder, of which the newest checkpoint is used, or a file that `checkpoint export` wrote; by "
-            "default the colorizer that comes with this package."
+            "default the colorizer that comes with this package.",
+            show_default=False,
         ),
-    ] = None,
+    ] = COLORIZER,
     out: Annotated[Path, Parameter(help="Folder for the colored copies, as PNG.")],
     vividness: Annotated[
         float | None,
@@ -41,7 +42,7 @@ def colorize(
         raise UserError("PHOTO", "missing", "name at least one photograph or folder")
     from hpc_recolor.evaluation.colorizer import colorize_files  # after the parsing: it imports torch
 
-    skipped = colorize_files(list(photos), run or COLORIZER, out, on_written=print, vividness=vividness)
+    skipped = colorize_files(list(photos), run, out, on_written=print, vividness=vividness)
     if skipped:
         problem = f"{len(skipped)} of the photographs cannot be read and were skipped: {', '.join(skipped)}"
         raise UserError("PHOTO", problem, "replace or remove them")

@@ -1,6 +1,7 @@
 """Samples -> batches on the training device: in the run's order, through DALI, torch's loader, or from memory."""
 
 from collections.abc import Generator
+from contextlib import closing
 from itertools import count, islice
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.batch import Batch, flipped
+from hpc_recolor.data.crops import crop
 from hpc_recolor.data.order import DrawBatch, SampleOrder, rank_slices
 from hpc_recolor.data.pipeline import chosen_loader, dali_batches
 from hpc_recolor.data.samples import SampleReader, Samples
@@ -38,8 +40,12 @@ def training_batches(
         return numbers, flips & flips_allowed
 
     if data.cache == "none":
-        return _batches(samples, draw_batch, batch_size // world.size, data, world)
-    return _from_memory(_load_all(samples, data, world), draw_batch, world)
+        batches = _batches(samples, draw_batch, batch_size // world.size, data, world)
+    else:
+        batches = _from_memory(_load_all(samples, data, world), draw_batch, world)
+    if data.smallest_crop == 1:
+        return batches
+    return _cropped(batches, order, images_seen, batch_size, data, world)
 
 
 def load_images(samples: Samples, data: DataConfig, world: World, device: torch.device | None = None) -> Tensor:
@@ -73,6 +79,17 @@ def _batches(
     if chosen_loader(data) == "dali":
         return dali_batches(reader, draw_batch, batch_size, data, world)
     return torch_batches(reader, draw_batch, data, world)
+
+
+def _cropped(
+    batches: Generator[Batch], order: SampleOrder, images_seen: int, batch_size: int, data: DataConfig, world: World
+) -> Generator[Batch]:
+    """The batches that follow `images_seen`, each image cut as its position in the stream of samples says."""
+    with closing(batches):
+        for start, batch in zip(count(images_seen, batch_size), batches, strict=False):
+            n = len(batch.rgb_u8_NHWC)
+            crops = order.draw_crops(start + world.rank * n, n)
+            yield batch._replace(rgb_u8_NHWC=crop(batch.rgb_u8_NHWC, crops, data.smallest_crop))
 
 
 def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:

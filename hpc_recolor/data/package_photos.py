@@ -44,7 +44,7 @@ def write_photographs(folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, photo in (_load() | {Path(HELD_OUT_PHOTO).stem: _held_out_photo()}).items():
+    for name, photo in _load_all().items():
         written.append(folder / f"{name}.png")
         photo.save(written[-1])
     return written
@@ -60,7 +60,7 @@ def write_scenes(folder: Path) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, photo in (_load() | {Path(HELD_OUT_PHOTO).stem: _held_out_photo()}).items():
+    for name, photo in _load_all().items():
         half = min(photo.size) // 2
         photo.save(folder / f"{name}.png")
         squares = _squares(*photo.size, half, half)
@@ -101,6 +101,10 @@ def _load() -> dict[str, Image.Image]:
     photos["motorcycle"] = skimage.data.stereo_motorcycle()[0]
     photos |= {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
     return {name: Image.fromarray(pixels) for name, pixels in photos.items()}
+
+
+def _load_all() -> dict[str, Image.Image]:
+    return _load() | {Path(HELD_OUT_PHOTO).stem: _held_out_photo()}
 
 
 def _held_out_photo() -> Image.Image:

@@ -38,15 +38,14 @@ LONGEST_ASPECT = 8  # the network's input is no longer than this many of its sho
 class Colorizer:
     """A generator in eval mode that colors Pillow images and keeps their luminance.
 
-    vividness: factor on the chroma of the predicted colors [0 or more], within the gamut; see `make_vivid`. size: the
-    short side that the network sees a photograph at [pixels]; the one that it was trained at if None.
+    vividness: factor on the chroma of the predicted colors [0 or more], within the gamut; see `make_vivid`.
     """
 
-    def __init__(self, generator: Generator, config: Config, vividness: float = 1.0, size: int | None = None) -> None:
+    def __init__(self, generator: Generator, config: Config, vividness: float = 1.0) -> None:
         self.generator = generator.eval()
         self.vividness = vividness
         self.color = config.model.color
-        self.size = size or config.data.size
+        self.size = config.data.size
 
     @classmethod
     def from_run(cls, run: Path = COLORIZER, vividness: float | None = None) -> "Colorizer":
@@ -57,17 +56,18 @@ class Colorizer:
         """
         if run.is_file():
             source, exported = run, read_export(run)
-            config, weights, chosen = exported.config, exported.weights, exported.vividness
+            config, weights = exported.config, exported.weights
+            vividness = exported.vividness if vividness is None else vividness
         else:
             folder, config = open_run(run)
             source, skipped = checkpoints.newest_intact(folder)
             for line in skipped:
                 print(line, file=sys.stderr)
             weights = checkpoints.evaluation_weights(source, checkpoints.read_manifest(source))
-            chosen = chosen_vividness(run)
+            vividness = chosen_vividness(run) if vividness is None else vividness
         generator = build_generator(config.model, config.data.size)
         load_weights(generator, weights, source)
-        return cls(generator, config, chosen if vividness is None else vividness)
+        return cls(generator, config, vividness)
 
     @torch.no_grad()
     def __call__(self, photo: Image.Image) -> Image.Image:

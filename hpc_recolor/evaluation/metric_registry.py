@@ -54,14 +54,36 @@ class Method:
     baseline: bool = False
 
 
-RECOGNIZED = (
-    "share of pictures whose most likely ImageNet class is their original's (as in arXiv:1603.08511), by "
-    "EfficientNet-Lite{} on pictures enlarged to {} px, bicubic"
-)
-FRECHET = (
-    "Frechet distance (torchmetrics) between these pictures' and their originals' 1280 pooled features of "
-    "EfficientNet-Lite{} on pictures enlarged to {} px, bicubic; not FID, and as that it depends on how many there are"
-)
+def _recognized(lite: int, side_px: int, short: str) -> Metric:
+    """What an EfficientNet-Lite recognizes on pictures of its own side."""
+    return Metric(
+        f"recognized_lite{lite}",
+        f"Recognized, Lite{lite}",
+        "",
+        digits=3,
+        better="higher",
+        short=short,
+        per_image=("model", "gray"),
+        needs="recognition",
+        formula="share of pictures whose most likely ImageNet class is their original's (as in arXiv:1603.08511), by "
+        f"EfficientNet-Lite{lite} on pictures enlarged to {side_px} px, bicubic",
+    )
+
+
+def _frechet(lite: int, side_px: int) -> Metric:
+    """The distance in an EfficientNet-Lite's features of pictures of its own side."""
+    return Metric(
+        f"frechet_lite{lite}",
+        f"Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet, Lite{lite}",
+        "",
+        digits=1,
+        better="lower",
+        needs="recognition",
+        formula="Frechet distance (torchmetrics) between these pictures' and their originals' 1280 pooled features of "
+        f"EfficientNet-Lite{lite} on pictures enlarged to {side_px} px, bicubic; not FID, and as that it depends on "
+        "how many there are",
+    )
+
 
 # In the order of the report's columns. The formulas are part of stored evaluations: another wording is another formula.
 METRICS = (
@@ -138,46 +160,10 @@ METRICS = (
         "pictures and their originals; an estimate that comes out too large with few pictures, and depends on how "
         "many there are",
     ),
-    Metric(
-        "recognized_lite0",
-        "Recognized, Lite0",
-        "",
-        digits=3,
-        better="higher",
-        short="recognized",
-        per_image=("model", "gray"),
-        needs="recognition",
-        formula=RECOGNIZED.format("0", "224"),
-    ),
-    Metric(
-        "recognized_lite2",
-        "Recognized, Lite2",
-        "",
-        digits=3,
-        better="higher",
-        short="by Lite2",
-        per_image=("model", "gray"),
-        needs="recognition",
-        formula=RECOGNIZED.format("2", "260"),
-    ),
-    Metric(
-        "frechet_lite0",
-        "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet, Lite0",
-        "",
-        digits=1,
-        better="lower",
-        needs="recognition",
-        formula=FRECHET.format("0", "224"),
-    ),
-    Metric(
-        "frechet_lite2",
-        "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet, Lite2",
-        "",
-        digits=1,
-        better="lower",
-        needs="recognition",
-        formula=FRECHET.format("2", "260"),
-    ),
+    _recognized(0, 224, "recognized"),
+    _recognized(2, 260, "by Lite2"),
+    _frechet(0, 224),
+    _frechet(2, 260),
     Metric(
         "colorfulness",
         "Colorfulness",

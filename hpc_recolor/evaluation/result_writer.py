@@ -84,19 +84,18 @@ def front_table(evaluation: Evaluation) -> str:
 
     CIEDE2000 is also given as a share of the gray copy's, and colorfulness as a share of the originals'.
     """
-    gray = {metric: value for metric, value in evaluation.rows["gray"].items() if value is not None}
-    originals = gray["colorfulness"] - gray["colorfulness_difference"]
+    gray, originals = evaluation.gray_ciede2000, evaluation.original_colorfulness
     lines = [f"{'vividness':>9}{'CIEDE2000':>12}{'of gray':>10}{'colorfulness':>15}{'of originals':>15}"]
     for point in evaluation.front:
         color, colorful = point.ciede2000, point.colorfulness
-        cells = (color, 3), (_share(color, gray["ciede2000"]), 3), (colorful, 1), (_share(colorful, originals), 3)
+        cells = (color, 3), (_share(color, gray), 3), (colorful, 1), (_share(colorful, originals), 3)
         shown = ("-" if value is None else f"{value:.{digits}f}" for value, digits in cells)
         widths = (12, 10, 15, 15)
         lines.append(f"{point.vividness:>9g}" + "".join(f"{cell:>{w}}" for cell, w in zip(shown, widths, strict=True)))
     return "\n".join(lines)
 
 
-def _share(value: float | None, of: float) -> float | None:
+def _share(value: float | None, of: float | None) -> float | None:
     return value / of if value is not None and of else None
 
 

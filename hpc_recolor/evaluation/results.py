@@ -134,6 +134,18 @@ class Evaluation(BaseModel):
     front: tuple[FrontPoint, ...] = ()
     images: tuple[ImageScores, ...] = ()
 
+    @property
+    def gray_ciede2000(self) -> float | None:
+        """CIEDE2000 of the gray copy, which others are related to; None if it is missing or 0."""
+        return finite(self.rows.get("gray", {}).get("ciede2000")) or None
+
+    @property
+    def original_colorfulness(self) -> float | None:
+        """Colorfulness of the originals [levels]; None if it is missing or 0."""
+        gray = self.rows.get("gray", {})
+        colorfulness, difference = finite(gray.get("colorfulness")), finite(gray.get("colorfulness_difference"))
+        return None if colorfulness is None or difference is None else colorfulness - difference or None
+
     def to_json(self) -> bytes:
         """The file's content, which `parse` reads back to an equal evaluation."""
         unknown_epoch = {"protocol": {"epoch"}} if self.protocol.epoch is None else None
@@ -264,7 +276,7 @@ def chosen_vividness(run: Path) -> float:
 
 def _costs_of_vividness(evaluation: Evaluation) -> dict[float, float]:
     """CIEDE2000 by vividness, above the lowest of the front and over the gray copy's."""
-    gray = finite(evaluation.rows.get("gray", {}).get("ciede2000"))
+    gray = evaluation.gray_ciede2000
     errors = {point.vividness: error for point in evaluation.front if (error := finite(point.ciede2000)) is not None}
     return {value: (error - min(errors.values())) / gray for value, error in errors.items()} if gray else {}
 

@@ -74,14 +74,13 @@ def _compare(one: Front, other: Front) -> str | None:
 
 
 def _points(stored: StoredEvaluation) -> Iterator[tuple[float, float]]:
-    gray, originals = (stored.value("gray", key) for key in ("ciede2000", "colorfulness"))
-    difference = stored.value("gray", "colorfulness_difference")
-    if not gray or originals is None or difference is None or originals == difference:
+    gray, originals = stored.content.gray_ciede2000, stored.content.original_colorfulness
+    if not gray or not originals:
         return
     for point in stored.content.front:
         color, error = finite(point.colorfulness), finite(point.ciede2000)
         if color is not None and error is not None:
-            yield color / (originals - difference), error / gray
+            yield color / originals, error / gray
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """Runs that differ in run.seed alone, as one line each: means over seeds with their intervals."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -67,7 +68,7 @@ def _columns() -> dict[str, tuple[Value, int]]:
 
 
 def _ratio(stored: StoredEvaluation) -> float | None:
-    model, gray = (stored.value(method, "ciede2000") for method in ("model", "gray"))
+    model, gray = stored.value("model", "ciede2000"), stored.content.gray_ciede2000
     return model / gray if model is not None and gray else None
 
 
@@ -90,7 +91,5 @@ def _common_name(members: Sequence[tuple[Run, StoredEvaluation]]) -> str:
     names = [run.name for run, _ in members]
     if len(names) == 1:
         return names[0]
-    common = next(
-        n for n in range(len(names[0]) + 1) if n == len(names[0]) or len({name[: n + 1] for name in names}) > 1
-    )
-    return names[0][:common].removesuffix("seed").rstrip("-_. ") or names[0]
+    common = os.path.commonprefix(names)  # noqa: RUF071, characters are what is meant
+    return common.removesuffix("seed").rstrip("-_. ") or names[0]

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import Config
 from hpc_recolor.data.batches import training_batches
-from hpc_recolor.data.crops import crop
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import collect
 from hpc_recolor.models.build import build_generator
@@ -36,9 +35,7 @@ def calibrated(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     batches = training_batches(samples, order, 0, per_batch, config.data, alone)
     with torch.no_grad(), show_progress("measuring BatchNorm's statistics") as progress:
         for number, batch in enumerate(islice(batches, count)):
-            crops = order.draw_crops(number * per_batch, per_batch)
-            images = crop(batch.rgb_u8_NHWC, crops, config.data.smallest_crop)
-            generator(make_pair(images, config.model.color)[0])
+            generator(make_pair(batch.rgb_u8_NHWC, config.model.color)[0])
             progress((number + 1) * per_batch, count * per_batch)
     return generator.state_dict()
 

@@ -10,7 +10,6 @@ import torch
 from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
-from hpc_recolor.data.crops import crop
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import SampleSets
 from hpc_recolor.models.color_space import make_pair
@@ -65,7 +64,6 @@ class Trainer:
     ) -> None:
         self.config, self.world, self.photos, self.run = config, world, photos, run
         self.request, self.enter_phase = request, enter_phase
-        self.order = SampleOrder(len(photos.train), config.run.seed)
         self.context = RunContext.create(config, world, run, len(photos.train), enter_phase)
         self.state, self.length, self.tracker = self.context.state, self.context.length, self.context.tracker
         self.checkpointer = Checkpointer(self.context, photos.fingerprint)
@@ -113,7 +111,7 @@ class Trainer:
         self.enter_phase("training", self.context.step)
         engines, train = self.state.engines, self.config.train
         engines.set_lr(self.context.lr, backbone_scale(train, self.context.images_seen))
-        condition, target = make_pair(self._cropped(batch.rgb_u8_NHWC), self.config.model.color)
+        condition, target = make_pair(batch.rgb_u8_NHWC, self.config.model.color)
         losses = self._step_of_phase(condition, target)
         self.state.counters.images_seen += train.batch_size
         agreed = self._agree()
@@ -137,14 +135,8 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         config, samples = self.config, self.photos.train
-        return training_batches(samples, self.order, self.images_seen, config.train.batch_size, config.data, self.world)
-
-    def _cropped(self, rgb_u8_NHWC: torch.Tensor) -> torch.Tensor:
-        """This rank's images of the step, each cut as its position in the stream of samples says."""
-        n, smallest = len(rgb_u8_NHWC), self.config.data.smallest_crop
-        if smallest == 1:
-            return rgb_u8_NHWC
-        return crop(rgb_u8_NHWC, self.order.draw_crops(self.images_seen + self.world.rank * n, n), smallest)
+        order = SampleOrder(len(samples), config.run.seed)
+        return training_batches(samples, order, self.images_seen, config.train.batch_size, config.data, self.world)
 
     def _agree(self) -> Agreement:
         self.enter_phase("agreeing", self.context.step)

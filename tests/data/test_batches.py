@@ -59,9 +59,10 @@ def test_flips_that_are_off_do_not_happen(square_photos: PhotoFiles) -> None:
     assert torch.equal(batch.rgb_u8_NHWC, images)
 
 
+@pytest.mark.parametrize("smallest_crop", [1.0, 0.5])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_slice_the_global_batch(square_photos: PhotoFiles, ranks: int) -> None:
-    data, order = DataConfig(size=SIZE), SampleOrder(10, 3)
+def test_ranks_slice_the_global_batch(square_photos: PhotoFiles, ranks: int, smallest_crop: float) -> None:
+    data, order = DataConfig(size=SIZE, smallest_crop=smallest_crop), SampleOrder(10, 3)
 
     def batches(world: World) -> list[torch.Tensor]:
         return [batch.rgb_u8_NHWC for batch in islice(training_batches(square_photos, order, 0, 12, data, world), 3)]
@@ -71,8 +72,9 @@ def test_ranks_slice_the_global_batch(square_photos: PhotoFiles, ranks: int) -> 
         assert torch.equal(whole, torch.cat(slices))
 
 
-def test_the_stream_resumes_from_any_position(square_photos: PhotoFiles) -> None:
-    data, order = DataConfig(size=SIZE), SampleOrder(10, 3)
+@pytest.mark.parametrize("smallest_crop", [1.0, 0.5])
+def test_the_stream_resumes_from_any_position(square_photos: PhotoFiles, smallest_crop: float) -> None:
+    data, order = DataConfig(size=SIZE, smallest_crop=smallest_crop), SampleOrder(10, 3)
     whole = list(islice(training_batches(square_photos, order, 0, 4, data, rank(0, 1)), 6))
     resumed = list(islice(training_batches(square_photos, order, 12, 4, data, rank(0, 1)), 3))
     for expected, found in zip(whole[3:], resumed, strict=True):
