@@ -9,6 +9,7 @@ code/HASH/                the packages as they were submitted
 JOB_RANK_log.out          output of a rank, over all restarts of a job
 requeue-JOB-RESTART       exists if the ranks of that start request to be requeued
 cancelled-JOB             exists if the user has cancelled the job: it is not requeued
+early-JOB                 a line for each restart in a row that a signal ended before its ranks could record it
 
 The folder has mode 0700, because its files are executed and trusted. A sweep has one for its array, in a folder of its
 own, and one in each of its runs.
@@ -28,6 +29,9 @@ from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 
 FOLDER_MODE = 0o700
+
+# A job that is requeued so often without training an image further is ended: it would go on for ever.
+IDLE_STARTS = 5
 
 
 class _FrozenModel(BaseModel):
@@ -56,7 +60,10 @@ class Submission(_FrozenModel):
 
 
 class Event(_FrozenModel):
-    """A start or an end of the ranks. restart: how often SLURM has requeued the job. reason: of an end."""
+    """A start or an end of the ranks.
+
+    restart: how often SLURM has requeued the job. images: trained and saved before a start. reason: of an end.
+    """
 
     kind: Literal["start", "end"]
     job: str
@@ -64,6 +71,7 @@ class Event(_FrozenModel):
     time: str
     ranks: int
     nodes: tuple[str, ...]
+    images: int | None = None
     exit_code: int | None = None
     reason: str | None = None
 

@@ -10,6 +10,7 @@ from submitit.local.local import start_controller
 from hpc_recolor.launch.job_folder import JobFolder, Submission
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.launcher_environment import foreign_names
 
 NO_LIMIT_MIN = 60 * 24 * 365
 CONTROLLER_MODULE = b"submitit.local._local"
@@ -31,6 +32,8 @@ def start(folder: JobFolder, code: Path, options: JobOptions) -> str:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
+        for name in foreign_names(os.environ):
+            del os.environ[name]
         os.environ |= {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         controller = start_controller(
             folder.path,

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +14,10 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from hpc_recolor import cli
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
-from hpc_recolor.launch.job_folder import Event, JobFolder, append_event
+from hpc_recolor.launch.job_folder import IDLE_STARTS, Event, JobFolder, append_event, read_history
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.staging import keep_caches, stage
+from hpc_recolor.run_folder.checkpoints import newest_images
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.code_version import code_commit
@@ -25,9 +25,6 @@ from hpc_recolor.runtime.distributed import adopt
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
 from hpc_recolor.runtime.signals import StopRequest
-
-# Below the kernel's range for outgoing connections, which begins at 32768.
-FIRST_PORT, PORTS = 10_000, 22_000
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,6 @@ class RankInfo:
         return self.rank == 0
 
     @property
-    def port(self) -> int:
-        """Port of rank 0, derived from job id and restart count; no communication."""
-        return FIRST_PORT + zlib.crc32(f"{self.job} {self.restart}".encode()) % PORTS
-
-    @property
     def node(self) -> str:
         """Name of this node."""
         return os.environ.get("SLURMD_NODENAME", socket.gethostname())
@@ -86,7 +78,7 @@ class RankInfo:
 def run(path: Path, request: StopRequest) -> int:
     """Train the run of a job folder, or of this array task of a sweep's. Returns the exit code."""
     info = RankInfo.from_environment()
-    adopt(info.rank, info.size, info.local_rank, info.local_size, info.address(), info.port)
+    adopt(info.rank, info.size, info.local_rank, info.local_size, info.address(), f"{info.job} {info.restart}")
     return cli.exit_code(lambda: _run(JobFolder(path), info, request), distributed=True)
 
 
@@ -101,7 +93,7 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
     )
     options = _read_options(folder)
     if info.is_main:
-        append_event(folder, _event(info, "start"))
+        _record_start(folder, info)
     code, reason, requeue = FAILED, "", False
     try:
         keep_caches(options.scratch)
@@ -116,6 +108,18 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
         if info.is_main:
             append_event(folder, _event(info, "end", exit_code=code, reason=reason))
     return _request_requeue(submitted, folder, info) if requeue else code
+
+
+def _record_start(folder: JobFolder, info: RankInfo) -> None:
+    """Raises UserError if the last starts of this job, too, were at as many images as this one."""
+    images = newest_images(RunFolder(folder.path.parent))
+    starts = [event for event in read_history(folder) if event.kind == "start" and event.job == info.job]
+    idle = len(starts) >= IDLE_STARTS and all(event.images == images for event in starts[-IDLE_STARTS:])
+    append_event(folder, _event(info, "start", images=images))
+    if idle:
+        problem = f"was started {IDLE_STARTS} times at {images} images, and saved none more"
+        fix = "see its logs; give it more --time or memory, or a smaller checkpoint.every_images"
+        raise UserError(f"job {info.job}", problem, fix)
 
 
 def _train(config: Config, request: StopRequest) -> tuple[int, str, bool]:

@@ -1,5 +1,6 @@
-"""Options of one submission: the command line, over the profile, over the defaults of the partition."""
+"""Options of one submission: the command line, over the profile, over SBATCH_*, over the defaults of the partition."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,14 @@ from hpc_recolor.runtime.errors import UserError
 
 # SLURM checks time limits only every 30 to 60 s, so it may send its signal a minute early.
 EARLY_S = 60
+# sbatch's own variables, for what neither the command line nor the profile says.
+VARIABLES = {
+    "partition": "SBATCH_PARTITION",
+    "account": "SBATCH_ACCOUNT",
+    "qos": "SBATCH_QOS",
+    "constraint": "SBATCH_CONSTRAINT",
+    "time": "SBATCH_TIMELIMIT",
+}
 
 
 def resolve(profile: Profile, given: Mapping[str, object], cluster: str) -> JobOptions:
@@ -25,8 +34,10 @@ def resolve(profile: Profile, given: Mapping[str, object], cluster: str) -> JobO
     cluster cannot satisfy them.
     """
     flags = {key: value for key, value in given.items() if value is not None}
+    defaults = {key: os.environ[name] for key, name in VARIABLES.items() if cluster == "slurm" and name in os.environ}
+    chosen = profile.model_dump(exclude_none=True) | flags | {"cluster": cluster}
     try:
-        options = JobOptions.model_validate(profile.model_dump() | flags | {"cluster": cluster})
+        options = JobOptions.model_validate(defaults | chosen)
     except ValidationError as error:
         problems = "; ".join(f"--{_explain(detail)}" for detail in error.errors())
         raise UserError("command line", problems, "see --help") from None

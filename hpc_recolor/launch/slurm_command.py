@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.launcher_environment import foreign_names
 
+# For output that is parsed. SLURM_BITSTR_LEN=0: else long lists of an array's tasks are truncated.
+PARSABLE = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
 # How SLURM's commands write "no value".
 NO_VALUE = ("", "N/A", "(null)", "UNLIMITED", "infinite", "NONE", "n/a", "None assigned", "Unknown", "None")
 INVALID_JOB_ID = "Invalid job id"
@@ -75,10 +78,10 @@ HINTS = (
 
 def run_command(command: Sequence[str], timeout_s: float = 30) -> str:
     """Output of a SLURM command, warnings included. Raises UserError if it is not installed, fails or times out."""
-    environment = os.environ | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
-    environment["SLURM_BITSTR_LEN"] = "0"  # else long lists of an array's tasks are truncated
+    foreign = foreign_names(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(command, env=environment | PARSABLE, capture_output=True, text=True, timeout=timeout_s)
     except FileNotFoundError:
         raise UserError(
             "SLURM",

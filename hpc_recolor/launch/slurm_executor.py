@@ -4,6 +4,7 @@ submitit writes the script and passes it to sbatch. Our ranks' command replaces 
 script requeues the job when its ranks request that.
 """
 
+import os
 import shlex
 import sys
 from contextlib import redirect_stderr
@@ -14,11 +15,12 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError
 
-from hpc_recolor.launch.job_folder import FOLDER_MODE, JobFolder
+from hpc_recolor.launch.job_folder import FOLDER_MODE, IDLE_STARTS, JobFolder
 from hpc_recolor.launch.profile import Container, JobOptions, working_directory
 from hpc_recolor.launch.slurm_command import run_command, slurm_error
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
+from hpc_recolor.runtime.launcher_environment import foreign_names
 
 CHECK = f"""\
 [ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = {FOLDER_MODE:o} ] || {{
@@ -29,19 +31,38 @@ CHECK = f"""\
 OUTLIVE_RANKS = "trap : TERM"
 
 # Runs after srun. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its handler; nothing is
-# lost.
+# lost. A job that SLURM already ends may be one that the user cancelled after a signal, which only accounting tells, a
+# little late.
 REQUEUE = f"""\
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
 job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
 request=$job_folder/requeue-$job-$restart
-[ -e "$request" ] || [ $code -eq 140 ] || exit $code
+early=$job_folder/early-$job
+if [ -e "$request" ]; then
+  rm -f "$early"
+else
+  [ $code -eq 140 ] || exit $code
+  echo "$restart" >> "$early"
+fi
 run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
 resume="restart $(printf %q "$run")"
 [ -e "$request" ] || [ ! -e "$job_folder/{JobFolder.TASKS}" ] || resume="list $(printf %q "$(dirname "$run")")"
 rm -f "$request"
 [ -e "$job_folder/cancelled-$job" ] && exit {STOPPED}
+if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
+  for attempt in 1 2 3 4 5; do
+    case $(sacct -nPX -j "$SLURM_JOB_ID" -o State 2>/dev/null) in
+      CANCELLED*) exit {STOPPED} ;;
+      RUNNING | '') sleep 1 ;;
+      *) break ;;
+    esac
+  done
+fi
 if [ "$restart" -ge $max_requeues ]; then
   echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
+elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge {IDLE_STARTS} ]; then
+  echo "stopped: {IDLE_STARTS} times in a row a signal came before training began; give the job more --time" >&2
+  rm -f "$early"
 else
   scontrol requeue "$job" && exit 0
   echo "error: SLURM could not requeue job $job" >&2
@@ -66,6 +87,11 @@ class RankExecutor(submitit.SlurmExecutor):
     @property
     def _submitit_command_str(self) -> str:
         return f"{self.python} -u -m hpc_recolor.launch.job {shlex.quote(str(self.folder))}"
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        # sbatch takes variables for options, over those of the script, and passes them all on to the job.
+        unset = [f"--unset={name}" for name in foreign_names(os.environ, devices=True)]
+        return ["env", *unset, "sbatch", str(submission_file_path)]
 
     def text(self) -> str:
         """The script that is passed to sbatch."""

@@ -49,6 +49,12 @@ def folder_name(images_seen: int) -> str:
     return f"images-{images_seen:012d}"
 
 
+def newest_images(run: RunFolder) -> int:
+    """Images trained and saved, by the name of the newest checkpoint; 0 without one."""
+    saved = committed(run)
+    return int(saved[-1].name.removeprefix("images-")) if saved else 0
+
+
 class Manifest(BaseModel):
     """What a checkpoint consists of.
 

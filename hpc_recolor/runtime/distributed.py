@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpc_recolor.runtime.errors import RankError, UserError
+from hpc_recolor.runtime.launcher_environment import ADOPTED_JOB, clear_launcher, tasks_of_step
+from hpc_recolor.runtime.rendezvous import Meeting, candidate_ports, meet
 
 if TYPE_CHECKING:
     import torch
@@ -43,21 +45,24 @@ def ranks_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, port: int) -> None:
+def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, job: str) -> None:
     """Set the environment that torchrun would set, for ranks that another launcher started.
 
-    address, port: rendezvous at rank 0. Leaves CUDA_VISIBLE_DEVICES as it is.
+    address: of rank 0. job: its name, the same on all ranks and at no other time, from which they derive a port. Leaves
+    CUDA_VISIBLE_DEVICES as it is.
     """
+    clear_launcher()
     numbers = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": local_size}
     os.environ |= {name: str(value) for name, value in numbers.items()}
-    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(candidate_ports(job)[0]), ADOPTED_JOB: job}
 
 
-def start(device: str, threads: int | None) -> World:
+def start(device: str, threads: int | None, check_stop: Callable[[], None] = lambda: None) -> World:
     """Join the process group that torchrun's environment describes, or one of a single rank: NCCL on GPUs, else gloo.
 
     device: "auto", "cpu" or "cuda". threads: CPU threads of this rank; None divides the machine's cores evenly.
-    Raises RankError if CUDA is requested but not available, UserError if the environment is incomplete.
+    check_stop: called while other ranks are waited for; what it raises ends the wait. Raises RankError if CUDA is
+    requested but not available, or if other ranks do not come; UserError if the environment is incomplete.
     """
     import torch
     import torch.distributed as dist
@@ -82,16 +87,35 @@ def start(device: str, threads: int | None) -> World:
         torch.backends.cudnn.allow_tf32 = False
     if not dist.is_initialized():
         backend = "nccl" if kind == "cuda" else "gloo"
-        if "RANK" in os.environ:
-            missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-            if missing:
-                problem = f"is set, but not {', '.join(missing)}"
-                raise UserError("RANK", problem, "start ranks with torchrun, or unset RANK")
-            dist.init_process_group(backend, rank=rank, world_size=size)
-        else:  # one rank needs no address and no port
-            store = dist.HashStore()  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        check_environment()
+        # One rank needs no address and no port.
+        store = meet(_meeting(rank, size), check_stop) if size > 1 else dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     return World(rank, size, local_rank, torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu"))
+
+
+def check_environment() -> None:
+    """Raises UserError if this process is one of several, but not told which."""
+    if "RANK" in os.environ:
+        missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            problem = f"is set, but not {', '.join(missing)}"
+            raise UserError("RANK", problem, "start ranks with torchrun, or unset RANK")
+    elif tasks_of_step() > 1:
+        raise UserError(
+            f"srun with {tasks_of_step()} tasks",
+            "each would be a run of its own",
+            "use python -m hpc_recolor.submit, or start torchrun with srun, one task a node",
+        )
+
+
+def _meeting(rank: int, size: int) -> Meeting:
+    address, port, job = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), os.environ.get(ADOPTED_JOB)
+    if job is not None:
+        return Meeting(rank, size, address, candidate_ports(job), job)
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Meeting(rank, size, address, (port,), attempt, by_agent)
 
 
 def stop() -> None:

@@ -15,7 +15,7 @@ from hpc_recolor.data.sets import SampleSets
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.full_disk import full_disk_as_rank_error
-from hpc_recolor.runtime.distributed import World, average_, on_main, start, stop
+from hpc_recolor.runtime.distributed import World, average_, is_main_process, on_main, start, stop
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
@@ -38,7 +38,7 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     Every rank calls it. Raises UserError, with nothing written, if config, photographs, ranks or checkpoint do not
     fit; EarlyEndError, with the state saved, if it is asked to stop, or if losses stay not finite.
     """
-    world = start(config.train.device, config.train.threads)
+    world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
     try:
         with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
             run = on_main(world, lambda: preflight.check(config, world.size))
@@ -48,6 +48,15 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     finally:
         stop()
     return run
+
+
+def _end_if_stopped(request: StopRequest) -> None:
+    """End this rank while it waits for others, if it received a signal."""
+    if request.requested:
+        message = f"stopped by {request.signal} before all ranks had come; the same command starts them again"
+        if is_main_process():
+            print(message, file=sys.stderr, flush=True)
+        raise EarlyEndError(message, STOPPED, request.wants_requeue)
 
 
 class Trainer:

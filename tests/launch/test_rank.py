@@ -1,6 +1,5 @@
 """A rank's place in its job, from the environment of SLURM or the local controller, and where ranks rendezvous."""
 
-import itertools
 import json
 import os
 from pathlib import Path
@@ -10,9 +9,10 @@ import pytest
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import to_yaml
 from hpc_recolor.launch import rank
-from hpc_recolor.launch.job_folder import JobFolder, read_history
+from hpc_recolor.launch.job_folder import IDLE_STARTS, JobFolder, read_history
 from hpc_recolor.launch.profile import JobOptions
-from hpc_recolor.launch.rank import FIRST_PORT, PORTS, RankInfo
+from hpc_recolor.launch.rank import RankInfo
+from hpc_recolor.run_folder.checkpoints import folder_name
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.signals import StopRequest
@@ -89,18 +89,21 @@ def test_nodes_without_an_address_use_that_of_srun(monkeypatch: pytest.MonkeyPat
     assert rank_info(monkeypatch, unknown).address() == "10.1.2.3"
 
 
-def test_all_ranks_of_a_start_meet_at_one_place_and_at_another_after_each_restart(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_job_that_starts_again_and_again_without_an_image_more_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def port(task: str, restart: int, number: int = 0) -> int:
-        variables = {"SLURM_ARRAY_TASK_ID": task, "SLURM_RESTART_COUNT": str(restart), "SLURM_PROCID": str(number)}
-        return rank_info(monkeypatch, STEP | variables).port
-
-    assert {port("3", 1, number) for number in range(4)} == {port("3", 1)}
-    ports = [port("3", restart) for restart in range(100)]
-    assert all(before != after for before, after in itertools.pairwise(ports))
-    assert len({port(str(task), 0) for task in range(6)}) == 6
-    assert all(FIRST_PORT <= one < FIRST_PORT + PORTS <= 32768 for one in ports)
+    run = RunFolder(tmp_path / "run")
+    folder = JobFolder.of(run)
+    folder.make()
+    (run.checkpoints / folder_name(64)).mkdir(parents=True)
+    for _ in range(IDLE_STARTS):
+        rank._record_start(folder, rank_info(monkeypatch, PLAIN))
+    rank._record_start(folder, rank_info(monkeypatch, PLAIN | {"SLURM_JOB_ID": "22"}))  # another job begins anew
+    with pytest.raises(UserError, match="job 21: was started 5 times at 64 images, and saved none more; see its logs"):
+        rank._record_start(folder, rank_info(monkeypatch, PLAIN))
+    (run.checkpoints / folder_name(65)).mkdir()
+    rank._record_start(folder, rank_info(monkeypatch, PLAIN))
+    assert read_history(folder)[-1].images == 65
 
 
 def test_local_ranks_are_known_by_their_controller(monkeypatch: pytest.MonkeyPatch) -> None:

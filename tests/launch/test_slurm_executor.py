@@ -65,11 +65,18 @@ def test_showing_a_script_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-ARRAY = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+ARRAY: dict[str, Any] = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
 
 
 def after_srun(
-    folder: Path, code: int, marks: tuple[str, ...] = (), scontrol: str | None = "true", **variables: str
+    folder: Path,
+    code: int,
+    marks: tuple[str, ...] = (),
+    scontrol: str | None = "true",
+    state: str = "RUNNING",
+    accounted: str = "RUNNING",
+    max_requeues: int = 2,
+    **variables: str,
 ) -> "subprocess.CompletedProcess[str]":
     """Run the real script under bash with substitutes for SLURM.
 
@@ -80,24 +87,32 @@ def after_srun(
     job.make()
     for mark in marks:
         (job.path / mark).write_text(str(folder))
-    return run_script(job, folder, code, scontrol, **variables)
+    return run_script(job, folder, code, scontrol, state, accounted, max_requeues, **variables)
 
 
 def run_script(
-    job: JobFolder, folder: Path, code: int = 0, scontrol: str | None = "true", **variables: str
+    job: JobFolder,
+    folder: Path,
+    code: int = 0,
+    scontrol: str | None = "true",
+    state: str = "RUNNING",
+    accounted: str = "RUNNING",
+    max_requeues: int = 2,
+    **variables: str,
 ) -> "subprocess.CompletedProcess[str]":
     """The script of a job folder, with our own `srun` and `scontrol`; `srun` leaves a file `srun_ran` in `folder`."""
     programs = folder / "programs"
-    programs.mkdir()
-    for name in ("stat", "cat", "rm", "dirname"):
+    programs.mkdir(exist_ok=True)
+    for name in ("stat", "cat", "rm", "dirname", "grep", "wc", "sleep"):
+        (programs / name).unlink(missing_ok=True)
         (programs / name).symlink_to(shutil.which(name) or "")
-    bodies = {"srun": f"echo > srun_ran; exit {code}"}
+    bodies = {"srun": f"echo > srun_ran; exit {code}", "sacct": f"echo '{accounted}'"}
     if scontrol is not None:
-        bodies["scontrol"] = f'echo "scontrol $*"; {scontrol}'
+        bodies["scontrol"] = f'[ "$1" = show ] && {{ echo "JobState={state}"; exit; }}; echo "scontrol $*"; {scontrol}'
     for name, body in bodies.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o700)
-    script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions(max_requeues=2)).text()
+    script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions(max_requeues=max_requeues)).text()
     environment = {"PATH": str(programs), "SLURM_JOB_ID": "7"} | variables
     return subprocess.run(
         ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=folder, timeout=30
@@ -118,6 +133,36 @@ def test_ranks_that_do_not_request_it_end_the_job_with_their_code(code: int, tmp
 
 def test_a_signal_before_python_has_a_handler_requeues_the_job(tmp_path: Path) -> None:
     assert after_srun(tmp_path, 140).stdout == "scontrol requeue 7\n"
+
+
+def test_a_signal_before_python_has_a_handler_five_times_in_a_row_ends_the_job(tmp_path: Path) -> None:
+    """As in a job whose time limit comes before its ranks have started."""
+    for restart in range(4):
+        done = after_srun(tmp_path, 140, max_requeues=9, SLURM_RESTART_COUNT=str(restart))
+        assert done.stdout == "scontrol requeue 7\n"
+    done = after_srun(tmp_path, 140, max_requeues=9, SLURM_RESTART_COUNT="4")
+    assert (done.returncode, done.stdout) == (STOPPED, "")
+    assert "stopped: 5 times in a row a signal came before training began" in done.stderr
+    assert command_to_resume(done)[-1] == str(tmp_path)
+
+
+def test_a_start_that_trained_in_between_counts_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        for _ in range(4):
+            assert after_srun(tmp_path, 140).stdout == "scontrol requeue 7\n"
+        assert after_srun(tmp_path, 0, ("requeue-7-0",)).stdout == "scontrol requeue 7\n"
+
+
+def test_a_job_that_scancel_ended_after_a_signal_is_not_requeued(tmp_path: Path) -> None:
+    """`scancel --signal=USR2 JOB`, and then `scancel JOB`: the user's last word."""
+    done = after_srun(tmp_path, 0, ("requeue-7-0",), state="COMPLETING", accounted="CANCELLED by 1000")
+    assert (done.returncode, done.stdout) == (STOPPED, "")
+
+
+@pytest.mark.parametrize("accounted", ["PREEMPTED", "TIMEOUT", "NODE_FAIL"])
+def test_a_job_that_slurm_ends_is_requeued(accounted: str, tmp_path: Path) -> None:
+    done = after_srun(tmp_path, 0, ("requeue-7-0",), state="COMPLETING", accounted=accounted)
+    assert (done.returncode, done.stdout) == (0, "scontrol requeue 7\n")
 
 
 def test_a_task_of_an_array_is_requeued_alone(tmp_path: Path) -> None:

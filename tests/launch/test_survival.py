@@ -217,6 +217,53 @@ def test_a_signal_during_an_evaluation_or_a_save_is_obeyed_after_it(
     assert result(live.run) == undisturbed
 
 
+# Of a submission by a script in a job array, in a shell with leftovers of torchrun and defaults for SLURM's commands.
+OF_THE_CALLER = {
+    "SLURM_ARRAY_JOB_ID": "4711",
+    "SLURM_ARRAY_TASK_ID": "1",
+    "SLURM_JOB_ID": "4712",
+    "SLURM_EXPORT_ENV": "NONE",
+    "SLURM_MEM_PER_CPU": "100",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_TIMELIMIT": "2",
+    "SBATCH_PARTITION": "urgent",
+    "SQUEUE_PARTITION": "urgent",
+    "SACCT_FORMAT": "jobname",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "RANK": "3",
+    "MASTER_ADDR": "192.0.2.1",
+}
+
+
+def test_a_run_that_is_submitted_inside_another_job_is_a_job_of_its_own(
+    tmp_path: Path, photos: Path, undisturbed: dict[str, bytes], forked_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Live(tmp_path, python=forked_python)
+    with monkeypatch.context() as patch:
+        for name, value in OF_THE_CALLER.items():
+            patch.setenv(name, value)
+        live.submit(photos, "--time", 30, "--partition", "main", memory_gb=1)
+        live.until_training()
+        assert recolor(tmp_path, "jobs", "list").stdout.split().count("running") == 1
+    assert live.squeue("%P %l") == "main 30:00"
+    slurm("scancel", "--signal=USR2", live.job)
+    live.until_waiting()
+    live.finish()
+    assert result(live.run) == undisturbed
+
+
+def test_scancel_after_a_signal_ends_the_job(tmp_path: Path, photos: Path, forked_python: Path) -> None:
+    live = Live(tmp_path, python=forked_python)
+    live.submit(photos, **{"train.epochs": 1000})
+    live.until_training()
+    slurm("scancel", "--signal=USR2", live.job)
+    slurm("scancel", live.job)
+    until(lambda: live.history[-1].kind == "end", "end of the ranks")
+    until(lambda: live.squeue("%T") in ("", "PENDING"), "end of the job")
+    assert not live.squeue("%T")
+    assert "cancelled" in recolor(tmp_path, "jobs", "list").stdout
+
+
 def test_two_nodes_resume_what_four_began(tmp_path: Path, photos: Path, forked_python: Path) -> None:
     live = Live(tmp_path, python=forked_python)
     live.submit(photos, nodes=4, **{"train.epochs": 2})

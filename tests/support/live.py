@@ -59,10 +59,12 @@ class Live:
         self.run = RunFolder(folder / "runs" / name)
         self.home = JobFolder.of(self.run)
 
-    def submit(self, photos: Path, *arguments: object, nodes: int = 2, **values: object) -> None:
+    def submit(
+        self, photos: Path, *arguments: object, nodes: int = 2, memory_gb: float | None = None, **values: object
+    ) -> None:
         """Submit it, a rank a node, and expect that to work."""
         profile = self.folder / "profile.yaml"
-        profile.write_text(f"python: {self.python}")
+        profile.write_text(f"python: {self.python}\nmemory_gb: {json.dumps(memory_gb)}\n")
         flagged = ["--nodes", nodes, "--profile", profile, *arguments, *flags(photos, **values)]
         done = recolor(self.folder, "submit", *flagged)
         assert done.returncode == 0, done.stderr

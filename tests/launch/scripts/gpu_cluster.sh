@@ -39,14 +39,32 @@ max_requeues=2147483647
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
 request=$job_folder/requeue-$job-$restart
-[ -e "$request" ] || [ $code -eq 140 ] || exit $code
+early=$job_folder/early-$job
+if [ -e "$request" ]; then
+  rm -f "$early"
+else
+  [ $code -eq 140 ] || exit $code
+  echo "$restart" >> "$early"
+fi
 run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
 resume="restart $(printf %q "$run")"
 [ -e "$request" ] || [ ! -e "$job_folder/tasks.json" ] || resume="list $(printf %q "$(dirname "$run")")"
 rm -f "$request"
 [ -e "$job_folder/cancelled-$job" ] && exit 75
+if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
+  for attempt in 1 2 3 4 5; do
+    case $(sacct -nPX -j "$SLURM_JOB_ID" -o State 2>/dev/null) in
+      CANCELLED*) exit 75 ;;
+      RUNNING | '') sleep 1 ;;
+      *) break ;;
+    esac
+  done
+fi
 if [ "$restart" -ge $max_requeues ]; then
   echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
+elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge 5 ]; then
+  echo "stopped: 5 times in a row a signal came before training began; give the job more --time" >&2
+  rm -f "$early"
 else
   scontrol requeue "$job" && exit 0
   echo "error: SLURM could not requeue job $job" >&2
