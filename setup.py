@@ -45,6 +45,7 @@ setup(
         "torchmetrics>=1.8",
         "safetensors>=0.6",
         "timm>=1.0.20",
+        "xxhash>=3.5",
     ],
     extras_require={
         # DALI has one package for each CUDA major version, and the two overwrite each other: pick one.

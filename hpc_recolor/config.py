@@ -68,7 +68,7 @@ class RunConfig(Section):
 class DataConfig(Section):
     """The images to train and to validate on, and how they are loaded."""
 
-    photos: Annotated[Path | None, RECIPE] = Field(
+    photos: Annotated[Path | None, OPEN_RECIPE] = Field(  # may move, as shards may
         None, description="Folder of photographs to learn from (nested folders too)."
     )
     shards: Annotated[Path | None, OPEN_RECIPE] = Field(  # may move; its fingerprint shows whether it is the same

@@ -95,8 +95,8 @@ def _prepare(
         sources = (_download(out.absolute().parent, mirror),)
     elif download:
         return _print_complete(out)
-    with show_progress(f"preparing {out}") as progress:
-        manifest = pack.prepare(sources, out, options, threads, progress)
+    with show_progress("hashing photographs") as hashing, show_progress(f"preparing {out}") as progress:
+        manifest = pack.prepare(sources, out, options, threads, progress, hashing)
     if manifest is None:
         return _print_complete(out)
     _print_summary(manifest, out)

@@ -31,12 +31,14 @@ class Entry:
         contain any name, so never make a path of it. In a folder: the folder's own name, then the path inside.
     read: returns the whole content; raises OSError if it has vanished, is damaged or larger than MAX_PHOTO_BYTES.
         Thread-safe.
+    file: that holds its content: its own, or its archive's.
     problem: why it must be left out without reading it.
     """
 
     name: str
     size_bytes: int
     read: Callable[[], bytes]
+    file: Path
     problem: str | None = None
 
 
@@ -146,12 +148,12 @@ def _entries_of(source: Path, unpack_in: Path) -> Iterator[Entry | None]:
     if not stat.S_ISREG(mode):
         raise OSError("it is a pipe, socket or device")
     return (
-        _entry(member.name, member.size_bytes, member.read, member.problem)
+        _entry(member.name, member.size_bytes, member.read, member.problem, source)
         for member in list_members(source, unpack_in)
     )
 
 
-def _entry(name: str, size_bytes: int, read: ReadBeginning, problem: str | None) -> Entry | None:
+def _entry(name: str, size_bytes: int, read: ReadBeginning, problem: str | None, file: Path) -> Entry | None:
     """The entry for a file, or None if it is not a photograph. With a problem it is not opened."""
     if not problem and size_bytes > MAX_PHOTO_BYTES:
         problem = f"too large: more than {MAX_PHOTO_BYTES} bytes"
@@ -161,7 +163,7 @@ def _entry(name: str, size_bytes: int, read: ReadBeginning, problem: str | None)
                 return None
         except OSError:
             return None
-    return Entry(name=name, size_bytes=size_bytes, read=partial(_read_whole, read), problem=problem)
+    return Entry(name=name, size_bytes=size_bytes, read=partial(_read_whole, read), problem=problem, file=file)
 
 
 def _read_whole(read: ReadBeginning) -> bytes:
@@ -188,11 +190,12 @@ def _in_folder(folder: Path, without: Path) -> Iterator[Entry | None]:
                 problem = None if stat.S_ISREG(status.st_mode) else "no regular file: a pipe, socket or device"
             except OSError as error:
                 problem = f"unreadable: {error.strerror}"
-            yield _entry(f"{here}/{file}", size_bytes, partial(read_file, path), problem)
+            yield _entry(f"{here}/{file}", size_bytes, partial(read_file, path), problem, Path(path))
     for failure in failed:
         yield Entry(
             name=named(failure.filename),
             size_bytes=0,
             read=partial(_read_whole, partial(read_file, failure.filename)),
+            file=Path(failure.filename),
             problem=f"folder cannot be listed: {failure.strerror}",
         )

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from hpc_recolor.data.shards import MANIFEST, LeftOut, PrepareOptions, SetManifest, Split
 from hpc_recolor.run_folder.files import FileRecord
@@ -21,10 +21,15 @@ _OWN_FILES = re.compile(
 
 
 class JournalHeader(BaseModel):
-    """First line: what is being prepared."""
+    """First line: what is being prepared.
+
+    source: identifies the photographs, by their names, sizes and contents. old_source: the same photographs, as it was
+    written before version 0.3, without their contents.
+    """
 
     options: PrepareOptions
     source: str
+    old_source: str = Field("", exclude=True)
     versions: dict[str, str]
 
 
@@ -165,8 +170,8 @@ def check_same(old: JournalHeader | SetManifest, new: JournalHeader, out: Path, 
     """Raise UserError unless both describe the same data set. verb: what `out` does with the old one."""
     before, after = old.options.model_dump(), new.options.model_dump()
     changes = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
-    if old.source != new.source:
-        changes.append("the photographs found, by name or size")
+    if old.source not in (new.source, new.old_source):
+        changes.append("the photographs found, by name or content")
     if changes:
         raise UserError(
             f"--out={out}",

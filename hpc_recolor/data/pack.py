@@ -16,15 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hpc_recolor.data import shards
+from hpc_recolor.data.content import content_hashes
 from hpc_recolor.data.entries import Entry, Listing, list_entries
 from hpc_recolor.data.journal import JOURNAL, FinishedShard, Journal, JournalHeader, check_same, is_unfinished
 from hpc_recolor.data.pack_sample import PackedSample, pack_sample
 from hpc_recolor.data.parallel import decoding_threads, map_in_order
 from hpc_recolor.data.shards import SPLITS, LeftOut, PrepareOptions, SetManifest, Split
-from hpc_recolor.run_folder.files import FileRecord, fsync, without_empty_folders, write_atomically
+from hpc_recolor.run_folder.files import FileRecord, fsync, record_of_bytes, without_empty_folders, write_atomically
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.progress import ProgressCallback
+from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 # A shard holds as many samples as fit into these bytes of raw pixels, in both formats.
 SHARD_BYTES = 64 * 2**20
@@ -42,11 +43,17 @@ class OpenShard:
 
 
 def prepare(
-    sources: Sequence[Path], out: Path, options: PrepareOptions, threads: int, progress: ProgressCallback
+    sources: Sequence[Path],
+    out: Path,
+    options: PrepareOptions,
+    threads: int,
+    progress: ProgressCallback,
+    hashing: ProgressCallback = silent,
 ) -> SetManifest | None:
     """Prepare a data set in `out`, or finish one. Returns its manifest, or None if it was complete already.
 
-    progress: called with (done, total), in photographs. Raises UserError if `out` holds something else, a source
+    progress, hashing: called with (done, total), in photographs, the latter before and for those whose contents are not
+    yet known. Raises UserError if `out` holds something else, a source
     cannot be read or has no usable photographs, or the disk is full; finished shards stay.
     """
     with _name_disk_errors(out), without_empty_folders(out):
@@ -55,7 +62,7 @@ def prepare(
             raise UserError(f"--out={out}", "contains unrelated files", "name a new or empty folder")
         out.mkdir(parents=True, exist_ok=True)
         listing = list_entries(sources, unpack_in=out)
-        header = _header(listing, options)
+        header = _header(listing, options, hashing)
         if complete:
             check_same(shards.read_set(out, "--out"), header, out, "holds")
             (out / JOURNAL).unlink(missing_ok=True)
@@ -159,7 +166,7 @@ class SetWriter:
 
     def _write(self, name: str, content: bytes) -> FileRecord:
         write_atomically(self.out / name, content)
-        return FileRecord(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        return record_of_bytes(content)
 
     def _finish(self) -> SetManifest:
         left_out = self.left_out + self.unsaved_left_out
@@ -208,12 +215,16 @@ class SetWriter:
         )
 
 
-def _header(listing: Listing, options: PrepareOptions) -> JournalHeader:
-    digest = hashlib.sha256()
-    for entry in listing.entries:
-        digest.update(os.fsencode(entry.name) + b"\0%d\n" % entry.size_bytes)
+def _header(listing: Listing, options: PrepareOptions, hashing: ProgressCallback) -> JournalHeader:
+    names = [os.fsencode(entry.name) + b"\0%d\n" % entry.size_bytes for entry in listing.entries]
+    hashes = [one.encode() + b"\n" for one in content_hashes(listing.entries, hashing)]
     versions = {"hpc_recolor": PACKAGE_VERSION, "pillow": version("pillow"), "numpy": version("numpy")}
-    return JournalHeader(options=options, source=digest.hexdigest(), versions=versions)
+    return JournalHeader(
+        options=options,
+        source=f"content {hashlib.sha256(b''.join(names + hashes)).hexdigest()}",
+        old_source=hashlib.sha256(b"".join(names)).hexdigest(),
+        versions=versions,
+    )
 
 
 def _sort_key(name: str, seed: int) -> bytes:

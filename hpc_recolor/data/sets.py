@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,19 @@ from hpc_recolor.runtime.progress import ProgressCallback, silent
 class SampleSets:
     """Samples to train on and held-out ones, disjoint, and the photographs that cannot be read.
 
-    fingerprint: SHA-256 that identifies the training samples; another one means another set.
+    fingerprint: identifies the training samples; another one means another set. old_fingerprint: of the same samples,
+    as runs before version 0.3 computed it.
     """
 
     train: Samples
     held_out: Samples
     unreadable: list[UnreadablePhoto]
     fingerprint: str
+    old_fingerprint: str
+
+    def has_fingerprint(self, known: str) -> bool:
+        """Whether a run that knows its training samples by that fingerprint was trained on these."""
+        return known in (self.fingerprint, self.old_fingerprint)
 
 
 def collect(config: Config, world: World, progress: ProgressCallback = silent) -> SampleSets:
@@ -40,8 +46,16 @@ def collect(config: Config, world: World, progress: ProgressCallback = silent) -
     return _from_shards(config, world) if config.data.shards else _from_photos(config, world, progress)
 
 
-def fingerprint(folder: Path, paths: Sequence[Path]) -> str:
-    """SHA-256 over the photographs' paths inside the folder and their sizes in bytes: is it still the same set?"""
+def fingerprint(folder: Path, hashes: Mapping[Path, str]) -> str:
+    """Over the photographs' paths inside the folder and the hashes of their contents."""
+    digest = hashlib.sha256()
+    for path, one in hashes.items():
+        digest.update(os.fsencode(path.relative_to(folder)) + f"\0{one}\n".encode())
+    return f"content {digest.hexdigest()}"
+
+
+def old_fingerprint(folder: Path, paths: Sequence[Path]) -> str:
+    """Over paths and sizes in bytes, as before version 0.3. It misses a photograph that changed in place."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(os.fsencode(path.relative_to(folder)) + b"\0%d\n" % path.stat().st_size)
@@ -54,7 +68,8 @@ def _from_photos(config: Config, world: World, progress: ProgressCallback) -> Sa
     photos, held_out_folder = data.photos, data.held_out
     train, held_out = on_main(world, lambda: _list_both(photos, held_out_folder))
     shares = gather(world, find_unreadable_photos((train + held_out)[world.rank :: world.size], data, progress))
-    unreadable = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
+    unreadable = sorted((photo for found, _ in shares for photo in found), key=lambda photo: photo.path)
+    hashes = {path: one for _, share in shares for path, one in share.items()}
     unreadable_paths = {photo.path for photo in unreadable}
     train = [path for path in train if path not in unreadable_paths]
     held_out = [path for path in held_out if path not in unreadable_paths]
@@ -77,7 +92,8 @@ def _from_photos(config: Config, world: World, progress: ProgressCallback) -> Sa
         train=PhotoFiles(train),
         held_out=PhotoFiles(held_out),
         unreadable=unreadable,
-        fingerprint=on_main(world, lambda: fingerprint(photos, train)),
+        fingerprint=fingerprint(photos, {path: hashes[path] for path in train}),
+        old_fingerprint=on_main(world, lambda: old_fingerprint(photos, train)),
     )
 
 
@@ -108,7 +124,8 @@ def _from_shards(config: Config, world: World) -> SampleSets:
             fix="hold out fewer, or prepare it with --val N",
         )
         train, held_out = Subset(train, trained_on), Subset(train, validated_on)
-    return SampleSets(train=train, held_out=held_out, unreadable=[], fingerprint=_set_fingerprint(manifest))
+    known = _set_fingerprint(manifest)
+    return SampleSets(train=train, held_out=held_out, unreadable=[], fingerprint=known, old_fingerprint=known)
 
 
 def _find_damage(folder: Path, names: Sequence[str], manifest: shards.SetManifest) -> UserError | None:
@@ -125,7 +142,7 @@ def _set_fingerprint(manifest: shards.SetManifest) -> str:
     digest = hashlib.sha256()
     for name, record in manifest.files.items():
         if name.startswith("train"):
-            digest.update(f"{name}\0{record.sha256}\n".encode())
+            digest.update(f"{name}\0{record.hash}\n".encode())
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_photo_name, read_file, walk
@@ -50,16 +51,19 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
 
 def find_unreadable_photos(
     paths: Sequence[Path], data: DataConfig, progress: ProgressCallback = silent
-) -> list[UnreadablePhoto]:
-    """Photographs that Pillow, which is strict, cannot decode, nor DALI if it loads them in training.
+) -> tuple[list[UnreadablePhoto], dict[Path, str]]:
+    """Photographs that Pillow, which is strict, cannot decode, nor DALI if it loads them in training; and the hash of
+    each photograph's content (XXH3 with 128 bits, hex).
 
     progress: called with (done, total).
     """
-    found = []
+    found: list[UnreadablePhoto] = []
+    hashes: dict[Path, str] = {}
     with decoding_threads() as pool:
         for start in range(0, len(paths), CHECKED_TOGETHER):
             group = paths[start : start + CHECKED_TOGETHER]
             read = dict(zip(group, pool.map(_read, group), strict=True))
+            hashes |= {path: xxhash.xxh3_128_hexdigest(content) for path, (content, _) in read.items()}
             found += [UnreadablePhoto(path=path, reason=reason) for path, (_, reason) in read.items() if reason]
             readable = {
                 path: np.frombuffer(content, np.uint8) for path, (content, reason) in read.items() if not reason
@@ -68,7 +72,7 @@ def find_unreadable_photos(
                 failed = [list(readable)[number] for number in undecodable(list(readable.values()))]
                 found += [UnreadablePhoto(path=path, reason="unreadable: DALI cannot decode it") for path in failed]
             progress(start + len(group), len(paths))
-    return sorted(found, key=lambda photo: photo.path)
+    return sorted(found, key=lambda photo: photo.path), hashes
 
 
 def _read(path: Path) -> tuple[bytes, str | None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest
 from hpc_recolor.run_folder.export import ExportedGenerator, read_export
-from hpc_recolor.run_folder.files import record_of
+from hpc_recolor.run_folder.files import sha256_of
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.errors import UserError
@@ -86,7 +86,7 @@ class ExportChoice:
 
 def choose_export(file: Path) -> ExportChoice:
     """An export. Raises UserError if the file is none."""
-    return ExportChoice(path=file, sha256=record_of(file).sha256, exported=read_export(file))
+    return ExportChoice(path=file, sha256=sha256_of(file), exported=read_export(file))
 
 
 def choose(run: RunFolder, epochs: Sequence[int], raw: bool) -> list[Choice]:
@@ -131,7 +131,7 @@ def epoch_of(manifest: Manifest, per_epoch: float | None) -> float | None:
 def _choice(path: Path, per_epoch: float | None, raw: bool) -> Choice:
     manifest = checkpoints.read_manifest(path)
     kind = checkpoints.weights_kind(checkpoints.fragments(path, manifest))
-    sha256 = record_of(path / MANIFEST).sha256
+    sha256 = sha256_of(path / MANIFEST)
     epoch = epoch_of(manifest, per_epoch)
     return Choice(path=path, manifest=manifest, sha256=sha256, epoch=epoch, raw=raw or kind == "weight")
 

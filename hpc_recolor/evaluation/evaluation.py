@@ -30,7 +30,7 @@ from hpc_recolor.evaluation.results import (
 from hpc_recolor.evaluation.validation_scores import network_losses
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights, place
 from hpc_recolor.models.color_space import gray_copy, make_pair, predicted_ab, to_images
-from hpc_recolor.run_folder.files import record_of
+from hpc_recolor.run_folder.files import sha256_of
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
@@ -283,4 +283,4 @@ def survey(photographs: Photographs) -> Survey:
 
 
 def _weights_file(weights: Path | None) -> WeightsFile | None:
-    return WeightsFile(file=weights.name, sha256=record_of(weights).sha256) if weights else None
+    return WeightsFile(file=weights.name, sha256=sha256_of(weights)) if weights else None

@@ -113,7 +113,7 @@ def _own(config: Config, learned: str, world: World) -> Photographs:
         return _photos(folder, "held-out", "data.held_out", data, world)
     with show_progress("checking photographs", shown=world.is_main) as progress:
         sets = collect(config, world, progress)
-    if sets.fingerprint != learned:
+    if not sets.has_fingerprint(learned):
         raise UserError(
             f"data.{key}={folder}",
             "has changed since the run was trained, so its test photographs are unknown",
@@ -156,7 +156,7 @@ def _check_split(folder: Path, data: DataConfig) -> tuple[shards.Split, shards.P
 def _photos(folder: Path, name: str, key: str, data: DataConfig, world: World) -> Photographs:
     paths = on_main(world, lambda: find_photos(folder, key))
     with show_progress("checking photographs", shown=world.is_main) as progress:
-        shares = gather(world, find_unreadable_photos(paths[world.rank :: world.size], data, progress))
+        shares = gather(world, find_unreadable_photos(paths[world.rank :: world.size], data, progress)[0])
     bad = {photo.path: photo.reason for share in shares for photo in share}
     if bad and world.is_main:
         print(f"left out {len(bad)} photographs that cannot be read:", file=sys.stderr)

@@ -43,7 +43,8 @@ class Submission(_FrozenModel):
 
     job: SLURM's job id, `ARRAY_TASK` for an array task; the controller's process id for a local job. logs: the job
     folder that holds the ranks' logs, of the run or of its sweep. submitted: UTC, ISO 8601. code: hash of the snapshot.
-    command: the command line that submits the same again.
+    command: the command line that submits the same again. script: name of the file that sbatch got, which no
+    other job has: SLURM counts ids from 1 again after it has lost its state. None for a local job, and in older files.
     """
 
     cluster: Literal["slurm", "local"]
@@ -57,6 +58,7 @@ class Submission(_FrozenModel):
     code: str
     commit: str | None
     command: str
+    script: str | None = None
 
 
 class Event(_FrozenModel):
@@ -178,10 +180,12 @@ def read_submission(folder: JobFolder) -> Submission:
     """The last submission. Raises UserError if there is none, or if the folder is not private."""
     folder.check()
     try:
-        return Submission.model_validate_json(folder.submission.read_bytes())
+        submission = Submission.model_validate_json(folder.submission.read_bytes())
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not written by `submit`"
         raise UserError(str(folder.submission), f"cannot be read ({reason})", "submit the run again") from None
+    of_sweep = "_" in submission.job
+    return submission if of_sweep else submission.model_copy(update={"logs": folder.path})  # it may have been moved
 
 
 def append_event(folder: JobFolder, event: Event) -> None:

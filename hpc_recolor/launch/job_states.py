@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hpc_recolor.launch.job_folder import Submission
 from hpc_recolor.launch.slurm_command import InvalidJobIdError, parse_rows, run_command, value_or_none
 from hpc_recolor.launch.slurm_time import parse_time_left
 from hpc_recolor.runtime.errors import UserError
@@ -23,13 +24,16 @@ ENDED_JOB_STATES = (
     "PREEMPTED",
 )
 
+# Fields of sacct(1).
+RECORDED = "JobID,State,NodeList,Start,ExitCode"
+
 
 @dataclass(frozen=True)
 class JobState:
     """A job as SLURM describes it.
 
     reason: why it waits. time_left_s: until its time limit. start_time: when it started, or is expected to. exit_code:
-    128 + signal number if a signal ended it, as in shells.
+    128 + signal number if a signal ended it, as in shells. script: see Submission; None if SLURM does not tell.
     """
 
     job: str
@@ -40,6 +44,7 @@ class JobState:
     start_time: str | None = None
     restarts: int | None = None
     exit_code: int | None = None
+    script: str | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -57,6 +62,13 @@ def job_states(jobs: Sequence[str]) -> dict[str, JobState]:
     asked = sorted(job for job in wanted if job not in queued or queued[job].has_ended)
     recorded = _recorded(asked) if asked else {}
     return recorded | queued | {job: state for job, state in recorded.items() if state.has_ended}
+
+
+def job_of(submission: Submission, jobs: Mapping[str, JobState]) -> JobState | None:
+    """The state of a submission's job; None if SLURM does not know it, or knows another job by its id."""
+    job = jobs.get(submission.job)
+    same = job is None or None in (job.script, submission.script) or job.script == submission.script
+    return job if same else None
 
 
 def is_known(job: str) -> bool:
@@ -84,8 +96,8 @@ def array_tasks(job: str) -> Iterator[str]:
 
 def _queued() -> Iterator[JobState]:
     """This user's jobs that squeue still lists."""
-    command = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", "--format=%i|%T|%r|%N|%L|%S"]
-    for job, state, reason, nodes, left, start in parse_rows(run_command(command), 6):
+    command = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", "--format=%i|%T|%r|%N|%L|%S|%o"]
+    for job, state, reason, nodes, left, start, script in parse_rows(run_command(command), 7):
         known = JobState(
             job=job,
             state=state,
@@ -93,27 +105,39 @@ def _queued() -> Iterator[JobState]:
             nodes=nodes,
             time_left_s=parse_time_left(left),
             start_time=value_or_none(start),
+            script=_script(script),
         )
         yield from (replace(known, job=task) for task in array_tasks(job))
 
 
 def _recorded(jobs: Sequence[str]) -> dict[str, JobState]:
     """What accounting has of jobs; empty where SLURM keeps no accounting."""
+    command = ["sacct", "-nPX", "-j", ",".join(jobs), "-o"]
     try:
-        text = run_command(["sacct", "-nPX", "-j", ",".join(jobs), "-o", "JobID,State,NodeList,Start,ExitCode"])
+        text = run_command([*command, f"{RECORDED},SubmitLine"])
     except UserError:
-        return {}
+        try:
+            text = run_command([*command, f"{RECORDED},JobName"])  # before SLURM 21.08
+        except UserError:
+            return {}
     states: dict[str, JobState] = {}
-    for job, state, nodes, start, code in parse_rows(text, 5):
+    for job, state, nodes, start, code, script in parse_rows(text, 6):
         known = JobState(
             job=job,
             state=state,
             nodes=value_or_none(nodes) or "",
             start_time=value_or_none(start),
             exit_code=_exit_code(code),
+            script=_script(script),
         )
         states |= {task: replace(known, job=task) for task in array_tasks(job) if task in jobs}
     return states
+
+
+def _script(command: str) -> str | None:
+    """The name of submitit's script in the command that a job was submitted with."""
+    found = re.search(r"\.submission_file_\w+\.sh", command)
+    return found and found[0]
 
 
 def _exit_code(text: str) -> int:

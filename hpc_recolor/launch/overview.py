@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_recolor.launch.job_folder import Event, JobFolder, Submission, read_history, read_submission
-from hpc_recolor.launch.job_states import JobState, job_states
+from hpc_recolor.launch.job_states import JobState, job_of, job_states
 from hpc_recolor.launch.lifecycle import ENDED_STATES, State, last_stop, state_of, waits_for
 from hpc_recolor.launch.training_progress import NO_PROGRESS, TrainingProgress, read_progress
 from hpc_recolor.run_folder import checkpoints
@@ -99,7 +99,7 @@ def make_overview(run: RunFolder, submission: Submission, reply: SchedulerReply)
     """An overview of one run. Files that cannot be read leave their fields empty."""
     folder = JobFolder.of(run)
     history = _history(folder)
-    job = reply.jobs.get(submission.job)
+    job = job_of(submission, reply.jobs)
     logs = JobFolder(submission.logs)
     state = state_of(submission, history, job, reply.slurm_responded or submission.cluster == "local")
     waiting = job if state == "waiting" else None

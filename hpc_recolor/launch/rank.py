@@ -13,13 +13,12 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from hpc_recolor import cli
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import load_config
 from hpc_recolor.launch.job_folder import IDLE_STARTS, Event, JobFolder, append_event, read_history
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.staging import keep_caches, stage
 from hpc_recolor.run_folder.checkpoints import newest_images
 from hpc_recolor.run_folder.files import write_atomically
-from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.folder import RunFolder, read_config
 from hpc_recolor.runtime.code_version import code_commit
 from hpc_recolor.runtime.distributed import adopt
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
@@ -98,7 +97,7 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
     try:
         keep_caches(options.scratch)
         _use_network(options.network_interface)
-        config = stage(load_config(folder.config, {}), options.scratch, info.local_rank == 0)
+        config = stage(read_config(folder.config, RunFolder(folder.path.parent)), options.scratch, info.local_rank == 0)
         code, reason, requeue = _train(config, request)
     except BaseException as error:
         code = BAD_INPUT if isinstance(error, UserError) else code

@@ -3,14 +3,13 @@
 import shlex
 import shutil
 
-from hpc_recolor.config_file import load_config
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission
 from hpc_recolor.launch.overview import Overview, inspect_one
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.slurm_command import run_command
 from hpc_recolor.launch.snapshot import Snapshot
 from hpc_recolor.launch.submission import Plan, check_no_job, submit
-from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.folder import RunFolder, read_config
 from hpc_recolor.runtime.errors import UserError
 
 # SLURM refuses to start a job within the second in which it revoked the job's last allocation.
@@ -50,7 +49,7 @@ def resubmit(run: RunFolder) -> Submission:
         name=run.path.name,
         folder=folder,
         runs=(run,),
-        configs=(load_config(folder.config, {}),),
+        configs=(read_config(folder.config, run),),
         options=options.model_copy(update={"after": None}),
         code=code,
         command=last.command,

@@ -108,8 +108,11 @@ def slurm_error(text: str, context: str = "") -> UserError:
 
 
 def parse_rows(text: str, fields: int) -> list[list[str]]:
-    """The lines of `a|b|c` output with that many fields. Warnings, which have fewer, are left out."""
-    split = [line.split("|") for line in text.splitlines()]
+    """The lines of `a|b|c` output with that many fields, of which the last may contain |.
+
+    Warnings, which have fewer, are left out.
+    """
+    split = [line.split("|", fields - 1) for line in text.splitlines()]
     return [row for row in split if len(row) == fields]
 
 

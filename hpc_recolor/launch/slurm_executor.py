@@ -78,6 +78,7 @@ class RankExecutor(submitit.SlurmExecutor):
     def __init__(self, folder: JobFolder, python: str) -> None:
         super().__init__(folder=folder.path)
         self.python = python
+        self.script: str | None = None
 
     @classmethod
     def affinity(cls) -> int:
@@ -90,6 +91,7 @@ class RankExecutor(submitit.SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # sbatch takes variables for options, over those of the script, and passes them all on to the job.
+        self.script = submission_file_path.name
         unset = [f"--unset={name}" for name in foreign_names(os.environ, devices=True)]
         return ["env", *unset, "sbatch", str(submission_file_path)]
 

@@ -12,7 +12,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import to_yaml
 from hpc_recolor.launch import snapshot
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission, write_submission
-from hpc_recolor.launch.job_states import JobState, job_states
+from hpc_recolor.launch.job_states import JobState, job_of, job_states
 from hpc_recolor.launch.profile import JobOptions, plain_path, working_directory
 from hpc_recolor.launch.slurm_time import format_time
 from hpc_recolor.launch.snapshot import Snapshot
@@ -110,9 +110,9 @@ def submit(plan: Plan) -> list[Submission]:
             write_atomically(home.options, plan.options.model_dump_json(indent=1).encode())
         if plan.is_sweep:
             write_atomically(plan.folder.tasks, json.dumps([str(run.path) for run in plan.runs]).encode())
-        job = _start(plan)
+        job, script = _start(plan)
     jobs = [f"{job}_{task}" for task in range(len(homes))] if plan.is_sweep else [job]
-    submissions = [_make_submission(plan, job) for job in jobs]
+    submissions = [_make_submission(plan, job, script) for job in jobs]
     for home, submission in zip(homes, submissions, strict=True):
         plan.folder.cancelled(submission.job).unlink(missing_ok=True)  # of an older job: SLURM may reuse its ids
         write_submission(home, submission)
@@ -130,7 +130,7 @@ def check_no_job(run: RunFolder) -> None:
 
         job = JobState(job=last.job, state="RUNNING") if local_executor.is_running(last) else None
     else:
-        job = job_states([last.job]).get(last.job)
+        job = job_of(last, job_states([last.job]))
     if job and not job.has_ended:
         raise UserError(
             f"run {run.path}",
@@ -139,19 +139,19 @@ def check_no_job(run: RunFolder) -> None:
         )
 
 
-def _start(plan: Plan) -> str:
+def _start(plan: Plan) -> tuple[str, str | None]:
+    """The id of the job that was started, and the name of its script."""
     if plan.options.cluster == "local":
         from hpc_recolor.launch import local_executor
 
-        return local_executor.start(plan.folder, plan.code.path, plan.options)
+        return local_executor.start(plan.folder, plan.code.path, plan.options), None
     from hpc_recolor.launch import slurm_executor
 
-    return slurm_executor.start(
-        slurm_executor.executor(plan.folder, plan.code.path, plan.name, plan.options, plan.tasks)
-    )
+    executor = slurm_executor.executor(plan.folder, plan.code.path, plan.name, plan.options, plan.tasks)
+    return slurm_executor.start(executor), executor.script
 
 
-def _make_submission(plan: Plan, job: str) -> Submission:
+def _make_submission(plan: Plan, job: str, script: str | None) -> Submission:
     options = plan.options
     return Submission(
         cluster=options.cluster,
@@ -165,6 +165,7 @@ def _make_submission(plan: Plan, job: str) -> Submission:
         code=plan.code.path.name,
         commit=plan.code.commit,
         command=plan.command,
+        script=script,
     )
 
 

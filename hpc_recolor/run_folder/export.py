@@ -15,7 +15,7 @@ from hpc_recolor.config import ColorName, Config
 from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
 from hpc_recolor.run_folder import checkpoints, tensor_files
 from hpc_recolor.run_folder.checkpoints import Manifest
-from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.files import sha256_of, write_atomically
 from hpc_recolor.runtime.errors import UserError, cannot_write
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ def _write(target: Path, card: dict[str, Any], weights: "dict[str, Tensor]") -> 
     beside = target.with_name(f".{target.name}.writing")
     try:
         record = tensor_files.write(beside, weights, {CARD: json.dumps(card)})
-        write_atomically(_card_file(target), json.dumps(card | {"sha256": record.sha256}, indent=1).encode() + b"\n")
+        write_atomically(
+            _card_file(target), json.dumps(card | {"sha256": sha256_of(beside)}, indent=1).encode() + b"\n"
+        )
         beside.replace(target)
     except BaseException:
         beside.unlink(missing_ok=True)

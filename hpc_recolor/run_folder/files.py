@@ -5,22 +5,61 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel
+import xxhash
+from pydantic import BaseModel, model_serializer, model_validator
+
+ALGORITHM_NAMES = {"xxh3_128": "XXH3-128", "sha256": "SHA-256"}
 
 
 class FileRecord(BaseModel):
-    """A file of a checkpoint or a data set."""
+    """A file of a checkpoint or a data set. Its hash finds damage; it is no defense against forgery.
+
+    xxh3_128: XXH3 with 128 bits (xxhash.com), hex; where it is missing, as in files written before version 0.3, sha256.
+    """
 
     size_bytes: int
-    sha256: str
+    xxh3_128: str | None = None
+    sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _check_hash(self) -> "FileRecord":
+        if (self.xxh3_128 is None) == (self.sha256 is None):
+            raise ValueError("needs xxh3_128, or sha256")
+        return self
+
+    @model_serializer
+    def _without_none(self) -> dict[str, int | str]:
+        return {"size_bytes": self.size_bytes} | {self.algorithm: self.hash}
+
+    @property
+    def algorithm(self) -> Literal["xxh3_128", "sha256"]:
+        """Of `hash`."""
+        return "xxh3_128" if self.xxh3_128 else "sha256"
+
+    @property
+    def hash(self) -> str:
+        """Hex."""
+        return self.xxh3_128 or self.sha256 or ""
 
 
-def record_of(file: Path) -> FileRecord:
-    """Size and SHA-256 of a file, as manifests hold them. Reads all of it. Raises OSError."""
+def record_of(file: Path, algorithm: Literal["xxh3_128", "sha256"] = "xxh3_128") -> FileRecord:
+    """Size and hash of a file, as manifests hold them. Reads all of it. Raises OSError."""
     with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileRecord(size_bytes=file.stat().st_size, sha256=digest)
+        new = xxhash.xxh3_128 if algorithm == "xxh3_128" else hashlib.sha256
+        digest = hashlib.file_digest(stream, new).hexdigest()
+    return FileRecord.model_validate({"size_bytes": file.stat().st_size, algorithm: digest})
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, hex: for what is downloaded, or named in results. Raises OSError."""
+    return record_of(file, "sha256").hash
+
+
+def record_of_bytes(content: bytes) -> FileRecord:
+    """Size and hash of what a file will hold."""
+    return FileRecord(size_bytes=len(content), xxh3_128=xxhash.xxh3_128_hexdigest(content))
 
 
 def file_damage(file: Path, expected: FileRecord) -> str | None:
@@ -29,12 +68,16 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
         size_bytes = file.stat().st_size
         if size_bytes != expected.size_bytes:
             return f"{file.name} has {size_bytes} bytes, expected {expected.size_bytes}"
-        found = record_of(file)
+        found = record_of(file, expected.algorithm)
     except FileNotFoundError:
         return f"{file.name} is missing"
     except OSError as error:
         return f"{file.name} cannot be read ({error.strerror})"
-    return None if found == expected else f"{file.name} differs from what was written (SHA-256)"
+    return (
+        None
+        if found == expected
+        else f"{file.name} differs from what was written ({ALGORITHM_NAMES[expected.algorithm]})"
+    )
 
 
 def write_atomically(file: Path, content: bytes) -> None:

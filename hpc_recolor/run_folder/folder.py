@@ -102,6 +102,12 @@ def _unwritable(run: RunFolder, error: OSError) -> UserError:
     return cannot_write(f"run.folder={run.path.parent}", error, "name a folder that is writable, with free space")
 
 
+def read_config(file: Path, run: RunFolder) -> Config:
+    """The config of a run that is to train, from a file in its folder. A run is the folder that it stands in: what the
+    file says of that may be older than the last move. Raises UserError as `load_config` does."""
+    return load_config(file, {"run": {"folder": str(run.path.parent), "name": run.path.name}})
+
+
 def open_run(folder: Path) -> tuple[RunFolder, Config]:
     """An existing run folder and its config. Raises UserError if it is not a run folder."""
     run = RunFolder(folder)

@@ -3,13 +3,13 @@
 safetensors only: a JSON header and raw numbers, so that reading a file cannot run code.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import xxhash
 from safetensors import SafetensorError, safe_open
 
 from hpc_recolor.run_folder.files import FileRecord
@@ -38,7 +38,7 @@ def write(file: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, st
     The record is computed from memory while writing; the file is not read back. If a write fails, removes the file and
     raises OSError that names it.
     """
-    digest, size_bytes = hashlib.sha256(), 0
+    digest, size_bytes = xxhash.xxh3_128(), 0
     try:
         with file.open("wb") as stream:
             for chunk in _chunks(tensors, metadata):
@@ -51,7 +51,7 @@ def write(file: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, st
         file.unlink(missing_ok=True)
         error.filename = str(file)  # a failed write does not name its file
         raise
-    return FileRecord(size_bytes=size_bytes, sha256=digest.hexdigest())
+    return FileRecord(size_bytes=size_bytes, xxh3_128=digest.hexdigest())
 
 
 def format_damage(file: Path) -> str | None:

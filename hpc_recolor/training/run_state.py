@@ -1,6 +1,7 @@
 """Capture and restore a run's whole state: both networks, one commit, on any number of ranks and at any ZeRO stage."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,9 @@ class Counters:
         return mean
 
 
+SamePhotos = Callable[[str], bool]
+
+
 @dataclass(frozen=True)
 class RunState:
     """Everything that a checkpoint holds. average: of the generator's weights, None without train.ema_half_life."""
@@ -73,19 +77,19 @@ class RunState:
         return cls(engines, average, Counters(torch.zeros(len(StepLosses._fields), device=world.device)))
 
 
-def restore(run: RunFolder, state: RunState, photos: str, world: World) -> Path | None:
+def restore(run: RunFolder, state: RunState, same_photos: SamePhotos, world: World) -> Path | None:
     """Load the newest whole checkpoint of a run into `state`, and return its folder; None if there is none yet.
 
-    All ranks call it together. photos: fingerprint of the photographs to learn from. On as many ranks as it was saved
-    on, with as many threads, a run on CPUs continues bit for bit; on others BatchNorm's statistics are the mean over
-    the old ranks and dropout draws anew. Damaged checkpoints are reported and skipped. Raises UserError if all are
-    damaged or gone, or the newest whole one belongs to other photographs or networks.
+    All ranks call it together. same_photos: whether a fingerprint is of the photographs to learn from. On as many ranks
+    as it was saved on, with as many threads, a run on CPUs continues bit for bit; on others BatchNorm's statistics are
+    the mean over the old ranks and dropout draws anew. Damaged checkpoints are reported and skipped. Raises UserError
+    if all are damaged or gone, or the newest whole one belongs to other photographs or networks.
     """
     found = on_main(world, lambda: checkpoints.committed(run))
     for path in reversed(found):
         damage = _find_damage(path, world)
         if damage is None:
-            _load(path, state, photos, world)
+            _load(path, state, same_photos, world)
             return path
         if world.is_main:
             print(f"checkpoint {path} is damaged and skipped: {damage}", file=sys.stderr)
@@ -154,9 +158,9 @@ def parameter_shapes(engines: Engines) -> dict[str, list[int]]:
     return {f"{network}/{name}": shape for network, engine in engines.items() for name, shape in shapes(engine).items()}
 
 
-def _load(path: Path, state: RunState, photos: str, world: World) -> None:
+def _load(path: Path, state: RunState, same_photos: SamePhotos, world: World) -> None:
     manifest = checkpoints.read_manifest(path)
-    _check_fits(path, manifest, state, photos)
+    _check_fits(path, manifest, state, same_photos)
     saved = checkpoints.fragments(path, manifest)
     for network, engine in state.engines.items():
         _load_engine(network, engine, saved, manifest)
@@ -202,8 +206,8 @@ def _load_rank(file: Path, state: RunState, world: World) -> None:
             torch.cuda.set_rng_state(tensors.get_tensor("random_cuda"), world.device)
 
 
-def _check_fits(path: Path, manifest: Manifest, state: RunState, photos: str) -> None:
-    if manifest.photos != photos:
+def _check_fits(path: Path, manifest: Manifest, state: RunState, same_photos: SamePhotos) -> None:
+    if not same_photos(manifest.photos):
         raise UserError(
             f"checkpoint {path}", "was trained on other photographs", "restore the folder, or give a new run.name"
         )

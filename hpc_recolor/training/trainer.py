@@ -78,7 +78,7 @@ class Trainer:
         self.checkpointer = Checkpointer(self.context, photos.fingerprint)
         self.validation = Validation(self.context, photos.held_out, self._stop_requested)
         self.enter_phase("restoring", self.context.step)
-        if restore(run, self.state, photos.fingerprint, world):
+        if restore(run, self.state, photos.has_fingerprint, world):
             self.checkpointer.saved_images = self.images_seen
 
     @property

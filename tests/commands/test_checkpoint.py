@@ -18,7 +18,7 @@ from hpc_recolor.config_file import load_config
 from hpc_recolor.evaluation.colorizer import Colorizer
 from hpc_recolor.models.build import build_generator
 from hpc_recolor.run_folder import checkpoint_writer, checkpoints
-from hpc_recolor.run_folder.files import record_of
+from hpc_recolor.run_folder.files import sha256_of
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.tensor_files import write
 from hpc_recolor.runtime.errors import UserError
@@ -131,7 +131,7 @@ def test_export_writes_the_averaged_generator_with_a_card_that_loads_it(
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     card = json.loads((run.path / "generator.json").read_text())
-    assert card["sha256"] == record_of(run.path / "generator.safetensors").sha256
+    assert card["sha256"] == sha256_of(run.path / "generator.safetensors")
     assert (card["images_seen"], card["averaged"], card["photos"]) == (16, True, "fingerprint")
     assert card["model"] == CONFIG.model.model_dump()
     assert "(N,1,H,W)" in card["input"] and "(N,2,H,W)" in card["output"]

@@ -250,8 +250,11 @@ def test_a_job_that_slurm_cannot_cancel_may_still_be_requeued(
     assert not JobFolder.of(run).cancelled("42").exists()
 
 
-def test_a_run_that_has_ended_is_submitted_again(tmp_path: Path, command: Command) -> None:
-    run = submitted(tmp_path / "run", start(), end("stopped by SIGTERM", 75), cluster="local")
+@pytest.mark.parametrize("name", ["run", "other"])
+def test_a_run_that_has_ended_is_submitted_again_wherever_it_stands(
+    name: str, tmp_path: Path, command: Command
+) -> None:
+    run = submitted(tmp_path / name, start(), end("stopped by SIGTERM", 75), cluster="local", logs=tmp_path / "run/job")
     home = JobFolder.of(run)
     (home.code / "abc").mkdir(parents=True)
     (tmp_path / "photos").mkdir()
@@ -262,11 +265,13 @@ def test_a_run_that_has_ended_is_submitted_again(tmp_path: Path, command: Comman
     for file in (run.config, home.config):
         file.write_text(to_yaml(config))
     home.options.write_text(JobOptions(cluster="local", python=str(python)).model_dump_json())
-    restarted = command("jobs", "restart", "run")
+    restarted = command("jobs", "restart", name)
     assert restarted.returncode == 0, restarted.stderr
     shown = dict(re.split(r"  +", line, maxsplit=1) for line in restarted.stdout.splitlines())
     assert shown["job"] == read_submission(home).job != "42"
-    assert shown["run"] == "run"
+    assert shown["run"] == name
     assert shown["logs"] == str(home.log(shown["job"], 0))
-    assert shown["follow"] == "python -m hpc_recolor.jobs logs run --follow"
+    assert shown["follow"] == f"python -m hpc_recolor.jobs logs {name} --follow"
+    assert load_config(run.config, {}).run.name == name
+    assert {path.name for path in tmp_path.iterdir()} == {name, "photos", "python"}
     until(lambda: home.log(shown["job"], 0).exists() and home.log(shown["job"], 0).read_text() == "starts\n")

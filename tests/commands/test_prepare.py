@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from PIL import Image, ImageOps
 
 from hpc_recolor.data import pack
@@ -206,7 +207,7 @@ def test_manifest_has_size_and_checksum_of_every_other_file(small: Path) -> None
     assert files.keys() | {"manifest.json"} == set(os.listdir(small))
     for name, record in files.items():
         content = (small / name).read_bytes()
-        assert record == {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert record == {"size_bytes": len(content), "xxh3_128": xxhash.xxh3_128_hexdigest(content)}
 
 
 def test_raw_shard_is_the_concatenated_samples(small: Path) -> None:
@@ -702,6 +703,34 @@ def test_changed_source_over_a_complete_data_set_is_refused(complete: Path, phot
     line = error_line(prepare(source, "--out", complete, *SMALL))
     assert str(complete) in line
     assert state_of(complete) == before
+
+
+def test_photograph_that_changed_in_place_is_noticed_at_equal_length(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(6):
+        paint_photo(number).save(source / f"{number}.bmp")
+    prepared(source, "--out", tmp_path / "set", *SMALL)
+    assert "nothing to do" in prepare(source, "--out", tmp_path / "set", *SMALL).stdout
+    paint_photo(9).save(source / "2.bmp")
+    line = error_line(prepare(source, "--out", tmp_path / "set", *SMALL))
+    assert "holds another data set (the photographs found, by name or content)" in line
+
+
+def test_data_set_from_before_contents_were_hashed_is_complete(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(6):
+        paint_photo(number).save(source / f"{number}.bmp")
+    prepared(source, "--out", tmp_path / "set", *SMALL)
+    manifest = tmp_path / "set" / "manifest.json"
+    names = b"".join(b"photos/%d.bmp\0%d\n" % (n, (source / f"{n}.bmp").stat().st_size) for n in range(6))
+    old = json.loads(manifest.read_text()) | {"source": hashlib.sha256(names).hexdigest()}
+    for name, record in old["files"].items():
+        sha256 = hashlib.sha256((tmp_path / "set" / name).read_bytes()).hexdigest()
+        old["files"][name] = {"size_bytes": record["size_bytes"], "sha256": sha256}
+    manifest.write_text(json.dumps(old))
+    assert "nothing to do" in prepare(source, "--out", tmp_path / "set", *SMALL).stdout
 
 
 def test_folder_with_other_files_is_not_taken_as_data_set(tmp_path: Path, photos: Path) -> None:

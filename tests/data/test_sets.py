@@ -1,6 +1,7 @@
 """Which samples a run trains on and which are held out, for a config."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.samples import Samples
-from hpc_recolor.data.sets import collect, fingerprint
+from hpc_recolor.data.sets import collect
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import UserError
@@ -47,13 +48,25 @@ def test_a_folder_of_broken_photographs_says_why(tmp_path: Path) -> None:
         collect(config(tmp_path, 16), ALONE)
 
 
-def test_the_fingerprint_notices_another_set_of_photographs(tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_names_in_the_folder_and_of_contents(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
     for number in range(2):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-    paths = find_photos(tmp_path, "data.photos")
-    before = fingerprint(tmp_path, paths)
-    paths[0].rename(tmp_path / "renamed.png")
-    assert fingerprint(tmp_path, find_photos(tmp_path, "data.photos")) != before
+        Image.new("L", (8, 8), number).save(folder / f"{number}.bmp")
+    first = collect(config(folder, 1), ALONE)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert collect(config(tmp_path / "copy", 1), ALONE).fingerprint == first.fingerprint
+    changed = folder / names(first.train)[0].name
+    old = changed.read_bytes()
+    Image.new("L", (8, 8), 5).save(changed)
+    assert len(changed.read_bytes()) == len(old)
+    other = collect(config(folder, 1), ALONE)
+    assert other.fingerprint != first.fingerprint
+    assert other.has_fingerprint(first.old_fingerprint)  # of a run before version 0.3, which could not tell
+    changed.write_bytes(old)
+    assert collect(config(folder, 1), ALONE).fingerprint == first.fingerprint
+    changed.rename(folder / "9.bmp")
+    assert collect(config(folder, 1), ALONE).fingerprint != first.fingerprint
 
 
 def test_images_of_runs_among_the_photographs_are_not_trained_on(tmp_path: Path) -> None:

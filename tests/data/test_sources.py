@@ -38,7 +38,7 @@ def test_truncated_and_foreign_files_are_found(tmp_path: Path) -> None:
     paint_photo(0).save(tmp_path / "moving.jpg", format="GIF")
     paint_photo(0).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-10])  # Pillow alone would take it
-    bad = find_unreadable_photos(find_photos(tmp_path, "data.photos"), DataConfig())
+    bad, _ = find_unreadable_photos(find_photos(tmp_path, "data.photos"), DataConfig())
     assert [photo.path.name for photo in bad] == ["cut.png", "empty.jpg", "moving.jpg", "text.png", "truncated.jpg"]
     assert "DALI" in bad[0].reason
     assert "holds GIF" in bad[2].reason

@@ -104,7 +104,7 @@ def test_every_damaged_file_is_named(prepared: Prepare) -> None:
     flip_a_bit(folder / "train-00000.raw")
     (folder / "val-00000.raw").unlink()
     first, second = bad(examine(folder))
-    assert first.message == "train-00000.raw differs from what was written (SHA-256)"
+    assert first.message == "train-00000.raw differs from what was written (XXH3-128)"
     assert second.message == "val-00000.raw is missing"
 
 

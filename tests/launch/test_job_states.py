@@ -1,10 +1,12 @@
 """States of jobs and array tasks, in squeue's spellings and on the real cluster."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from hpc_recolor.launch.job_states import array_tasks, is_known, job_states
+from hpc_recolor.launch.job_folder import Submission
+from hpc_recolor.launch.job_states import array_tasks, is_known, job_of, job_states
 from hpc_recolor.runtime.errors import UserError
 from tests.support.live import slurm, until
 
@@ -39,6 +41,33 @@ def test_states_of_jobs_and_of_tasks_that_wait_run_and_end(cluster: Path) -> Non
     slurm("scancel", one, array)
     until(lambda: not slurm("squeue", "-h"))
     assert {state.state.split(" ")[0] for state in job_states([one, *tasks]).values()} == {"CANCELLED"}
+
+
+def test_a_job_with_an_old_id_is_another_one(cluster: Path, tmp_path: Path) -> None:
+    """SLURM counts from 1 again after it has lost its state: `jobs cancel` must not reach somebody else's job."""
+    script = tmp_path / "a|b" / ".submission_file_0123abcd.sh"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\nsleep 60\n")
+    job = slurm("sbatch", "--parsable", "--output=/dev/null", str(script))
+    own = submission(job, script.name)
+    others = submission(job, ".submission_file_4567cdef.sh")
+    for state in ("RUNNING", "CANCELLED"):
+        until(partial(is_in_state, job, state))
+        found = job_states([job])
+        assert job_of(own, found) == job_of(submission(job, None), found) == found[job]
+        assert job_of(others, found) is None
+        slurm("scancel", job)
+
+
+def is_in_state(job: str, state: str) -> bool:
+    return state in job_states([job])[job].state
+
+
+def submission(job: str, script: str | None) -> Submission:
+    return Submission(
+        cluster="slurm", job=job, ranks=1, nodes=1, logs=Path("logs"), partition=None, time=None, submitted="", code="",
+        commit=None, command="", script=script,
+    )  # fmt: skip
 
 
 def test_all_tasks_of_an_array_are_found_however_slurm_abbreviates_them(cluster: Path) -> None:

@@ -130,6 +130,23 @@ def test_a_task_of_a_sweep_takes_its_own_run(tmp_path: Path, monkeypatch: pytest
     assert rank._folder_of_task(sweep) == sweep
 
 
+def test_ranks_train_the_run_that_their_job_folder_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config may say where it was before the user moved it."""
+    folder = JobFolder(tmp_path / "moved" / "job")
+    folder.make()
+    folder.config.write_text(to_yaml(Config()))
+    folder.options.write_text(JobOptions().model_dump_json())
+    trained: list[Config] = []
+
+    def train(config: Config, request: StopRequest) -> tuple[int, str, bool]:
+        trained.append(config)
+        return 0, "finished", False
+
+    monkeypatch.setattr(rank, "_train", train)
+    assert rank._run(folder, rank_info(monkeypatch, PLAIN), StopRequest()) == 0
+    assert trained[0].run.folder / trained[0].run.name == tmp_path / "moved"
+
+
 def test_a_node_that_cannot_be_prepared_leaves_its_reason_in_the_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config, to_yaml
-from hpc_recolor.data.sets import fingerprint
+from hpc_recolor.data.sets import old_fingerprint
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.evaluation.checkpoint_choice import choose
 from hpc_recolor.evaluation.evaluation import EvaluationOptions, Evaluator
@@ -99,7 +99,7 @@ def add_checkpoint(
             "snapshot_epoch": snapshot_epoch,
             "world_size": 1,
             "zero_stage": 0,
-            "photos": fingerprint(photos, find_photos(photos, "photos")) if photos else "",
+            "photos": old_fingerprint(photos, find_photos(photos, "photos")) if photos else "",
             "progress": {},
             "versions": {},
             "config": {},
