@@ -23,8 +23,8 @@ _OWN_FILES = re.compile(
 class JournalHeader(BaseModel):
     """First line: what is being prepared.
 
-    source: identifies the photographs, by their names, sizes and contents. old_source: the same photographs, as it was
-    written before version 0.3, without their contents.
+    source: identifies the photographs, by their names, sizes and contents. old_source: of the same photographs, as
+    earlier versions wrote it, without their contents.
     """
 
     options: PrepareOptions

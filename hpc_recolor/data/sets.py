@@ -22,7 +22,7 @@ class SampleSets:
     """Samples to train on and held-out ones, disjoint, and the photographs that cannot be read.
 
     fingerprint: identifies the training samples; another one means another set. old_fingerprint: of the same samples,
-    as runs before version 0.3 computed it.
+    as earlier versions computed it.
     """
 
     train: Samples
@@ -55,7 +55,7 @@ def fingerprint(folder: Path, hashes: Mapping[Path, str]) -> str:
 
 
 def old_fingerprint(folder: Path, paths: Sequence[Path]) -> str:
-    """Over paths and sizes in bytes, as before version 0.3. It misses a photograph that changed in place."""
+    """Over paths and sizes in bytes, as earlier versions did. It misses a photograph that changed in place."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(os.fsencode(path.relative_to(folder)) + b"\0%d\n" % path.stat().st_size)
@@ -103,12 +103,6 @@ def _from_shards(config: Config, world: World) -> SampleSets:
     assert data.shards
     folder = data.shards
     manifest = on_main(world, lambda: shards.read_set(folder, "data.shards"))
-    if manifest.options.size != data.size:
-        raise UserError(
-            f"data.size={data.size}",
-            f"{folder} holds images of {manifest.options.size} px",
-            f"use --data.size {manifest.options.size}, or prepare the photographs with --size {data.size}",
-        )
     damages = gather(world, _find_damage(folder, sorted(manifest.files)[world.rank :: world.size], manifest))
     damage = next(filter(None, damages), None)
     if damage:

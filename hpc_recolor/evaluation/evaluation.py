@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hpc_recolor.config import Config
+from hpc_recolor.data.adoption import with_set_options
 from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.shards import MANIFEST
 from hpc_recolor.evaluation import image_metrics, result_writer
 from hpc_recolor.evaluation.checkpoint_choice import Choice, ExportChoice, choose, choose_export
 from hpc_recolor.evaluation.measurements import Gallery, MadeBatch, Measurements, in_order, measure_all, to_show
@@ -80,7 +82,6 @@ def evaluate(run: Path, options: EvaluationOptions, device: str = "auto", thread
         )
         photographs = find_photographs(config, options.data, chosen[-1].photos, world)
         evaluator = Evaluator(results, config, options, world, perceptual, photographs)
-        evaluator.check()
         for choice in chosen:
             evaluator.run_and_print(choice)
     finally:
@@ -106,12 +107,9 @@ class Evaluator:
         self.perceptual, self.photographs = perceptual, photographs
         self.color = config.model.color
         self.survey = survey(photographs)
+        fingerprint = self.survey.fingerprint
+        self.name = on_main(world, lambda: result_writer.name_for(results, photographs.name, fingerprint))
         self._baselines: Measurements | None = None
-
-    def check(self) -> None:
-        """Raise UserError if the results already in the folder are of other photographs."""
-        folder = evaluation_file(self.results, self.photographs.name, "any").parent
-        on_main(self.world, lambda: result_writer.check_same_photographs(folder, self.survey.fingerprint))
 
     def run_and_print(self, choice: Choice | ExportChoice) -> None:
         """Measure a checkpoint that is not measured already; rank 0 prints its table."""
@@ -131,7 +129,7 @@ class Evaluator:
 
     def file(self, choice: Choice | ExportChoice) -> Path:
         """The JSON of a checkpoint's evaluation."""
-        return evaluation_file(self.results, self.photographs.name, choice.stem)
+        return evaluation_file(self.results, self.name, choice.stem)
 
     def measure(self, choice: Choice | ExportChoice, protocol: Protocol) -> Evaluation:
         """Measure a checkpoint, write its evaluation, and return it."""
@@ -192,7 +190,7 @@ class Evaluator:
             "recognition": options.recognition,
         }
         return Protocol(
-            data=self.photographs.name,
+            data=self.name,
             images=len(self.photographs),
             fingerprint=self.survey.fingerprint,
             size=data.size,
@@ -263,7 +261,9 @@ def _chosen(run: Path, options: EvaluationOptions) -> tuple[Path, Config, Sequen
     if run.is_file():
         choice = choose_export(run)
         return options.out or Path("runs", choice.stem), choice.exported.config, [choice]
-    folder, config = open_run(run)
+    folder, stored = open_run(run)
+    shards = stored.data.shards
+    config = with_set_options(stored) if shards and (shards / MANIFEST).exists() else stored
     return options.out or folder.path, config, choose(folder, options.epochs, options.raw)
 
 

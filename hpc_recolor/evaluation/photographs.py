@@ -128,7 +128,7 @@ def _own(config: Config, learned: str, world: World) -> Photographs:
 
 
 def _in_folder(folder: Path, config: Config, world: World) -> Photographs:
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name) or "data"
+    name = re.sub(r"[^\w.-]", "-", folder.resolve().name) or "data"
     if not on_main(world, lambda: folder.is_dir() and is_data_set(os.listdir(folder))):
         return _photos(folder, name, "data", config.data, world)
     split, options = on_main(world, lambda: _check_split(folder, config.data))

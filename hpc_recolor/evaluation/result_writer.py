@@ -16,6 +16,7 @@ from hpc_recolor.evaluation.results import (
     Evaluation,
     ImageKind,
     Protocol,
+    evaluation_file,
     image_file,
     image_folder,
     read_fingerprint,
@@ -27,15 +28,12 @@ from hpc_recolor.runtime.distributed import World, gather
 from hpc_recolor.runtime.errors import UserError
 
 
-def check_same_photographs(folder: Path, fingerprint: str) -> None:
-    """Raise UserError if a folder holds evaluations of other photographs."""
-    for file in sorted(folder.glob("*.json")):
-        if (found := read_fingerprint(file)) and found != fingerprint:
-            raise UserError(
-                f"evaluation {file}",
-                "measured on other photographs, or these have changed since",
-                f"move {folder} away, or rename the folder of photographs",
-            )
+def name_for(results: Path, name: str, fingerprint: str) -> str:
+    """The name that evaluations of photographs get beside others: `name`, with a part of their fingerprint after it if
+    `name` stands for other photographs, such as those of another folder of that name, or of this one before a change.
+    """
+    known = (read_fingerprint(file) for file in evaluation_file(results, name, "any").parent.glob("*.json"))
+    return f"{name}-{fingerprint[:8]}" if {*known} - {None, fingerprint} else name
 
 
 def find_finished(file: Path, protocol: Protocol, first: int) -> Evaluation | None:

@@ -59,7 +59,7 @@ def plan(configs: Sequence[Config], options: JobOptions, command: str, sweep: st
     run already has a job.
     """
     found = [preflight.check(config, options.ranks) for config in configs]
-    runs = tuple(RunFolder(plain_path(run.path, "run.folder")) for run in found)
+    runs = tuple(RunFolder(plain_path(run.path, "run.folder")) for _, run in found)
     if len({run.path for run in runs}) < len(runs):
         raise UserError("run.name", "two runs of the sweep have the same name", "give each config its own")
     for run in runs:
@@ -75,7 +75,7 @@ def plan(configs: Sequence[Config], options: JobOptions, command: str, sweep: st
         name=name,
         folder=folder,
         runs=runs,
-        configs=tuple(configs),
+        configs=tuple(config for config, _ in found),
         options=options,
         code=code,
         command=command,

@@ -16,7 +16,7 @@ ALGORITHM_NAMES = {"xxh3_128": "XXH3-128", "sha256": "SHA-256"}
 class FileRecord(BaseModel):
     """A file of a checkpoint or a data set. Its hash finds damage; it is no defense against forgery.
 
-    xxh3_128: XXH3 with 128 bits (xxhash.com), hex; where it is missing, as in files written before version 0.3, sha256.
+    xxh3_128: XXH3 with 128 bits (xxhash.com), hex; where it is missing, as in files of earlier versions, sha256.
     """
 
     size_bytes: int

@@ -1,5 +1,6 @@
 """The run folder: the paths inside it, and which config may resume it."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +66,22 @@ def find_run(config: Config) -> RunFolder:
     return run
 
 
-def _check_same_run(run: RunFolder, config: Config) -> None:
-    changes = changed_keys(load_config(run.config, {}), config)
+def _check_same_run(run: RunFolder, config: Config) -> list[str]:
+    """Raises UserError if the folder holds another run. Returns what it has recorded wrongly of the same one.
+
+    A data set decides how its photographs became squares. Earlier versions recorded what the config said of that.
+    """
+    decided = ("data.fit: ", "data.size: ") if config.data.shards else ()
+    different = changed_keys(load_config(run.config, {}), config)
+    corrected = [change for change in different if change.startswith(decided)] if decided else []
+    changes = [change for change in different if change not in corrected]
     if changes:
         raise UserError(
             f"run.name={config.run.name}",
             f"{run.path} holds another run ({'; '.join(changes)})",
             "give the same values to resume it, or another run.name, or remove the folder",
         )
+    return corrected
 
 
 def make_folder(run: RunFolder) -> None:
@@ -89,12 +98,13 @@ def claim(run: RunFolder, config: Config) -> None:
     Raises UserError if it cannot be written, or holds another run: one may have claimed it since `find_run`.
     """
     make_folder(run)
-    if run.config.is_file():
-        _check_same_run(run, config)
+    corrected = _check_same_run(run, config) if run.config.is_file() else []
     try:
         write_atomically(run.config, to_yaml(config).encode())
     except OSError as error:
         raise _unwritable(run, error) from None
+    for change in corrected:
+        print(f"{run.config}: corrected to what its data set was prepared with: {change}", file=sys.stderr)
 
 
 def _unwritable(run: RunFolder, error: OSError) -> UserError:

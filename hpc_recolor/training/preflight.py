@@ -1,21 +1,27 @@
 """Checks of a run before anything slow: no torch is imported, no process group joined, no image opened."""
 
 from hpc_recolor.config import Config, check_ranks
+from hpc_recolor.data.adoption import check_given, with_set_options
 from hpc_recolor.data.inputs import check_inputs
 from hpc_recolor.models.weights_package import weights_file
 from hpc_recolor.run_folder.folder import RunFolder, find_run
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 
 
-def check(config: Config, ranks: int) -> RunFolder:
-    """The run folder of a config, which may not exist yet. Writes nothing.
+def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
+    """The config as it will be trained, completed by its data set, and its run folder, which may not exist yet. Writes
+    nothing.
 
     Raises UserError if this many ranks cannot share a batch, if data or weights of a backbone are missing, if the
-    DeepSpeed file does not fit the config, or if the run folder belongs to something else.
+    config contradicts its data set or the DeepSpeed file, or if the run folder belongs to something else.
     """
     check_ranks(config, ranks)
     check_inputs(config.data)
+    run = RunFolder(config.run.folder / config.run.name)
+    if not run.config.is_file():  # earlier versions began runs whose config contradicts their data set
+        check_given(config)
+    config = with_set_options(config)
     if config.model.generator == "backbone_unet" or config.loss.perceptual_weight:
         weights_file(config.model)
     deepspeed_config(config, ranks)
-    return find_run(config)
+    return config, find_run(config)

@@ -41,7 +41,7 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
     try:
         with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
-            run = on_main(world, lambda: preflight.check(config, world.size))
+            config, run = on_main(world, lambda: preflight.check(config, world.size))
             photos = collect_photographs(config, world, watchdog.enter_phase)
             with locked(run, world):
                 Trainer(config, world, photos, run, request, watchdog.enter_phase).run_loop()

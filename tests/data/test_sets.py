@@ -62,7 +62,7 @@ def test_the_fingerprint_is_of_names_in_the_folder_and_of_contents(tmp_path: Pat
     assert len(changed.read_bytes()) == len(old)
     other = collect(config(folder, 1), ALONE)
     assert other.fingerprint != first.fingerprint
-    assert other.has_fingerprint(first.old_fingerprint)  # of a run before version 0.3, which could not tell
+    assert other.has_fingerprint(first.old_fingerprint)  # of a run of an earlier version, which could not tell
     changed.write_bytes(old)
     assert collect(config(folder, 1), ALONE).fingerprint == first.fingerprint
     changed.rename(folder / "9.bmp")

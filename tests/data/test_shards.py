@@ -101,12 +101,6 @@ def test_index_of_other_shards_is_refused_even_if_the_manifest_agrees(prepared: 
         load(folder)
 
 
-def test_sizes_must_agree(prepared: Prepare) -> None:
-    folder = prepared("jpeg")
-    with pytest.raises(UserError, match=r"data.size=64: .* holds images of 32 px; use --data.size 32"):
-        collect(load_config(None, {"data": {"shards": folder, "size": 64}}), ALONE)
-
-
 def test_photographs_and_shards_together_are_refused(prepared: Prepare, painted: Path) -> None:
     with pytest.raises(UserError, match=r"data.photos and data.shards: both are set"):
         collect(load_config(None, {"data": {"shards": prepared("raw"), "photos": painted, "size": SIZE}}), ALONE)

@@ -1,6 +1,7 @@
 """Checkpoints measured on photographs: the rows, the losses, which checkpoint, which images, and what is written."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -314,9 +315,21 @@ def test_results_of_other_photographs_are_not_mixed_in(squares: Path, tmp_path: 
         file.write_text(json.dumps(json.loads(file.read_text()) | {"rows": "lost"}))
     paint_photo(99, 32, 32).save(others / "00.png")
     before = contents(run)
-    with pytest.raises(UserError, match=r"epoch-0001.json: measured on other photographs"):
-        evaluate(run, data=others)
-    assert contents(run) == before
+    evaluate(run, data=others)
+    first, second = sorted(path.name for path in (run / "evaluations").iterdir())
+    assert first == "others" and re.fullmatch(r"others-[0-9a-f]{8}", second)
+    assert before.items() <= contents(run).items()
+
+
+def test_folders_of_one_name_and_names_outside_ascii_have_results_of_their_own(squares: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", squares)
+    add_checkpoint(run, 10)
+    for number, place in enumerate(("a/test", "b/test", "写真", "Bücher")):
+        photographs = Path(shutil.copytree(squares, tmp_path / place))
+        paint_photo(90 + number, 32, 32).save(photographs / "00.png")
+        evaluate(run, data=photographs)
+    names = sorted(re.sub("-[0-9a-f]{8}$", "-", path.name) for path in (run / "evaluations").iterdir())
+    assert names == ["Bücher", "test", "test-", "写真"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
