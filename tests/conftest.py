@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from tests.support.commands import Done, run_forked, run_fresh, run_here
@@ -19,6 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 # A shell starts background jobs with SIGINT ignored, and all that they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Speed is not what is tested, and the machine may be busy.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 # Before anything imports triton: without a GPU its kernels run in its interpreter, on CPU tensors.
 if not torch.cuda.is_available():

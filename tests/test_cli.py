@@ -1,5 +1,6 @@
 """Who prints an error: every command but those that a launcher starts on several ranks."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,17 @@ def test_a_deleted_working_directory_is_named(
     (tmp_path / "gone").rmdir()
     assert cli.run(jobs.app, ["list"]) == BAD_INPUT
     assert capsys.readouterr().err == "error: working directory: has been deleted; cd to one that exists\n"
+
+
+def test_openmp_waits_without_long_busy_loops_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is restored
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    for before, after in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is restored
+        if before is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        else:
+            monkeypatch.setenv("OMP_WAIT_POLICY", before)
+        cli.exit_code(lambda: None, distributed=False)
+        assert os.environ["OMP_WAIT_POLICY"] == after
+    assert os.environ["GOMP_SPINCOUNT"] == "3000"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_recolor.config import Config, policies
@@ -75,6 +75,7 @@ def test_every_field_declares_its_policy() -> None:
     }
     fixed = {"data.held_out", "data.loader", "train.channels_last", "train.device"}
     assert {key for key, policy in policies().items() if policy.may_change} == operational | {
+        "data.photos",
         "data.shards",
         "train.epochs",
     }
@@ -87,7 +88,6 @@ _TREES = st.recursive(st.integers(), lambda below: st.dictionaries(st.sampled_fr
 )
 
 
-@settings(deadline=None)  # speed is not what is tested
 @given(_TREES, _TREES)
 def test_leaves_and_nest_are_inverse_and_merge_prefers_the_second(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert nest(dict(leaves(one))) == one

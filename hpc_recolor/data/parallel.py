@@ -1,7 +1,6 @@
 """Threads that decode photographs: Pillow releases Python's lock while it works."""
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +15,8 @@ Result = TypeVar("Result")
 
 @contextmanager
 def decoding_threads(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, by default one per core, without warnings on odd metadata. Pending work is dropped on exit."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        warnings.simplefilter("ignore")  # odd metadata is not a reason to leave a photograph out
+    """A pool of threads, by default one per core. Pending work is dropped on exit."""
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         Image.init()  # else all threads would, at the same time
         try:
             yield pool

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,8 @@ TURNS = {
 # TIFF and WebP such have no names that are as easy to find.
 MARKS = (b"ICC_PROFILE", b"iCCP", b"tiff:Orientation")
 TIFF_OR_WEBP = (b"II", b"MM", b"RIFF")
+# Of large photographs and odd metadata. What cannot be used has an error of its own.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 MOST_DPI = 1e5  # more, or infinitely many, are no resolution, and cannot be written
 # What Pillow's decoders raise on damaged files.
 DECODER_ERRORS = (

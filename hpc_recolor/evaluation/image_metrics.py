@@ -1,6 +1,7 @@
 """Metrics of colored images against the originals, image by image in float64. `metric_registry` describes them."""
 
 from collections.abc import Sequence
+from math import log10
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from recolor_kernels import AB_SCALE, color_metrics, lab_to_rgb_u8, rgb_to_lab
 
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 LEVELS = 255.0
+# Of an image whose only error is rounding to whole levels (a mean square of 1/12), 58.9 dB. Equal images, as a gray
+# photograph and its gray copy, would be infinitely good, and with them the mean of all.
+PSNR_OF_ROUNDING = 10 * log10(12 * LEVELS**2)
 
 # Part of stored evaluations: another wording is another protocol.
 ROUND_TRIPS: dict[ColorName, str] = {
@@ -25,14 +29,14 @@ ROUND_TRIPS: dict[ColorName, str] = {
 def measure(images_u8_NHWC: Tensor, originals_u8_NHWC: Tensor) -> dict[str, Tensor]:
     """The metrics of each image by the registry's keys, float64 (N,).
 
-    Both: uint8 (N,H,W,3), sides of 6 pixels or more. psnr is infinite for equal images. The color metrics do not
+    Both: uint8 (N,H,W,3), sides of 6 pixels or more. psnr is at most PSNR_OF_ROUNDING. The color metrics do not
     depend on batch size or threads, to the last bit.
     """
     color = color_metrics(images_u8_NHWC, originals_u8_NHWC, impl="reference")  # float64 on GPUs too
     difference = (images_u8_NHWC.int() - originals_u8_NHWC.int()).abs()
     return {
         "mae": difference.sum((1, 2, 3)).double() / difference[0].numel(),
-        "psnr": color.psnr,
+        "psnr": color.psnr.clamp(max=PSNR_OF_ROUNDING),
         "ssim": structural_similarity(images_u8_NHWC, originals_u8_NHWC),
         "ciede2000": color.ciede2000,
         "ab_error": color.ab_error,

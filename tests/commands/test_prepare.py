@@ -67,10 +67,11 @@ def prepare(*arguments: object) -> Done:
 
 
 def prepare_fresh(*arguments: object, before: tuple[str, ...] = ()) -> Done:
-    """Run the command in a new interpreter; `before`: a command line that starts it."""
-    return subprocess.run(
-        [*before, *command_line(*arguments)], capture_output=True, encoding="utf-8", errors="replace", timeout=300
-    )
+    """Run the command in a new interpreter; `before`: a command line that starts it, as a user who may not write where
+    `make coverage` does."""
+    env = {key: value for key, value in os.environ.items() if not (before and key.startswith("COVERAGE"))}
+    command = [*before, *command_line(*arguments)]
+    return subprocess.run(command, env=env, capture_output=True, encoding="utf-8", errors="replace", timeout=300)
 
 
 def command_line(*arguments: object, module: str = MODULE) -> list[str]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_recolor.data.crops import crop
@@ -19,7 +19,6 @@ def ramp(side: int) -> torch.Tensor:
     return image
 
 
-@settings(deadline=None)
 @given(
     smallest=st.floats(0.1, 0.99),
     drawn=st.tuples(*[st.floats(0, 1, exclude_max=True, width=32)] * 3),

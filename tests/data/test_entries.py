@@ -111,7 +111,7 @@ def test_a_folder_and_its_archives_give_the_same(tree: Path, tmp_path: Path, suf
         assert contents(listed(disguised)) == contents(listing)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(TREES)
 def test_any_tree_of_files_is_read_back_from_folder_and_tar(tree: dict[tuple[str, ...], bytes]) -> None:
     with tempfile.TemporaryDirectory() as place:
@@ -473,7 +473,7 @@ def archives_with_damage() -> Iterator[bytes]:
 ARCHIVES = list(archives_with_damage())
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(
     st.sampled_from(ARCHIVES),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=12)), max_size=4),

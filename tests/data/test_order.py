@@ -1,7 +1,7 @@
 """The sample order: a pure function, complete, and independent of batches and ranks."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_recolor.data.order import SampleOrder, rank_slices
@@ -34,7 +34,6 @@ def resumed_runs(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     return batch_size, draw(st.lists(st.tuples(ranks, st.integers(1, 9)), min_size=3, max_size=6))
 
 
-@settings(deadline=None)  # speed is not tested
 @given(SAMPLES, SEEDS, resumed_runs())
 def test_resumed_on_other_ranks_every_sample_still_comes_once_an_epoch(
     samples: int, seed: int, run: tuple[int, list[tuple[int, int]]]

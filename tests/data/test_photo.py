@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -35,3 +37,22 @@ def test_tags_of_a_wrong_type_do_not_cost_the_photograph() -> None:
     resolution = struct.pack("<HHI4s", ExifTags.Base.XResolution, text, 4, b"odd")  # should be a rational number
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + orientation + resolution + bytes(4)
     assert decode(saved(exif)).size == (24, 40)
+
+
+LARGE_AND_ODD = """
+import io
+from PIL import Image
+from hpc_recolor.data import photo
+for image, options in (
+    (Image.new("1", (9999, 9600)), {"format": "PNG"}),
+    (Image.new("RGB", (8, 8)), {"format": "JPEG", "exif": b"Exif\\0\\0II*\\0\\x08\\0\\0\\0\\x05\\0"}),
+):
+    file = io.BytesIO()
+    image.save(file, **options)
+    assert photo.decode_whole(file.getvalue()).rgb.size == image.size
+"""
+
+
+def test_what_pillow_warns_of_is_not_printed() -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE_AND_ODD], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -99,7 +99,7 @@ def test_kernels_agree_with_the_reference_by_any_group_of_pixels(
     dtype=st.sampled_from(DTYPES),
     strides=image_layouts,
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_shape_strides_and_type_agree_with_the_reference(
     shape: tuple[int, int, int], dtype: torch.dtype, strides: str
 ) -> None:

@@ -282,7 +282,7 @@ def test_gradients_are_finite_from_black_to_white_and_far_beyond(impl: Impl) -> 
     ab_layout=layouts,
     upstream_layout=layouts,
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_shape_strides_and_type_agree_with_the_reference(
     shape: tuple[int, int, int], dtype: torch.dtype, lightness_layout: str, ab_layout: str, upstream_layout: str
 ) -> None:

@@ -54,7 +54,7 @@ SHAPES = st.one_of(
     st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 9), st.integers(0, 9)),
     st.sampled_from([(1, 1, 37, 41), (2, 2, 32, 32), (3, 2, 29, 31), (1, 2, 1, 1531)]),
 )
-drawn = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+drawn = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass(frozen=True)

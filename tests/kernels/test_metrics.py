@@ -202,7 +202,7 @@ def test_colorfulness_takes_opponents_with_their_sign_or_without(impl: Any) -> N
     strides=st.tuples(image_layouts, image_layouts),
     kind=st.sampled_from(list(PAIRS)),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_shape_and_strides_are_scored_correctly(
     shape: tuple[int, int, int], strides: tuple[str, str], kind: str
 ) -> None:

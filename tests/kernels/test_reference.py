@@ -40,7 +40,7 @@ def test_lab_and_back_returns_every_color_of_the_lattice(lattice: torch.Tensor) 
 
 
 @given(IMAGES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_lab_and_back_returns_any_image_of_any_size(image: "np.typing.NDArray[np.uint8]") -> None:
     rgb = torch.from_numpy(image)
     assert torch.equal(lab_to_rgb_u8(*rgb_to_lab(rgb)), rgb)

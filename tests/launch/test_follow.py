@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_recolor.launch import follow as module
@@ -112,7 +112,6 @@ def test_control_sequences_are_not_shown(tmp_path: Path, written: str, expected:
     assert shown({0: tmp_path / "log"}) == [f"rank 0 | {expected}"]
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_what_is_printable_has_no_control_characters(text: str) -> None:
     left = printable(text)
@@ -145,7 +144,6 @@ def test_a_log_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         tail(tmp_path, 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"\n", b"a", b"bc", b"\n\n"])).map(b"".join), st.integers(0, 6), st.integers(1, 4))
 def test_tail_finds_where_the_last_lines_begin(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, lines: int, chunk_bytes: int

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -116,7 +116,6 @@ def test_a_job_to_wait_for_is_a_number(value: str) -> None:
         JobOptions.model_validate({"after": value})
 
 
-@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_a_text_is_refused_or_taken_as_it_is(value: str) -> None:
     fields: tuple[Any, ...] = (*NAMES, "constraint", "time", "python", "scratch")
@@ -172,7 +171,6 @@ def what_differs(made: JobOptions) -> tuple[list[str], list[str]]:
     return [line for line in lines if line not in plain], [line for line in plain if line not in lines]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(SBATCH_FIELDS), ODD)
 def test_any_text_for_sbatch_is_refused_or_one_quoted_value(field: str, value: str) -> None:
     if made := made_with({field: value}):
@@ -182,7 +180,6 @@ def test_any_text_for_sbatch_is_refused_or_one_quoted_value(field: str, value: s
         assert shlex.split(line.removeprefix("#SBATCH ")) == [f"--{field}={value}"]
 
 
-@settings(deadline=None)
 @given(ODD)
 def test_any_text_as_a_module_is_refused_or_one_word(value: str) -> None:
     if made := made_with({"modules": [value]}):
@@ -191,7 +188,6 @@ def test_any_text_as_a_module_is_refused_or_one_word(value: str) -> None:
         assert shlex.split(line) == ["module", "load", value]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["python", "pyxis", "apptainer"]), ODD, ODD)
 def test_any_text_for_the_ranks_command_is_refused_or_one_word(kind: str, value: str, image: str) -> None:
     container = {"runtime": kind, "image": image, "python": value}
@@ -205,7 +201,6 @@ def test_any_text_for_the_ranks_command_is_refused_or_one_word(kind: str, value:
             assert {image, f"--container-image={image}"} & set(words)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["scratch", "network_interface"]), ODD)
 def test_any_text_for_the_nodes_stays_out_of_the_script(field: str, value: str) -> None:
     if made := made_with({field: value}):

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_recolor.config import Config
@@ -62,7 +62,6 @@ def test_files_name_their_runs_unless_they_set_run_name(tmp_path: Path) -> None:
         of_files([tmp_path / "row1.yaml"], {"run": {"name": "both"}})
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters=",")), min_size=2, max_size=4, unique=True))
 def test_any_values_give_runs_unique_legal_names(values: list[str]) -> None:
     try:

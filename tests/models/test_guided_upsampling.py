@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,7 +18,6 @@ def enlarged(ab: Tensor, small_l: Tensor, lightness: Tensor) -> Tensor:
     return GuidedUpsampling(small_l, ab).rows(lightness, 0, lightness.shape[2])
 
 
-@settings(deadline=None)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), top=st.integers(0, 39))
 def test_one_color_stays_one_color_at_any_size(height: int, width: int, top: int) -> None:
     lightness = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -23,7 +23,7 @@ def test_one_keeps_every_color_and_zero_makes_gray() -> None:
     assert torch.equal(make_vivid(L, AB, 0), torch.zeros_like(AB))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(1, 10))
 def test_a_color_of_the_gamut_stays_in_it_and_keeps_its_hue(vividness: float) -> None:
     vivid = make_vivid(L, AB, vividness)
@@ -33,7 +33,7 @@ def test_a_color_of_the_gamut_stays_in_it_and_keeps_its_hue(vividness: float) ->
     assert across.abs().max() <= tolerances.KERNEL_FLOAT32
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0, 9), st.floats(0, 1))
 def test_chroma_grows_with_vividness_and_at_most_by_the_factor(vividness: float, more: float) -> None:
     less, greater = chroma(make_vivid(L, AB, vividness)), chroma(make_vivid(L, AB, vividness + more))

@@ -43,7 +43,7 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.dictionaries(NAMES, st.tuples(SHAPES, st.sampled_from(DTYPES), st.booleans()), max_size=6), st.integers(0, 999)
 )
@@ -112,7 +112,7 @@ def cut(tensor: Tensor, places: list[int]) -> dict[str, Tensor]:
     return {f"generator/weight/a.b@{start}": tensor[start:end] for start, end in pairs}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_parts_anywhere_in_any_number_of_files_make_the_same_tensor(data: st.DataObject) -> None:
     tensor = torch.randn(50, generator=torch.Generator().manual_seed(0))
