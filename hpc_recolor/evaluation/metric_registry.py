@@ -124,8 +124,8 @@ METRICS = (
         better="higher",
         short="PSNR dB",
         per_image=("model",),
-        formula="10 log10(255^2 / mean squared difference over R, G and B) of each picture, then the mean [dB]; null "
-        "where a picture equals its original",
+        formula="10 log10(255^2 / mean squared difference over R, G and B) of each picture, at most 58.9 dB, "
+        "which rounding to whole levels alone leaves (equal pictures would be infinitely good), then the mean [dB]",
     ),
     Metric(
         "ssim",

@@ -113,6 +113,7 @@ def test_a_wrong_gradient_is_found() -> None:
     assert "gradient 0: norm error 0.1" in str(what_is_wrong(wrong, L1.inputs(TINY, CPU, seed=1)))
 
 
+@pytest.mark.slow
 def test_a_wrong_op_has_no_speed_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_side_that_fails_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) 
 # ---- the report ----
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_valid_report_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("times the GPU here")

@@ -105,6 +105,7 @@ def test_batch_that_ranks_cannot_share_is_refused_once(command: Command, tmp_pat
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_an_error_of_all_ranks_is_said_even_if_rank_0_is_the_last_to_meet_it(tmp_path: Path) -> None:
     script = tmp_path / "late.py"
     script.write_text(

@@ -216,6 +216,7 @@ def test_following_ends_with_the_job(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert captured.err == "job 42: finished | finished\n"
 
 
+@pytest.mark.slow
 def test_a_local_job_is_followed_left_and_cancelled(local: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     job = read_submission(JobFolder.of(local)).job
     follower = [sys.executable, "-m", "hpc_recolor.jobs", "logs", str(local.path), "--follow"]

@@ -124,6 +124,7 @@ def test_a_command_that_fails_ends_the_study_with_its_exit_code(capfd: pytest.Ca
     assert "the same command resumes" in printed.err
 
 
+@pytest.mark.slow
 def test_without_photographs_rows_learn_from_tiles_of_those_in_packages(tmp_path: Path) -> None:
     write_row(tmp_path / "rows", "cars")
     write_row(tmp_path / "rows", "half", shards="data/cars-4")

@@ -53,6 +53,7 @@ for image, options in (
 """
 
 
+@pytest.mark.slow
 def test_what_pillow_warns_of_is_not_printed() -> None:
     done = subprocess.run([sys.executable, "-c", LARGE_AND_ODD], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -174,8 +174,8 @@ def test_a_model_that_makes_the_originals_has_no_error(tmp_path: Path) -> None:
     model = content["rows"]["model"]
     assert model["mae"] == model["ciede2000"] == model["ab_error"] == 0
     assert model["ssim"] == pytest.approx(1)
-    assert model["psnr"] is None and content["images"][0]["psnr"] is None
-    assert "null" in content["protocol"]["formulas"]["psnr"]
+    assert [model["psnr"], content["images"][0]["psnr"]] == pytest.approx([58.92, 58.92], abs=0.01)
+    assert "58.9 dB" in content["protocol"]["formulas"]["psnr"]
 
 
 # --- Which checkpoint

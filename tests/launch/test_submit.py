@@ -141,6 +141,7 @@ def test_hostile_names_of_folders_pass_through_a_real_job_uninterpreted(
     assert not (ROOT / "HACKED").exists()
 
 
+@pytest.mark.slow
 def test_waiting_for_a_local_job_ends_with_it(photos: Path, tmp_path: Path) -> None:
     arguments = ["--cluster=local", "--gpus-per-node=0", "--wait", *flags(photos, **{"train.epochs": 1})]
     command = [sys.executable, "-m", "hpc_recolor.submit", *arguments]

@@ -109,6 +109,7 @@ def test_an_error_at_any_step_of_a_save_is_told_and_leaves_a_whole_checkpoint(qu
     assert (told, untold) == ({code}, {""})
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_of_a_save_leaves_a_whole_checkpoint(quick_folder: Path) -> None:
     """SIGKILL, in a process that forks another one for each step."""
     done = subprocess.run(

@@ -12,6 +12,8 @@ from hpc_recolor.models.build import build_generator
 from hpc_recolor.training.calibration import calibrated
 from tests.support import training_runs
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(photos: Path, folder: Path, **model: Any) -> Config:
     return training_runs.run_config(photos, folder, model={"width": 4, "dropout": 0.5} | model)

@@ -16,6 +16,8 @@ from tests.support import tolerances
 from tests.support.training_runs import differences, networks
 from tests.support.workers import random_batch, small_config
 
+pytestmark = pytest.mark.slow
+
 STAGES = (0, 1, 2, 3)
 
 

@@ -13,6 +13,8 @@ from tests.support import training_runs
 from tests.support.training_runs import differences, make, state, train
 from tests.training.test_resume import rows
 
+pytestmark = pytest.mark.slow
+
 LATE: dict[str, Any] = {"discriminator_from": 8, "adversarial_from": 20}  # of 36 images, 4 a step
 
 

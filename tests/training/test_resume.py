@@ -71,6 +71,7 @@ def test_on_other_ranks_and_stages_weights_and_moments_are_the_same_to_the_bit(
         assert abs(loss - expected) < tolerances.LOSS_CONTINUES * expected
 
 
+@pytest.mark.slow
 def test_the_same_seed_twice_is_the_same_run(photos: Path, tmp_path: Path, world: World) -> None:
     one, two = (state(train(run_config(photos, tmp_path / name), world)) for name in ("one", "two"))
     assert differences(one, two) == []
@@ -78,6 +79,7 @@ def test_the_same_seed_twice_is_the_same_run(photos: Path, tmp_path: Path, world
     assert differences(one, other) != []
 
 
+@pytest.mark.slow
 def test_rows_and_pictures_are_those_of_one_run(photos: Path, tmp_path: Path, world: World) -> None:
     tracking = {"tensorboard": True, "log_every_steps": 3, "samples_every_images": 12}
     whole = train(run_config(photos, tmp_path / "whole", tracking=tracking), world)

@@ -100,6 +100,7 @@ def test_the_newest_and_the_snapshots_are_kept(photos: Path, tmp_path: Path, wor
     assert sorted(trainer.run.checkpoints.iterdir()) == committed(trainer.run)
 
 
+@pytest.mark.slow
 def test_snapshots_of_a_run_that_was_stopped_are_those_of_one_that_was_not(
     photos: Path, tmp_path: Path, world: World
 ) -> None:

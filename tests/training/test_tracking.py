@@ -14,6 +14,8 @@ from hpc_recolor.training.tracking.tracker import RunTracker
 from tests.conftest import TINY, Command, error_line
 from tests.support.training_runs import run_config, train
 
+pytestmark = pytest.mark.slow
+
 LOSSES = ("discriminator", "generator", "l1", "adversarial")
 SPEEDS = ("images_per_s", "rank_tflop_per_s")
 
