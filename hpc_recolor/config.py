@@ -65,6 +65,10 @@ class RunConfig(Section):
     )
 
 
+# Fields of the data section that a prepared data set decides.
+OF_DATA_SET = ("size", "fit")
+
+
 class DataConfig(Section):
     """The images to train and to validate on, and how they are loaded."""
 

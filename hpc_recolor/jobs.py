@@ -18,8 +18,8 @@ from rich.table import Table
 from hpc_recolor import cli
 from hpc_recolor.launch.cancel import cancel as cancel_run
 from hpc_recolor.launch.follow import JobWatch, follow, printable, tail
-from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission
-from hpc_recolor.launch.overview import Overview, inspect, runs_in
+from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission, runs_of_sweep
+from hpc_recolor.launch.overview import Overview, inspect, inspect_one, runs_in
 from hpc_recolor.launch.restart import restart as restart_run
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
@@ -53,7 +53,7 @@ def list_(
 @app.command
 def status(run: RunArgument, /, *, as_json: AsJson = False) -> None:
     """Show one run in full."""
-    read_submission(JobFolder.of(RunFolder(run)))  # raises UserError if it cannot be read
+    _require_run(run)
     (row,), failure = inspect([RunFolder(run)])
     _warn(failure)
     if as_json:
@@ -86,7 +86,7 @@ def logs_(
     lines: Annotated[int | None, Parameter(help="Only that many last lines of each rank.")] = None,
 ) -> None:
     """Print the output of the ranks of a run's last job, over all its restarts."""
-    submission = read_submission(JobFolder.of(RunFolder(run)))
+    submission = _require_run(run)
     paths = _log_paths(submission, rank)
     if lines is not None and lines < 0:
         raise UserError(f"--lines={lines}", "negative", "use 0 or more")
@@ -101,7 +101,18 @@ def logs_(
 
 @app.command
 def cancel(run: RunArgument, /) -> None:
-    """Save the state of a run and end its job. It is not requeued; `restart` resumes it."""
+    """Save the state of a run, or of all runs of a sweep, and end its job. It is not requeued; `restart` resumes it."""
+    tasks = runs_of_sweep(JobFolder.of(RunFolder(run)))
+    if tasks and all(row.has_ended for row in inspect(tasks)[0]):
+        raise UserError(str(run), "all runs of this sweep have already ended", "nothing to cancel")
+    for task in tasks:
+        if not inspect_one(task).has_ended:
+            _cancel(task.path)
+    if not tasks:
+        _cancel(run)
+
+
+def _cancel(run: Path) -> None:
     before = cancel_run(RunFolder(run))
     has_ranks = before.state in ("running", "ending")
     print(f"job {before.job} cancelled" + ("; its ranks save their state and exit" if has_ranks else ""))
@@ -111,11 +122,20 @@ def cancel(run: RunArgument, /) -> None:
 @app.command
 def restart(run: RunArgument, /) -> None:
     """Resume a run: submit it again unchanged, or start it now if it waits after a requeue."""
+    _require_run(run)
     submission = restart_run(RunFolder(run))
     print(f"job      {submission.job}")
     print(f"run      {run}")
     print(f"logs     {_logs_pattern([JobFolder(submission.logs).log(submission.job, 0)])}")
     print(f"follow   {_command('logs', run, '--follow')}")
+
+
+def _require_run(run: Path) -> Submission:
+    """The last submission of a run. Raises UserError for a folder that is not a submitted run, or is a sweep's."""
+    home = JobFolder.of(RunFolder(run))
+    if tasks := runs_of_sweep(home):
+        raise UserError(str(run), f"is a sweep of {len(tasks)} runs", f"name one of them, such as {tasks[0].path}")
+    return read_submission(home)
 
 
 def _follow(run: RunFolder, submission: Submission, paths: dict[int, Path], offsets: dict[int, int]) -> None:

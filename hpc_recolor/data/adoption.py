@@ -1,11 +1,9 @@
 """What a prepared data set decides in a config: how its photographs became squares, and of which side."""
 
-from hpc_recolor.config import Config
+from hpc_recolor.config import OF_DATA_SET, Config
 from hpc_recolor.config_file import load_config, merge
 from hpc_recolor.data import shards
 from hpc_recolor.runtime.errors import UserError
-
-DECIDED = ("size", "fit")
 
 
 def with_set_options(config: Config) -> Config:
@@ -16,13 +14,13 @@ def with_set_options(config: Config) -> Config:
     if config.data.shards is None:
         return config
     options = shards.read_set(config.data.shards, "data.shards").options
-    return load_config(None, merge(config.model_dump(), {"data": {key: getattr(options, key) for key in DECIDED}}))
+    return load_config(None, merge(config.model_dump(), {"data": {key: getattr(options, key) for key in OF_DATA_SET}}))
 
 
 def check_given(config: Config) -> None:
     """Raise UserError if the config itself asks for another size or fit than its data set has."""
     prepared = with_set_options(config).data
-    for key in DECIDED:
+    for key in OF_DATA_SET:
         asked, found = getattr(config.data, key), getattr(prepared, key)
         if key in config.data.model_fields_set and asked != found:
             raise UserError(

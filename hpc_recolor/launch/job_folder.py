@@ -188,6 +188,14 @@ def read_submission(folder: JobFolder) -> Submission:
     return submission if of_sweep else submission.model_copy(update={"logs": folder.path})  # it may have been moved
 
 
+def runs_of_sweep(folder: JobFolder) -> list[RunFolder]:
+    """The runs of an array's tasks, in their order; empty in the folder of a run."""
+    if not folder.tasks.exists():
+        return []
+    folder.check()
+    return [RunFolder(Path(path)) for path in json.loads(folder.tasks.read_text())]
+
+
 def append_event(folder: JobFolder, event: Event) -> None:
     """Record a start or an end. Only rank 0 appends."""
     with folder.history.open("ab+") as file:

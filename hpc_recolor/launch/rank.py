@@ -1,6 +1,5 @@
 """A rank of a submitted job: its place in the job, the setup of its node, the record of its start and end."""
 
-import json
 import os
 import socket
 from dataclasses import dataclass
@@ -13,7 +12,14 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from hpc_recolor import cli
 from hpc_recolor.config import Config
-from hpc_recolor.launch.job_folder import IDLE_STARTS, Event, JobFolder, append_event, read_history
+from hpc_recolor.launch.job_folder import (
+    IDLE_STARTS,
+    Event,
+    JobFolder,
+    append_event,
+    read_history,
+    runs_of_sweep,
+)
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.staging import keep_caches, stage
 from hpc_recolor.run_folder.checkpoints import newest_images
@@ -150,7 +156,7 @@ def _folder_of_task(submitted: JobFolder) -> JobFolder:
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     if task is None or not submitted.tasks.exists():
         return submitted
-    return JobFolder.of(RunFolder(Path(json.loads(submitted.tasks.read_text())[int(task)])))
+    return JobFolder.of(runs_of_sweep(submitted)[int(task)])
 
 
 def _read_options(folder: JobFolder) -> JobOptions:

@@ -73,11 +73,9 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
         return f"{file.name} is missing"
     except OSError as error:
         return f"{file.name} cannot be read ({error.strerror})"
-    return (
-        None
-        if found == expected
-        else f"{file.name} differs from what was written ({ALGORITHM_NAMES[expected.algorithm]})"
-    )
+    if found == expected:
+        return None
+    return f"{file.name} differs from what was written ({ALGORITHM_NAMES[expected.algorithm]})"
 
 
 def write_atomically(file: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_recolor.config import Config
+from hpc_recolor.config import OF_DATA_SET, Config
 from hpc_recolor.config_file import changed_keys, load_config, to_yaml
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError, cannot_write
@@ -71,9 +71,9 @@ def _check_same_run(run: RunFolder, config: Config) -> list[str]:
 
     A data set decides how its photographs became squares. Earlier versions recorded what the config said of that.
     """
-    decided = ("data.fit: ", "data.size: ") if config.data.shards else ()
+    decided = tuple(f"data.{key}: " for key in OF_DATA_SET if config.data.shards)
     different = changed_keys(load_config(run.config, {}), config)
-    corrected = [change for change in different if change.startswith(decided)] if decided else []
+    corrected = [change for change in different if change.startswith(decided)]
     changes = [change for change in different if change not in corrected]
     if changes:
         raise UserError(

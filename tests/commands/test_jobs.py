@@ -276,3 +276,31 @@ def test_a_run_that_has_ended_is_submitted_again_wherever_it_stands(
     assert load_config(run.config, {}).run.name == name
     assert {path.name for path in tmp_path.iterdir()} == {name, "photos", "python"}
     until(lambda: home.log(shown["job"], 0).exists() and home.log(shown["job"], 0).read_text() == "starts\n")
+
+
+def sweep_of(folder: Path, *runs: RunFolder) -> Path:
+    """The folder of a sweep as `submit` leaves it."""
+    home = JobFolder(folder / "sweep" / "job")
+    home.make()
+    home.tasks.write_text(json.dumps([str(run.path) for run in runs]))
+    return folder / "sweep"
+
+
+def test_canceling_a_sweep_cancels_those_of_its_runs_that_have_not_ended(
+    tmp_path: Path, local: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = submitted(tmp_path / "done", start(), end("finished", 0), cluster="local")
+    sweep = sweep_of(tmp_path, done, local)
+    printed = output(capsys, "cancel", sweep)
+    assert f"restart {local.path}" in printed and str(done.path) not in printed
+    until(lambda: "cancelled" in output(capsys, "status", local.path))
+    assert "all runs of this sweep have already ended; nothing to cancel" in refusal(capsys, "cancel", sweep)
+
+
+@pytest.mark.parametrize("name", ["status", "logs", "restart"])
+def test_commands_on_one_run_name_the_runs_of_a_sweep(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = submitted(tmp_path / "run", start(), cluster="local")
+    line = refusal(capsys, name, sweep_of(tmp_path, run))
+    assert f"is a sweep of 1 runs; name one of them, such as {run.path}" in line
