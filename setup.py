@@ -33,7 +33,7 @@ setup(
         "deepspeed>=0.19.8,<0.20",
         "submitit>=1.5.4,<1.6",
         "numpy>=2.0",
-        "pillow>=11.0",
+        "pillow>=11.3",  # reads AVIF
         "pydantic>=2.11",
         "cyclopts>=5.4",
         "pyyaml>=6.0",

@@ -14,10 +14,16 @@ from pathlib import Path
 from hpc_recolor.data.archives import ARCHIVE_ERRORS, ReadBeginning, describe_error, list_members
 from hpc_recolor.runtime.errors import UserError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-# The first bytes: JPEG, PNG, WebP, TIFF and BigTIFF, and BMP with the length of its second header.
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif"})
+# Images that people keep among photographs, and that cannot be read: named where they are left out.
+OTHER_IMAGE_SUFFIXES = frozenset(
+    {".heic", ".heif", ".gif", ".jxl", ".jp2", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"}
+)
+# The first bytes: JPEG, PNG, WebP, AVIF, TIFF and BigTIFF, and BMP with the length of its second header.
 PHOTO_BEGINNING = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.S
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftypavi[fs]|II[*+]\0|MM\0[*+]"
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    re.S,
 )
 PHOTO_BEGINNING_BYTES = 18
 MAX_PHOTO_BYTES = 2**29  # as a file
@@ -53,10 +59,10 @@ class Listing:
 def list_entries(sources: Sequence[Path], unpack_in: Path) -> Listing:
     """Every photograph in folders (nested, links followed) and archives, recognized by content, whatever their suffix.
 
-    A file with a photograph's suffix is one; another only if it begins like one. Hidden files and what `walk` skips are
-    left out, and so is the folder unpack_in. Unsafe archive members (paths that lead outside, links, devices, ...) are
-    never opened; those with a photograph's suffix have a problem. Names that exist already get "~2" after the first
-    part.
+    A file with a photograph's suffix is one; another only if it begins like one; an image of another kind has a
+    problem. Hidden files and what `walk` skips are left out, and so is the folder unpack_in. Unsafe archive members
+    (paths that lead outside, links, devices, ...) are never opened; those with a photograph's suffix have a problem.
+    Names that exist already get "~2" after the first part.
     unpack_in: existing folder; compressed tar archives are unpacked there into nameless files, which are gone with the
         listing, or with the process however it ends.
     Raises UserError if a source is missing, cannot be read or is damaged, or if none has any photograph.
@@ -115,7 +121,28 @@ def is_data_set(files: Sequence[str]) -> bool:
 
 def is_photo_name(name: str) -> bool:
     """Whether a name has a photograph's suffix."""
-    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+    return _suffix(name) in PHOTO_SUFFIXES
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file has a photograph's suffix, or begins like one."""
+    return is_photo_name(path.name) or _begins_like_one(partial(read_file, path))
+
+
+def is_other_image(name: str) -> bool:
+    """Whether a name has the suffix of an image that cannot be read."""
+    return _suffix(name) in OTHER_IMAGE_SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _begins_like_one(read: ReadBeginning) -> bool:
+    try:
+        return PHOTO_BEGINNING.match(read(PHOTO_BEGINNING_BYTES)) is not None
+    except OSError:
+        return False
 
 
 def read_file(path: str | Path, limit: int = MAX_PHOTO_BYTES) -> bytes:
@@ -157,12 +184,10 @@ def _entry(name: str, size_bytes: int, read: ReadBeginning, problem: str | None,
     """The entry for a file, or None if it is not a photograph. With a problem it is not opened."""
     if not problem and size_bytes > MAX_PHOTO_BYTES:
         problem = f"too large: more than {MAX_PHOTO_BYTES} bytes"
-    if not is_photo_name(name):
-        try:
-            if problem or not PHOTO_BEGINNING.match(read(PHOTO_BEGINNING_BYTES)):
-                return None
-        except OSError:
+    if not is_photo_name(name) and (problem or not _begins_like_one(read)):
+        if not is_other_image(name):
             return None
+        problem = problem or f"foreign: {_suffix(name)} files cannot be read"
     return Entry(name=name, size_bytes=size_bytes, read=partial(_read_whole, read), problem=problem, file=file)
 
 

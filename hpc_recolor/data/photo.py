@@ -16,8 +16,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from hpc_recolor.config import FitName
 from hpc_recolor.data.color_profiles import has_foreign_profile, to_srgb
 
-# Pillow's names of the formats that DALI decodes too; decided by content, not by suffix.
-PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"})
+# Pillow's names of the formats; decided by content, not by suffix. DALI decodes all but AVIF too.
+PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "AVIF"})
 # A decoded photograph takes three bytes per pixel, in every thread at the same time.
 MAX_PIXELS = 100_000_000
 # A JPEG is decoded at a half, quarter or eighth of its size where it stays this many times larger than the result.
@@ -35,7 +35,7 @@ TURNS = {
 }
 # What files contain that DALI does not read as Pillow does: a color profile of JPEG or PNG, an orientation in XMP. In
 # TIFF and WebP such have no names that are as easy to find.
-MARKS = (b"ICC_PROFILE", b"iCCP", b"tiff:Orientation")
+MARKS = (b"ICC_PROFILE", b"iCCP", b"tiff:Orientation", b"ftypavif")
 TIFF_OR_WEBP = (b"II", b"MM", b"RIFF")
 # Of large photographs and odd metadata. What cannot be used has an error of its own.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -131,15 +131,16 @@ def _turned(image: Image.Image, photo: Image.Image) -> Image.Image:
 def for_dali(content: bytes) -> bytes:
     """A file that DALI decodes to the pixels of `decode`: this one, or an uncompressed copy of these pixels.
 
-    DALI applies no color profile and no orientation in XMP, and cannot read a lossless WebP with EXIF. The copy costs
-    what Pillow takes to decode it. A file that Pillow cannot decode is returned as it is.
+    DALI applies no color profile and no orientation in XMP, and reads neither AVIF nor a lossless WebP with EXIF. The
+    copy costs what Pillow takes to decode it. A file that Pillow cannot decode is returned as it is.
     """
     if not content.startswith(TIFF_OR_WEBP) and not any(mark in content for mark in MARKS):
         return content  # parsing the header takes half as long as decoding
     try:
         with Image.open(io.BytesIO(content)) as photo:
             turned_by_xmp = "xmp" in photo.info and ExifTags.Base.Orientation in photo.getexif()
-            if not (has_foreign_profile(photo) or turned_by_xmp or (photo.format == "WEBP" and "exif" in photo.info)):
+            unread = photo.format == "AVIF" or (photo.format == "WEBP" and "exif" in photo.info)
+            if not (has_foreign_profile(photo) or turned_by_xmp or unread):
                 return content
         copy = io.BytesIO()
         decode(content).save(copy, "BMP")
@@ -197,7 +198,7 @@ def _check_header(photo: Image.Image, min_side: int) -> None:
         raise UnfitPhotoError(f"too large: {photo.width} x {photo.height}, more than {MAX_PIXELS:,} pixels")
     if min(photo.size) < min_side:
         raise UnfitPhotoError(f"too small: {photo.width} x {photo.height}, a side is below {min_side} pixels")
-    if photo.format in ("PNG", "WEBP") and getattr(photo, "is_animated", False):
+    if photo.format in ("PNG", "WEBP", "AVIF") and getattr(photo, "is_animated", False):
         raise UnfitPhotoError("animated")
 
 

@@ -1,6 +1,7 @@
 """A folder -> the photographs in it, and which of them cannot be read."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import xxhash
 
 from hpc_recolor.config import DataConfig
-from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_photo_name, read_file, walk
+from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_other_image, is_photo, read_file, walk
 from hpc_recolor.data.inputs import check_photos_folder
 from hpc_recolor.data.parallel import decoding_threads
 from hpc_recolor.data.photo import UnfitPhotoError, decode
@@ -18,6 +19,7 @@ from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 CHECKED_TOGETHER = 32
+OTHERS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class UnreadablePhoto:
 def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Path]:
     """Every photograph in a folder and its subfolders, links followed, sorted by path.
 
-    Left out is what `walk` skips: hidden files and folders, run folders and data sets, and the folder `without`.
+    A file with a photograph's suffix is one, and another that begins like one. Images of other kinds are named on
+    stderr. Left out is what `walk` skips: hidden files and folders, run folders, data sets, and the folder `without`.
     key: the config key that named the folder, for messages. Raises UserError if the folder is missing or has none.
     """
     check_photos_folder(folder, key)
@@ -39,7 +42,9 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
         raise UserError(
             f"{key}={folder}", "is a prepared data set, not a folder of photographs", f"use --data.shards {folder}"
         )
-    photos = [Path(inside, name) for inside, names in walk(folder, without) for name in names if is_photo_name(name)]
+    files = [Path(inside, name) for inside, names in walk(folder, without) for name in names]
+    photos = [file for file in files if is_photo(file)]
+    _name_other_images(sorted({*files} - {*photos}))
     if not photos:
         raise UserError(
             f"{key}={folder}",
@@ -47,6 +52,14 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
             f"name a folder with {', '.join(sorted(PHOTO_SUFFIXES))} files",
         )
     return sorted(photos)
+
+
+def _name_other_images(files: Sequence[Path]) -> None:
+    others = [str(file) for file in files if is_other_image(file.name)]
+    if others:
+        more = f" and {len(others) - OTHERS_SHOWN} more" if len(others) > OTHERS_SHOWN else ""
+        shown = ", ".join(others[:OTHERS_SHOWN])
+        print(f"left out {len(others)} images of kinds that cannot be read: {shown}{more}", file=sys.stderr)
 
 
 def find_unreadable_photos(

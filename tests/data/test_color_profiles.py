@@ -83,6 +83,7 @@ def exif_orientation(value: int) -> bytes:
 FILES = {
     "wide jpeg": saved(paint_photo(1, 40, 30), "JPEG", icc_profile=rgb_profile()),
     "wide png": saved(paint_photo(1, 40, 30), "PNG", icc_profile=rgb_profile()),
+    "avif": saved(paint_photo(1, 40, 30), "AVIF", quality=100),
     "lossless webp with exif": saved(paint_photo(1, 40, 30), "WEBP", lossless=True, exif=exif_orientation(6)),
     "turned by xmp": saved(paint_photo(1, 40, 30), "JPEG", xmp=xmp_orientation(6)),
     "turned by exif": saved(paint_photo(1, 40, 30), "JPEG", exif=exif_orientation(6)),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor.config import DataConfig
+from hpc_recolor.data.entries import list_entries
 from hpc_recolor.data.sources import find_photos, find_unreadable_photos
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import paint_photo
@@ -20,6 +21,27 @@ def test_nested_folders_are_searched_and_hidden_ones_are_not(photos: Path, tmp_p
     (tmp_path / "notes.txt").write_text("no photograph")
     assert find_photos(tmp_path, "data.photos") == [tmp_path / "album" / "photo.JPG"]
     assert len(find_photos(photos, "data.photos")) == 15
+
+
+def test_a_photograph_is_one_by_content_too_and_other_images_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {"photo": "JPEG", "photo.jfif": "JPEG", "photo.avif": "AVIF", "photo.jpg_large": "WEBP"}
+    for name, kind in kinds.items():
+        paint_photo(0).save(tmp_path / name, kind)
+    for name in ("a.HEIC", "b.gif", "notes", "table.csv"):
+        (tmp_path / name).write_text("no photograph")
+    assert [path.name for path in find_photos(tmp_path, "data.photos")] == sorted(kinds)
+    left_out = f"{tmp_path / 'a.HEIC'}, {tmp_path / 'b.gif'}"
+    assert capsys.readouterr().err == f"left out 2 images of kinds that cannot be read: {left_out}\n"
+    assert find_unreadable_photos(find_photos(tmp_path, "data.photos"), DataConfig())[0] == []
+    listing = list_entries([tmp_path], tmp_path / "nowhere")
+    assert [entry.name.split("/")[1] for entry in listing.entries if not entry.problem] == sorted(kinds)
+    assert {entry.problem for entry in listing.entries if entry.problem} == {
+        "foreign: .heic files cannot be read",
+        "foreign: .gif files cannot be read",
+    }
+    assert listing.other_files == 2
 
 
 @pytest.mark.parametrize(("name", "message"), [("missing", "no such folder"), ("empty", "no photographs in it")])
