@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,10 +98,14 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
         flush=True,
     )
     options = _read_options(folder)
+    history = read_history(folder)
+    images = newest_images(RunFolder(folder.path.parent))
     if info.is_main:
-        _record_start(folder, info)
+        append_event(folder, _event(info, "start", images=images))
     code, reason, requeue = FAILED, "", False
     try:
+        if info.is_main:
+            _check_progress(history, info.job, images)
         keep_caches(options.scratch)
         _use_network(options.network_interface)
         config = stage(read_config(folder.config, RunFolder(folder.path.parent)), options.scratch, info.local_rank == 0)
@@ -115,16 +120,13 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
     return _request_requeue(submitted, folder, info) if requeue else code
 
 
-def _record_start(folder: JobFolder, info: RankInfo) -> None:
-    """Raises UserError if the last starts of this job, too, were at as many images as this one."""
-    images = newest_images(RunFolder(folder.path.parent))
-    starts = [event for event in read_history(folder) if event.kind == "start" and event.job == info.job]
-    idle = len(starts) >= IDLE_STARTS and all(event.images == images for event in starts[-IDLE_STARTS:])
-    append_event(folder, _event(info, "start", images=images))
-    if idle:
+def _check_progress(history: Sequence[Event], job: str, images: int) -> None:
+    """Raises UserError if the last starts of a job, too, were at as many images as this one."""
+    starts = [event.images for event in history if event.kind == "start" and event.job == job][-IDLE_STARTS:]
+    if starts == [images] * IDLE_STARTS:
         problem = f"was started {IDLE_STARTS} times at {images} images, and saved none more"
         fix = "see its logs; give it more --time or memory, or a smaller checkpoint.every_images"
-        raise UserError(f"job {info.job}", problem, fix)
+        raise UserError(f"job {job}", problem, fix)
 
 
 def _train(config: Config, request: StopRequest) -> tuple[int, str, bool]:

@@ -96,14 +96,23 @@ def test_a_job_that_starts_again_and_again_without_an_image_more_ends(
     folder = JobFolder.of(run)
     folder.make()
     (run.checkpoints / folder_name(64)).mkdir(parents=True)
+    folder.config.write_text(to_yaml(Config()))
+    folder.options.write_text(JobOptions().model_dump_json())
+    monkeypatch.setattr(rank, "_train", lambda config, request: (0, "requeued", False))
+    first_rank = PLAIN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+    def start(job: str) -> None:
+        rank._run(folder, rank_info(monkeypatch, first_rank | {"SLURM_JOB_ID": job}), StopRequest())
+
     for _ in range(IDLE_STARTS):
-        rank._record_start(folder, rank_info(monkeypatch, PLAIN))
-    rank._record_start(folder, rank_info(monkeypatch, PLAIN | {"SLURM_JOB_ID": "22"}))  # another job begins anew
+        start("21")
+    start("22")  # another job begins anew
     with pytest.raises(UserError, match="job 21: was started 5 times at 64 images, and saved none more; see its logs"):
-        rank._record_start(folder, rank_info(monkeypatch, PLAIN))
+        start("21")
+    assert "was started 5 times" in str(read_history(folder)[-1].reason)
     (run.checkpoints / folder_name(65)).mkdir()
-    rank._record_start(folder, rank_info(monkeypatch, PLAIN))
-    assert read_history(folder)[-1].images == 65
+    start("21")
+    assert read_history(folder)[-2].images == 65
 
 
 def test_local_ranks_are_known_by_their_controller(monkeypatch: pytest.MonkeyPatch) -> None:

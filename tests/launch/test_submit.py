@@ -159,3 +159,15 @@ sys.exit("torch" in sys.modules or code)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_variables_of_sbatch_count_where_neither_flag_nor_profile_says_anything(
+    photos: Path, tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "urgent")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "7")
+    given = ("--dry-run", *flags(photos))
+    script = recolor(tmp_path, "submit", *given).stdout
+    assert "#SBATCH --partition=urgent\n" in script and "#SBATCH --time=7\n" in script
+    script = recolor(tmp_path, "submit", *given, "--partition", "main", "--time", "30").stdout
+    assert "#SBATCH --partition=main\n" in script and "#SBATCH --time=30\n" in script
