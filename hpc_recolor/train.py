@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from hpc_recolor import cli
 from hpc_recolor.runtime.distributed import world_size
+from hpc_recolor.runtime.output import lossy_output
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training import preflight
 
@@ -35,7 +36,7 @@ def train(
     if print_config:
         cli.print_config(resolved)
         return
-    with StopRequest(until_exit=True) as request:
+    with StopRequest(until_exit=True) as request, lossy_output():
         if world_size() == 1:  # several ranks check it together, once connected
             preflight.check(resolved, 1)
         from hpc_recolor.training import trainer  # after parsing and checks: imports torch

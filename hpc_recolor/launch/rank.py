@@ -30,6 +30,7 @@ from hpc_recolor.runtime.code_version import code_commit
 from hpc_recolor.runtime.distributed import adopt
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
+from hpc_recolor.runtime.output import lossy_output
 from hpc_recolor.runtime.signals import StopRequest
 
 
@@ -85,7 +86,8 @@ def run(path: Path, request: StopRequest) -> int:
     """Train the run of a job folder, or of this array task of a sweep's. Returns the exit code."""
     info = RankInfo.from_environment()
     adopt(info.rank, info.size, info.local_rank, info.local_size, info.address(), f"{info.job} {info.restart}")
-    return cli.exit_code(lambda: _run(JobFolder(path), info, request), distributed=True)
+    with lossy_output():
+        return cli.exit_code(lambda: _run(JobFolder(path), info, request), distributed=True)
 
 
 def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
