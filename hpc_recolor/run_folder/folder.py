@@ -115,6 +115,9 @@ def _unwritable(run: RunFolder, error: OSError) -> UserError:
 def read_config(file: Path, run: RunFolder) -> Config:
     """The config of a run that is to train, from a file in its folder. A run is the folder that it stands in: what the
     file says of that may be older than the last move. Raises UserError as `load_config` does."""
+    config = load_config(file, {})
+    if (config.run.folder / config.run.name).absolute() == run.path.absolute():
+        return config
     return load_config(file, {"run": {"folder": str(run.path.parent), "name": run.path.name}})
 
 

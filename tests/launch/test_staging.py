@@ -45,7 +45,7 @@ def staged(config: Config, scratch: str) -> Path:
 
 def test_ranks_of_a_node_share_one_copy(config: Config, scratch: str, capfd: pytest.CaptureFixture[str]) -> None:
     keep_caches(scratch)
-    with multiprocessing.get_context("fork").Pool(4) as ranks:
+    with multiprocessing.get_context("spawn").Pool(4) as ranks:
         places = set(ranks.starmap(staged, [(config, scratch)] * 4))
     (copy,) = places
     assert config.data.shards and copy != config.data.shards
@@ -150,7 +150,7 @@ def stage_without_room(config: Config, scratch: str) -> tuple[Path | None, str, 
 
 def test_a_copy_that_fails_half_way_leaves_the_disk_as_it_was(config: Config, scratch: str) -> None:
     keep_caches(scratch)
-    with multiprocessing.get_context("fork").Pool(1) as ranks:
+    with multiprocessing.get_context("spawn").Pool(1) as ranks:
         copy, stderr, left = ranks.apply(stage_without_room, (config, scratch))
     assert copy == config.data.shards
     assert "is read in place" in stderr

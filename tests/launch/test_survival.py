@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launch.conftest import script
-from tests.support.fork_server import ForkServer
+from tests.support.fork_server import SLOW_DISK_S, ForkServer
 from tests.support.live import DEADLINE_S, SNAPSHOTS, Live, flags, local_ranks, recolor, result, slurm, until
 
 
@@ -202,9 +202,15 @@ def test_signals_during_start_up_cost_nothing_and_a_requeued_job_runs_the_code_t
 
 
 def test_a_signal_during_an_evaluation_or_a_save_is_obeyed_after_it(
-    tmp_path: Path, photos: Path, undisturbed: dict[str, bytes], cluster: Path, forked_python: Path
+    tmp_path: Path,
+    photos: Path,
+    undisturbed: dict[str, bytes],
+    cluster: Path,
+    forked_python: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     live = Live(tmp_path, python=forked_python)
+    monkeypatch.setenv(SLOW_DISK_S, "0.3")
     often: dict[str, Any] = {"tracking.samples_every_images": 120, "checkpoint.background": "false"}
     live.submit(photos, **often)
     until(lambda: list(live.run.path.glob("samples/*.png")), "an evaluation", poll_s=0.01)

@@ -38,6 +38,8 @@ PRELOADED = (
     *("hpc_recolor.data.pack", "hpc_recolor.diagnostics.machine", "tests.support.training_runs"),
 )
 REQUEST_BYTES = 1 << 20
+# In the environment of a fork: how much longer its fsync takes [s].
+SLOW_DISK_S = "TESTS_SLOW_DISK_S"
 
 
 class Process:
@@ -217,6 +219,17 @@ def preload() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if before.get(key) != value}
 
 
+def slow_down_disk(seconds: float) -> None:
+    """Let every fsync take so much longer, as on a busy file server: a test can then act during a save."""
+    fsync = os.fsync
+
+    def slow_fsync(file: int) -> None:
+        time.sleep(seconds)
+        fsync(file)
+
+    os.fsync = slow_fsync  # type: ignore[assignment]
+
+
 def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     found = preload()
@@ -227,6 +240,8 @@ def main() -> None:
     if os.environ.get("PYTHONUNBUFFERED"):
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+    if SLOW_DISK_S in os.environ:
+        slow_down_disk(float(os.environ[SLOW_DISK_S]))
     os.chdir(request["cwd"])
     module, *arguments = request["argv"]
     sys.argv = [module, *arguments]
