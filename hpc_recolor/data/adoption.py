@@ -17,11 +17,13 @@ def with_set_options(config: Config) -> Config:
     return load_config(None, merge(config.model_dump(), {"data": {key: getattr(options, key) for key in OF_DATA_SET}}))
 
 
-def check_given(config: Config) -> None:
-    """Raise UserError if the config itself asks for another size or fit than its data set has."""
-    prepared = with_set_options(config).data
+def check_given(config: Config, adopted: Config) -> None:
+    """Raise UserError if the config itself asks for another size or fit than its data set has.
+
+    adopted: what `with_set_options` made of it.
+    """
     for key in OF_DATA_SET:
-        asked, found = getattr(config.data, key), getattr(prepared, key)
+        asked, found = getattr(config.data, key), getattr(adopted.data, key)
         if key in config.data.model_fields_set and asked != found:
             raise UserError(
                 f"data.{key}={asked}",

@@ -100,9 +100,9 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
         flush=True,
     )
     options = _read_options(folder)
-    history = read_history(folder)
-    images = newest_images(RunFolder(folder.path.parent))
+    run = RunFolder(folder.path.parent)
     if info.is_main:
+        history, images = read_history(folder), newest_images(run)
         append_event(folder, _event(info, "start", images=images))
     code, reason, requeue = FAILED, "", False
     try:
@@ -110,7 +110,7 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
             _check_progress(history, info.job, images)
         keep_caches(options.scratch)
         _use_network(options.network_interface)
-        config = stage(read_config(folder.config, RunFolder(folder.path.parent)), options.scratch, info.local_rank == 0)
+        config = stage(read_config(folder.config, run), options.scratch, info.local_rank == 0)
         code, reason, requeue = _train(config, request)
     except BaseException as error:
         code = BAD_INPUT if isinstance(error, UserError) else code

@@ -17,10 +17,11 @@ def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
     """
     check_ranks(config, ranks)
     check_inputs(config.data)
+    adopted = with_set_options(config)
     run = RunFolder(config.run.folder / config.run.name)
     if not run.config.is_file():  # earlier versions began runs whose config contradicts their data set
-        check_given(config)
-    config = with_set_options(config)
+        check_given(config, adopted)
+    config = adopted
     if config.model.generator == "backbone_unet" or config.loss.perceptual_weight:
         weights_file(config.model)
     deepspeed_config(config, ranks)
