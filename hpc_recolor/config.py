@@ -214,6 +214,12 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """The optimizer, its schedule, and how ranks compute."""
 
+    start_from: Annotated[str | None, RECIPE] = Field(
+        None,
+        min_length=1,
+        description="Colorizer that training starts from: package (what `colorize` uses), a run folder, or a file "
+        "that `checkpoint export` wrote.",
+    )
     epochs: Annotated[int, OPEN_RECIPE] = Field(
         45, ge=1, description="Passes over the photographs [epochs, 1 or more]."
     )

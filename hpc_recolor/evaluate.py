@@ -28,8 +28,8 @@ Pictures = Annotated[
 Vividness = Annotated[
     list[float] | None,
     Parameter(
-        help="Also measure CIEDE2000 and colorfulness with the predicted chroma multiplied by each of these "
-        "[0 to 10], as `colorize --vividness` does.",
+        help="Also measure CIEDE2000 and colorfulness with colors as vivid as each of these [0 to 10], as "
+        "`colorize --vividness` makes them.",
         validator=cli.VIVIDNESS,
     ),
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest
-from hpc_recolor.run_folder.export import ExportedGenerator, read_export
+from hpc_recolor.run_folder.export import TrainedGenerator, read_export
 from hpc_recolor.run_folder.files import sha256_of
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
@@ -60,7 +60,7 @@ class ExportChoice:
 
     path: Path
     sha256: str
-    exported: ExportedGenerator
+    exported: TrainedGenerator
     epoch: None = None
     raw: bool = False
     photos: str = ""

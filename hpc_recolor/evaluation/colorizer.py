@@ -1,7 +1,6 @@
 """Color one photograph of any size with a trained generator."""
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -23,10 +22,8 @@ from hpc_recolor.models.color_space import make_pair, predicted_ab
 from hpc_recolor.models.guided_upsampling import GuidedUpsampling
 from hpc_recolor.models.vividness import make_vivid
 from hpc_recolor.models.weights_package import COLORIZER
-from hpc_recolor.run_folder import checkpoints
-from hpc_recolor.run_folder.export import read_export
+from hpc_recolor.run_folder.export import read_generator
 from hpc_recolor.run_folder.files import write_atomically
-from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
 from recolor_kernels import lab_to_rgb_u8, rgb_to_lab
@@ -38,7 +35,7 @@ LONGEST_ASPECT = 8  # the network's input is no longer than this many of its sho
 class Colorizer:
     """A generator in eval mode that colors Pillow images and keeps their luminance.
 
-    vividness: factor on the chroma of the predicted colors [0 or more], within the gamut; see `make_vivid`.
+    vividness: of the predicted colors [0 or more, 1: as predicted], within the gamut; see `make_vivid`.
     """
 
     def __init__(self, generator: Generator, config: Config, vividness: float = 1.0) -> None:
@@ -54,20 +51,12 @@ class Colorizer:
         vividness: None for the one chosen on validation; see `results.chosen_vividness`. Raises UserError if the
         generator is missing or does not fit.
         """
-        if run.is_file():
-            source, exported = run, read_export(run)
-            config, weights = exported.config, exported.weights
-            vividness = exported.vividness if vividness is None else vividness
-        else:
-            folder, config = open_run(run)
-            source, skipped = checkpoints.newest_intact(folder)
-            for line in skipped:
-                print(line, file=sys.stderr)
-            weights = checkpoints.evaluation_weights(source, checkpoints.read_manifest(source))
-            vividness = chosen_vividness(run) if vividness is None else vividness
-        generator = build_generator(config.model, config.data.size)
-        load_weights(generator, weights, source)
-        return cls(generator, config, vividness)
+        trained = read_generator(run)
+        if vividness is None:
+            vividness = chosen_vividness(run) if trained.vividness is None else trained.vividness
+        generator = build_generator(trained.config.model, trained.config.data.size)
+        load_weights(generator, trained.weights, trained.path)
+        return cls(generator, trained.config, vividness)
 
     @torch.no_grad()
     def __call__(self, photo: Image.Image) -> Image.Image:

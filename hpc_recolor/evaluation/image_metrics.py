@@ -52,10 +52,10 @@ def front(originals_u8_NHWC: Tensor, ab_N2HW: Tensor, vividness: Sequence[float]
     """
     lightness, _ = rgb_to_lab(originals_u8_NHWC)
     measured = {}
-    for factor in vividness:
-        images = lab_to_rgb_u8(lightness, make_vivid(lightness, ab_N2HW, factor))
+    for setting in vividness:
+        images = lab_to_rgb_u8(lightness, make_vivid(lightness, ab_N2HW, setting))
         values = color_metrics(images, originals_u8_NHWC, impl="reference")
-        measured[front_key(factor)] = {"ciede2000": values.ciede2000, "colorfulness": values.colorfulness}
+        measured[front_key(setting)] = {"ciede2000": values.ciede2000, "colorfulness": values.colorfulness}
     return measured
 
 

@@ -18,7 +18,7 @@ from hpc_recolor.runtime.errors import UserError
 Command = list[str]
 
 VAL, TEST = 100, 300
-FRONT = ("0.5", "1", "1.5", "2", "3")  # rows of different colorfulness are compared by their fronts
+FRONT = ("0.6", "1", "1.3", "1.6", "2")  # rows of different colorfulness are compared by their fronts
 PHOTO_ARCHIVES = (".tar", ".zip", ".tar.gz", ".tgz")
 
 

@@ -67,8 +67,13 @@ def _draw_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Load a state dict into a network. source: named in the error. Raises UserError if names or shapes differ."""
+def load_weights(
+    network: nn.Module,
+    weights: dict[str, Tensor],
+    source: Path,
+    fix: str = "restore the config.yaml that it was trained with",
+) -> None:
+    """Load a state dict into a network. source, fix: named in the error. Raises UserError if names or shapes differ."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if expected != found:
@@ -77,6 +82,6 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -
             str(source),
             f"does not fit the config: {name} is {found.get(name, 'missing')} there and "
             f"{expected.get(name, 'missing')} in the config",
-            "restore the config.yaml that it was trained with",
+            fix,
         )
     network.load_state_dict(weights)

@@ -1,9 +1,14 @@
 """Makes predicted colors more vivid, or paler, within the gamut of sRGB."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from recolor_kernels import lab_to_rgb
+
+# A vividness of 2 triples chroma: what the colorizer in the package needs to be as colorful as the originals are.
+POWER = math.log2(3)
 
 # Share of the most chroma in the gamut up to which a color is multiplied; what lies above approaches the gamut's limit.
 KNEE = 0.8
@@ -15,21 +20,23 @@ TINY = 1e-6
 
 
 def make_vivid(l_N1HW: Tensor, ab_N2HW: Tensor, vividness: float) -> Tensor:
-    """ab (N,2,H,W) with its chroma multiplied by `vividness` [0 or more; 1: as it is], at the same L and hue.
+    """ab (N,2,H,W) with its chroma multiplied by vividness^1.58, at the same L and hue.
 
-    l_N1HW, ab_N2HW: in the ranges of rgb_to_lab. Chroma never falls below the smaller of what it was and the product.
+    l_N1HW, ab_N2HW: in the ranges of rgb_to_lab; vividness: 0 or more, 0: gray, 1: as it is, 2: three times the chroma.
+    Chroma never falls below the smaller of what it was and the product.
     Clamping RGB in its place would shift hue and lightness; soft compression of chroma is what gamut mapping of images
     does (Morovic 2008, Color Gamut Mapping, chapter 10).
     """
-    if vividness <= 1:  # never leaves the gamut
-        return vividness * ab_N2HW
+    factor = vividness**POWER
+    if factor <= 1:  # never leaves the gamut
+        return factor * ab_N2HW
     chroma = torch.linalg.vector_norm(ab_N2HW, dim=1, keepdim=True)
     direction = ab_N2HW / chroma.clamp_min(TINY)
     limit = _gamut_limit(l_N1HW, direction)
     knee = torch.maximum(chroma, KNEE * limit)
-    room, excess = (limit - knee).clamp_min(0), (vividness * chroma - knee).clamp_min(0)
+    room, excess = (limit - knee).clamp_min(0), (factor * chroma - knee).clamp_min(0)
     compressed = room * -torch.expm1(-excess / room.clamp_min(TINY))
-    vivid: Tensor = direction * (torch.minimum(vividness * chroma, knee) + compressed)
+    vivid: Tensor = direction * (torch.minimum(factor * chroma, knee) + compressed)
     return vivid
 
 

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from hpc_recolor.config import ModelConfig
+from hpc_recolor.config import ModelConfig, TrainConfig
 from hpc_recolor.runtime.errors import UserError
 
 # Backbones with ImageNet weights in a package (Apache-2.0): its module, and the file in it.
@@ -15,6 +15,18 @@ PACKAGES = {
 
 # The colorizer that comes with this package, as `checkpoint export` wrote it; its card is the README.md beside it.
 COLORIZER = Path(__file__).parent / "weights" / "colorizer.safetensors"
+
+
+def start_of(train: TrainConfig) -> Path | None:
+    """The run folder or file of train.start_from, None without one. Raises UserError if it does not exist."""
+    if train.start_from is None:
+        return None
+    source = COLORIZER if train.start_from == "package" else Path(train.start_from)
+    if not source.exists():
+        raise UserError(
+            f"train.start_from={source}", "no such file or folder", "name a run folder, an exported file, or package"
+        )
+    return source
 
 
 def weights_file(model: ModelConfig) -> Path | None:

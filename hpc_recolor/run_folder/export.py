@@ -4,6 +4,7 @@ The card is in the header of the file, so that the file alone is enough to color
 """
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
 from hpc_recolor.run_folder import checkpoints, tensor_files
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.files import sha256_of, write_atomically
+from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError, cannot_write
 
 if TYPE_CHECKING:
@@ -59,17 +61,35 @@ def check_target(target: Path, replace: bool) -> None:
 
 
 @dataclass(frozen=True)
-class ExportedGenerator:
-    """What an export contains. config: the network's, and the size and fit of its photographs, in an otherwise default
-    one without an adversarial loss; weights: as stored; vividness: see `export_generator`."""
+class TrainedGenerator:
+    """A generator's state dict, and the config to build it by. path: of the file or checkpoint; config: of an export
+    the network's, and the size and fit of its photographs, in an otherwise default one without an adversarial loss;
+    vividness: see `export_generator`, None in a checkpoint."""
 
+    path: Path
     config: Config
     weights: "dict[str, Tensor]"
-    vividness: float
+    vividness: float | None
     images_seen: int
 
 
-def read_export(file: Path) -> ExportedGenerator:
+def read_generator(source: Path) -> TrainedGenerator:
+    """The generator of a run folder's newest intact checkpoint, or of a file that `export_generator` wrote.
+
+    Raises UserError if it is neither, or no checkpoint is intact. Damaged ones are reported on stderr.
+    """
+    if source.is_file():
+        return read_export(source)
+    run, config = open_run(source)
+    checkpoint, skipped = checkpoints.newest_intact(run)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    manifest = checkpoints.read_manifest(checkpoint)
+    weights = checkpoints.evaluation_weights(checkpoint, manifest)
+    return TrainedGenerator(checkpoint, config, weights, None, manifest.images_seen)
+
+
+def read_export(file: Path) -> TrainedGenerator:
     """What `export_generator` wrote. Raises UserError if the file contains anything else."""
     fix = "name a run folder, or a file that `checkpoint export` wrote"
     try:
@@ -84,7 +104,7 @@ def read_export(file: Path) -> ExportedGenerator:
         raise UserError(str(file), f"not a safetensors file ({error})", fix) from None
     except (KeyError, TypeError, ValueError):
         raise UserError(str(file), "has no card of a generator in its header", fix) from None
-    return ExportedGenerator(config, weights, vividness, images_seen)
+    return TrainedGenerator(file, config, weights, vividness, images_seen)
 
 
 def export_generator(

@@ -16,7 +16,7 @@ from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training.trainer import train
 
-VIVID = 2.0
+VIVID = 1.6
 
 
 def color_photographs(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from hpc_recolor.config import Config, check_ranks
 from hpc_recolor.data.adoption import check_given, with_set_options
 from hpc_recolor.data.inputs import check_inputs
-from hpc_recolor.models.weights_package import weights_file
+from hpc_recolor.models.weights_package import start_of, weights_file
 from hpc_recolor.run_folder.folder import RunFolder, find_run
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 
@@ -12,7 +12,7 @@ def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
     """The config as it will be trained, completed by its data set, and its run folder, which may not exist yet. Writes
     nothing.
 
-    Raises UserError if this many ranks cannot share a batch, if data or weights of a backbone are missing, if the
+    Raises UserError if this many ranks cannot share a batch, if data or weights to start from are missing, if the
     config contradicts its data set or the DeepSpeed file, or if the run folder belongs to something else.
     """
     check_ranks(config, ranks)
@@ -22,7 +22,8 @@ def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
     if not run.config.is_file():  # earlier versions began runs whose config contradicts their data set
         check_given(config, adopted)
     config = adopted
-    if config.model.generator == "backbone_unet" or config.loss.perceptual_weight:
+    starts_from = start_of(config.train)
+    if (config.model.generator == "backbone_unet" and not starts_from) or config.loss.perceptual_weight:
         weights_file(config.model)
     deepspeed_config(config, ranks)
     return config, find_run(config)

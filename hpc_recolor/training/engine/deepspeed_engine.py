@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hpc_recolor.config import Config
-from hpc_recolor.models.build import build_discriminator, build_generator, place
+from hpc_recolor.models.build import build_discriminator, build_generator, load_weights, place
 from hpc_recolor.models.perceptual_loss import PerceptualLoss
+from hpc_recolor.models.weights_package import start_of
+from hpc_recolor.run_folder.export import read_generator
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 from hpc_recolor.training.engine.gradients import GradientAverage
@@ -196,14 +198,15 @@ class Engines:
 
 
 def build_engines(config: Config, world: World) -> Engines:
-    """Both networks with pix2pix's initial weights from run.seed, and an Adam each. All ranks call it together.
+    """Both networks with their initial weights, and an Adam each. All ranks call it together.
 
-    Seeds torch: afterwards random numbers, which drive dropout alone, differ between ranks.
+    Weights are drawn from run.seed as in pix2pix, or a backbone's or train.start_from's. Seeds torch: afterwards random
+    numbers, which drive dropout alone, differ between ranks. Raises UserError if pretrained weights do not fit.
     """
     if world.device.type == "cpu":
         _keep_freed_memory()
     torch.manual_seed(config.run.seed)
-    generator = place(build_generator(config.model, config.data.size, pretrained=True), config.model, world.device)
+    generator = place(_initial_generator(config), config.model, world.device)
     discriminator = place(build_discriminator(config.model), config.model, world.device)
     perceptual = PerceptualLoss(config.model).to(world.device) if config.loss.perceptual_weight else None
     if perceptual:
@@ -211,6 +214,15 @@ def build_engines(config: Config, world: World) -> Engines:
     engines = Engines(wrap(generator, config, world), wrap(discriminator, config, world), perceptual)
     torch.manual_seed(config.run.seed + 1 + world.rank)
     return engines
+
+
+def _initial_generator(config: Config) -> nn.Module:
+    start = start_of(config.train)
+    generator = build_generator(config.model, config.data.size, pretrained=start is None)
+    if start:
+        trained = read_generator(start)
+        load_weights(generator, trained.weights, trained.path, "train with the model section of its config")
+    return generator
 
 
 def wrap(network: nn.Module, config: Config, world: World) -> Engine:
