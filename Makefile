@@ -13,7 +13,7 @@ WORKERS := $(shell expr $$(nproc) + 1)
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare nine small runs, and write a report (90 minutes on two cores)'
-	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (130 minutes)'
+	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (two hours)'
 	@echo 'make test       run all tests (12 minutes on two cores)'
 	@echo 'make test-fast  run those that start no processes, clusters and browsers (2 minutes)'
 	@echo 'make lint       check style, spelling and types'

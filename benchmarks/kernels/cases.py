@@ -66,6 +66,13 @@ class Draw(NamedTuple):
         side = self.size.patches_a_side
         return self._uniform((self.size.n, 1, side, side), 4.0)
 
+    def picks(self) -> Tensor:
+        """Numbers of images and two flips: int64 (N,3)."""
+        n, device = self.size.n, self.generator.device
+        numbers = torch.randint(0, n, (n, 1), device=device, generator=self.generator)
+        flips = torch.randint(0, 2, (n, 2), device=device, generator=self.generator)
+        return torch.cat((numbers, flips), dim=1)
+
     def lab(self) -> Tensors:
         """L (N,1,H,W) and ab (N,2,H,W), mostly in gamut."""
         return self.planes(1), self.planes(2, 0.3)
@@ -85,13 +92,14 @@ class Case:
     forward: Forward
     bytes_a_pixel: int
     bytes_a_logit: int = 0
+    bytes_an_image: int = 0
     dtype: torch.dtype = torch.bfloat16
     gradient: Literal["none", "of the loss", "given"] = "none"  # given: the last input is the gradient of the result
     kornia: Callable[[Any], Forward] | None = None
 
     def least_bytes(self, size: Size) -> int:
         """Bytes that one call reads and writes at least."""
-        return self.bytes_a_pixel * size.pixels + self.bytes_a_logit * size.logits
+        return self.bytes_a_pixel * size.pixels + self.bytes_a_logit * size.logits + self.bytes_an_image * size.n
 
     def inputs(self, size: Size, device: torch.device, seed: int) -> Tensors:
         """Random inputs, the same for the same seed and device."""
@@ -129,6 +137,10 @@ def _rgb_to_lab(impl: Impl, dtype: torch.dtype, rgb: Tensor, **options: Any) -> 
 
 def _rgb_to_gray(impl: Impl, dtype: torch.dtype, rgb: Tensor) -> Tensors:
     return recolor_kernels.rgb_to_gray(rgb, dtype, impl=impl)
+
+
+def _gather(impl: Impl, _: torch.dtype, images: Tensor, picks: Tensor) -> Tensor:
+    return recolor_kernels.gather(images, picks, impl=impl)
 
 
 def _of(op: str, *options: Any) -> Forward:
@@ -229,6 +241,14 @@ CASES = (
         _of("lab_to_rgb"),
         bytes_a_pixel=(3 + 3) * _BF16 + (3 + 3 + 3) * _BF16,
         gradient="given",
+    ),
+    Case(
+        "gather",
+        "conversion",
+        lambda draw: (draw.rgb(), draw.picks()),
+        _gather,
+        bytes_a_pixel=2 * _RGB,
+        bytes_an_image=3 * 8,
     ),
     Case(
         "l1_loss",

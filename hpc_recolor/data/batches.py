@@ -1,6 +1,6 @@
 """Samples -> batches on the training device: in the run's order, through DALI, torch's loader, or from memory."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import count, islice
 from typing import Any
@@ -19,6 +19,7 @@ from hpc_recolor.data.torch_loader import torch_batches
 from hpc_recolor.runtime.distributed import World, ranks_here
 from hpc_recolor.runtime.errors import RankError
 from hpc_recolor.runtime.process import memory_bytes
+from recolor_kernels import gather
 
 LOADED_TOGETHER = 32
 
@@ -115,14 +116,21 @@ def _from_memory(images: Tensor, draw_batch: DrawBatch, world: World) -> Generat
 
     for iteration in count():
         drawn, flips = draw_batch(iteration)
-        numbers = torch.from_numpy(drawn)
-        if not on_gpu:
-            rows = images.numpy()
-            chosen = [flipped(rows[number], *flip) for number, flip in zip(drawn, flips, strict=True)]
-            yield Batch(rgb_u8_NHWC=torch.from_numpy(np.stack(chosen)), numbers=numbers)
-            continue
-        batch = images[to_gpu(numbers)] if images.is_cuda else to_gpu(images[numbers])
-        for axis, dimension in ((0, 2), (1, 1)):
-            to_flip = to_gpu(torch.from_numpy(np.flatnonzero(flips[:, axis])))
-            batch[to_flip] = batch[to_flip].flip(dimension)
-        yield Batch(rgb_u8_NHWC=batch, numbers=numbers)
+        batch = gathered(images, images.is_cuda, drawn, flips, to_gpu) if on_gpu else stacked(images, drawn, flips)
+        yield Batch(rgb_u8_NHWC=batch, numbers=torch.from_numpy(drawn))
+
+
+def gathered(images: Tensor, is_resident: bool, drawn: Any, flips: Any, to_gpu: Callable[[Tensor], Tensor]) -> Tensor:
+    """`stacked` on the GPU, by one launch and without a wait. is_resident: whether `images` are there already."""
+    chosen = images if is_resident else to_gpu(images[torch.from_numpy(drawn)])
+    picks = np.column_stack((drawn if is_resident else np.arange(len(drawn)), flips)).astype(np.int64)
+    return gather(chosen, to_gpu(torch.from_numpy(picks)))
+
+
+def stacked(images: Tensor, drawn: Any, flips: Any) -> Tensor:
+    """A batch, uint8 (N,H,W,3), of the images uint8 (M,H,W,3) on the host that are drawn, and flipped, for it.
+
+    drawn: int64 (N,), numbers of images; flips: bool (N,2), left to right and top to bottom.
+    """
+    rows = images.numpy()
+    return torch.from_numpy(np.stack([flipped(rows[number], *flip) for number, flip in zip(drawn, flips, strict=True)]))

@@ -27,7 +27,7 @@ def make_vivid(l_N1HW: Tensor, ab_N2HW: Tensor, vividness: float) -> Tensor:
     Clamping RGB in its place would shift hue and lightness; soft compression of chroma is what gamut mapping of images
     does (Morovic 2008, Color Gamut Mapping, chapter 10).
     """
-    factor = vividness**POWER
+    factor = math.pow(vividness, POWER)
     if factor <= 1:  # never leaves the gamut
         return factor * ab_N2HW
     chroma = torch.linalg.vector_norm(ab_N2HW, dim=1, keepdim=True)

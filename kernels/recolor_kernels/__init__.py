@@ -7,6 +7,7 @@ Ranges, used everywhere: RGB images are uint8 in NHWC; L is L*/50 - 1 and ab is 
 from recolor_kernels.adversarial import discriminator_loss, patch_loss
 from recolor_kernels.color import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
 from recolor_kernels.constants import AB_SCALE
+from recolor_kernels.gather import gather
 from recolor_kernels.generator import GeneratorLoss, generator_loss
 from recolor_kernels.launch import Impl
 from recolor_kernels.losses import l1_lab_loss, l1_loss
@@ -21,6 +22,7 @@ __all__ = [
     "Impl",
     "color_metrics",
     "discriminator_loss",
+    "gather",
     "generator_loss",
     "l1_lab_loss",
     "l1_loss",

@@ -118,6 +118,25 @@ def rgb_float_to_u8(rgb_N3HW: Tensor) -> Tensor:
     return ((rgb_N3HW.float() + 1) * RGB_SCALE).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+# ---- batches ----
+
+
+def gather(images_u8_NHWC: Tensor, picks: Tensor) -> Tensor:
+    """Images uint8 (N,H,W,3) out of all, uint8 (M,H,W,3); picks: int64 (N,3), a number and two flips each, left to
+    right and top to bottom."""
+    _, height, width, _ = images_u8_NHWC.shape
+    number, mirrored, upside_down = picks.unbind(1)
+    rows = _reversed_if(upside_down, height)
+    columns = _reversed_if(mirrored, width)
+    return images_u8_NHWC[number[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _reversed_if(flips: Tensor, count: int) -> Tensor:
+    """0 to count - 1 for each flip (N,count), backward where it is not 0."""
+    forward = torch.arange(count, device=flips.device)
+    return torch.where(flips[:, None] != 0, count - 1 - forward, forward)
+
+
 # ---- losses ----
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from hpc_recolor.config import DataConfig, FitName
-from hpc_recolor.data.batches import load_images, training_batches
+from hpc_recolor.data.batches import gathered, load_images, stacked, training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.photo import SquareFit, to_square
 from hpc_recolor.data.samples import PhotoFiles, Subset
@@ -202,6 +202,22 @@ def test_run_stops_if_too_many_photographs_turn_unreadable(
     batches = training_batches(files, SampleOrder(len(files), 0), 0, 5, data, rank(0, 1))
     with pytest.raises(UserError, match=r"data.max_unreadable=0.2: 4 of 15 photographs became unreadable"):
         list(islice(batches, 3))
+
+
+@pytest.mark.parametrize("is_resident", [False, True])
+def test_a_batch_that_a_gpu_gathers_is_the_one_that_the_host_stacks(is_resident: bool) -> None:
+    draw = np.random.default_rng(0)
+    images = torch.from_numpy(draw.integers(0, 256, (7, 6, 5, 3), np.uint8))
+    drawn, flips = draw.integers(0, 7, 9), draw.integers(0, 2, (9, 2)).astype(bool)
+    moved: list[torch.Size] = []
+
+    def to_gpu(host: torch.Tensor) -> torch.Tensor:
+        moved.append(host.shape)
+        return host
+
+    batch = gathered(images, is_resident, drawn, flips, to_gpu)
+    assert torch.equal(batch, stacked(images, drawn, flips))
+    assert moved == [*([] if is_resident else [(9, 6, 5, 3)]), (9, 3)]
 
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from recolor_kernels import (
     color_metrics,
     discriminator_loss,
+    gather,
     generator_loss,
     l1_lab_loss,
     l1_loss,
@@ -44,12 +45,18 @@ def lab(seed: int) -> Inputs:
     return [numbers(2, 1, 33, 20, seed=seed) / 4, numbers(2, 2, 33, 20, seed=seed + 1) / 8]
 
 
+def images_and_picks(seed: int) -> Inputs:
+    images = random_images(2, 33, 20, seed)
+    return [images, torch.tensor([[seed % 2, 1, 0], [1, 0, 1]], device=images.device)]
+
+
 # Per op: a function of its inputs, and inputs by seed; leaves come first.
 STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     "rgb_to_lab": (lambda rgb: list(rgb_to_lab(rgb)), lambda seed: [random_images(2, 33, 20, seed)]),
     "rgb_to_gray": (lambda rgb: list(rgb_to_gray(rgb)), lambda seed: [random_images(2, 33, 20, seed)]),
     "lab_to_rgb_u8": (lambda *lab: [lab_to_rgb_u8(*lab)], lab),
     "lab_to_rgb": (graded(lambda *lab: lab_to_rgb(*lab).square().sum()), lab),
+    "gather": (lambda *inputs: [gather(*inputs)], images_and_picks),
     "l1_loss": (
         graded(lambda prediction, like, target: l1_loss(prediction, target) + like.sum()),
         lambda seed: [numbers(5, 700, seed=seed), numbers(3, seed=seed), numbers(5, 700, seed=seed + 1)],

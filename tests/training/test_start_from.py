@@ -1,12 +1,13 @@
 """A run that starts from the generator of another run, of an exported file, or of the package."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hpc_recolor.models.weights_package import COLORIZER
-from hpc_recolor.run_folder.checkpoints import committed, evaluation_weights, read_manifest
+from hpc_recolor.run_folder.checkpoints import evaluation_weights, read_manifest
 from hpc_recolor.run_folder.export import export_generator, read_export
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import UserError
@@ -18,7 +19,7 @@ from tests.support.workers import small_config
 SMALL = {"width": 2, "color": "lab"}
 
 
-def started(world: World, source: str | Path, **sections: dict[str, object]) -> RunState:
+def started(world: World, source: str | Path, **sections: dict[str, Any]) -> RunState:
     """The state before the first step of a run that starts from `source`."""
     train = {"batch_size": 8, "device": "cpu", "threads": 1, "start_from": str(source)}
     return RunState.initial(small_config(train=train, **sections), world)
@@ -68,8 +69,8 @@ def test_a_source_that_is_missing_is_refused_before_training(photos: Path, tmp_p
 
 def test_a_backbone_that_starts_from_a_colorizer_needs_no_other_weights(photos: Path, tmp_path: Path) -> None:
     model = {"generator": "backbone_unet", "backbone_weights": str(tmp_path / "gone.pth")}
-    sections = {"data": {"photos": str(photos), "size": 32}, "model": model}
-    run = {"folder": str(tmp_path), "name": "new"}
+    sections: dict[str, dict[str, Any]] = {"data": {"photos": str(photos), "size": 32}, "model": model}
+    run: dict[str, Any] = {"folder": str(tmp_path), "name": "new"}
     with pytest.raises(UserError, match=r"gone\.pth: no such file"):
         preflight.check(small_config(run=run, train={"batch_size": 8}, **sections), 1)
     preflight.check(small_config(run=run, train={"batch_size": 8, "start_from": "package"}, **sections), 1)
