@@ -66,6 +66,7 @@ def _losses(dtype: Any) -> Iterator[Case]:
         "l1_loss": lambda: ops.l1_loss(ab, target, impl="triton"),
         "l1_lab_loss of ab": lambda: ops.l1_lab_loss(ab, rgb, impl="triton"),
         "l1_lab_loss of Lab": lambda: ops.l1_lab_loss(lab, rgb, impl="triton"),
+        "ciede2000_loss": lambda: ops.ciede2000_loss(ab, target, impl="triton"),
         "patch_loss": lambda: ops.patch_loss(real, True, impl="triton"),
         "discriminator_loss": lambda: ops.discriminator_loss(real, fake, impl="triton"),
         "generator_loss": lambda: ops.generator_loss(ab, target, fake, 100.0, impl="triton").total,

@@ -274,6 +274,14 @@ CASES = (
         bytes_a_pixel=2 * _BF16 + _RGB + 2 * _BF16,
         gradient="of the loss",
     ),
+    Case(
+        "ciede2000_loss",
+        "loss",
+        lambda draw: (_with_grad(draw.planes(2, 0.3)), draw.planes(2, 0.3)),
+        _of("ciede2000_loss"),
+        bytes_a_pixel=2 * 3 * _BF16,
+        gradient="of the loss",
+    ),
     # One logit per pixel, as in a PixelGAN: a PatchGAN has too few to fill a GPU.
     Case(
         "patch_loss",

@@ -5,6 +5,7 @@ Ranges, used everywhere: RGB images are uint8 in NHWC; L is L*/50 - 1 and ab is 
 """
 
 from recolor_kernels.adversarial import discriminator_loss, patch_loss
+from recolor_kernels.ciede2000 import ciede2000_loss
 from recolor_kernels.color import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
 from recolor_kernels.constants import AB_SCALE
 from recolor_kernels.gather import gather
@@ -20,6 +21,7 @@ __all__ = [
     "Criterion",
     "GeneratorLoss",
     "Impl",
+    "ciede2000_loss",
     "color_metrics",
     "discriminator_loss",
     "gather",

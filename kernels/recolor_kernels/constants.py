@@ -38,6 +38,10 @@ L_SCALE = 50.0  # L = L* / 50 - 1
 AB_SCALE = 110.0  # ab = (a*, b*) / 110
 RGB_SCALE = 127.5  # RGB = level / 127.5 - 1
 
+# ---- CIEDE2000 as a loss ----
+
+ROOT_EPSILON = 1e-4  # keeps roots differentiable where a color is gray or met exactly [Lab units squared]
+
 # ---- polynomials of smallest maximum error, highest power first, by `python kernels/fit.py` ----
 
 # Linear value of a level in 0..255, less the line level / 255 / SRGB_SLOPE; zero at the knee. For float32, and for

@@ -15,13 +15,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def choose(impl: Impl, tensor: Tensor, *, op: Function, triton: Function, reference: Function) -> Function:
-    """The function to run: for auto the registered op (Triton) on CUDA tensors, and the reference elsewhere.
+def choose(
+    impl: Impl,
+    tensor: Tensor,
+    *,
+    op: Function,
+    triton: Function,
+    reference: Function,
+    auto_on_cpu: Function | None = None,
+) -> Function:
+    """The function to run: for auto the registered op (Triton) on CUDA tensors, and auto_on_cpu elsewhere.
 
-    Raises ValueError for another impl, or for Triton on CPU tensors, which only its interpreter accepts (for tests).
+    auto_on_cpu: by default the reference. Raises ValueError for another impl, or for Triton on CPU tensors, which only
+    its interpreter accepts (for tests).
     """
     if impl == "auto":
-        return op if _uses_op(tensor) else reference
+        return op if _uses_op(tensor) else auto_on_cpu or reference
     if impl == "reference":
         return reference
     if impl != "triton":
@@ -32,8 +41,9 @@ def choose(impl: Impl, tensor: Tensor, *, op: Function, triton: Function, refere
 
 
 def _uses_op(tensor: Tensor) -> bool:
-    """Whether impl="auto" is the op. On a CPU the op runs the reference too, behind a dispatcher that takes longer than
-    a small loss. torch.compile needs the op: it cannot trace the cached table of levels in the reference."""
+    """Whether impl="auto" is the op on any device. On a CPU most ops run the reference too, behind a dispatcher that
+    takes longer than a small loss. torch.compile needs the op: it cannot trace the cached table of levels in the
+    reference."""
     return tensor.is_cuda or torch.compiler.is_compiling()
 
 

@@ -107,6 +107,7 @@ class LossOp:
     reference: of the arguments without with_gradient, to the loss or (loss, means...); differentiable by autograd.
     weights: of the arguments, to {number of a differentiable argument: weight of the mean that it goes into}, in the
     order of the gradients.
+    fast_on_cpu: whether cpu takes less time than the reference and autograd, so that impl="auto" is the op there too.
     """
 
     def __init__(
@@ -118,17 +119,21 @@ class LossOp:
         reference: Callable[..., Any],
         weights: Callable[..., dict[int, float]],
         fake: Callable[..., tuple[Tensor, ...]] | None = None,
+        fast_on_cpu: bool = False,
     ) -> None:
         self._reference = reference
         self._weights = weights
         self._op = register(schema, cpu=cpu, cuda=triton, fake=fake or cpu)
         self._op.register_autograd(_backward, setup_context=self._setup_context)
+        self._auto_on_cpu = self._op if fast_on_cpu else self._plain
         self._triton = differentiable(triton, self._setup_context, partial(_backward, triton=True))
 
     def __call__(self, impl: Impl, *arguments: Any) -> tuple[Tensor, ...]:
         """(loss, means..., gradients...); raises ValueError as choose does."""
         with_gradient = needs_gradient(*(arguments[number] for number in self._weights(*arguments)))
-        function = choose(impl, arguments[0], op=self._op, triton=self._triton, reference=self._plain)
+        function = choose(
+            impl, arguments[0], op=self._op, triton=self._triton, reference=self._plain, auto_on_cpu=self._auto_on_cpu
+        )
         outputs: tuple[Tensor, ...] = function(*arguments, with_gradient)
         return outputs
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recolor_kernels import color_math, constants, launch, memory, reference
+from recolor_kernels import color_difference, color_math, launch, memory, reference
 from recolor_kernels.launch import Impl, check_rgb_u8, choose, pixels_per_thread, register
 
 PIXELS_PER_PROGRAM = 1024  # at most 8,256: the largest sum of squares must fit 32 bits
@@ -36,7 +36,7 @@ def _color_metrics_kernel(
     l2, a2, b2 = color_math.rgb_to_lab_units(red2, green2, blue2)
     inside = tl.arange(0, BLOCK) < left
     colors_ptr += program * COLORS
-    tl.store(colors_ptr, tl.sum(tl.where(inside, _ciede2000(l1, a1, b1, l2, a2, b2), 0.0)))
+    tl.store(colors_ptr, tl.sum(tl.where(inside, color_difference.ciede2000(l1, a1, b1, l2, a2, b2), 0.0)))
     tl.store(colors_ptr + 1, tl.sum(tl.where(inside, tl.abs(a1 - a2) + tl.abs(b1 - b2), 0.0)))
 
 
@@ -50,87 +50,6 @@ def _store_opponents(ptr, red, green, blue):
     tl.store(ptr + 3, tl.sum(tl.abs(yb)))
     tl.store(ptr + 4, tl.sum(rg * rg))
     tl.store(ptr + 5, tl.sum(yb * yb))
-
-
-ARC_TANGENT = tl.constexpr(constants.ARC_TANGENT)
-TINY = tl.constexpr(1e-20)  # avoids division by zero
-
-
-@triton.jit
-def _ciede2000(l1, a1, b1, l2, a2, b2):
-    """Delta E 2000, with hues as unit vectors instead of angles: one arc tangent, no cosines, no wrapping at 360."""
-    stretch = 1.5 - 0.5 * _of_seventh((tl.sqrt(a1 * a1 + b1 * b1) + tl.sqrt(a2 * a2 + b2 * b2)) * 0.5)
-    a1, a2 = a1 * stretch, a2 * stretch
-    c1, c2 = tl.sqrt(a1 * a1 + b1 * b1), tl.sqrt(a2 * a2 + b2 * b2)
-    x1, y1, x2, y2 = (
-        a1 / tl.maximum(c1, TINY),
-        b1 / tl.maximum(c1, TINY),
-        a2 / tl.maximum(c2, TINY),
-        b2 / tl.maximum(c2, TINY),
-    )
-    chroma, d_chroma = (c1 + c2) * 0.5, c2 - c1
-    # 2 sqrt(c1 c2) sin((h2 - h1) / 2): the chord between both directions
-    chord = tl.sqrt(c1 * c2 * ((x1 - x2) * (x1 - x2) + (y1 - y2) * (y1 - y2)))
-    d_hue = tl.where(x1 * y2 - x2 * y1 < 0, -chord, chord)
-    # The mean hue is the direction of their sum. If they are nearly opposite, the sum is too short for a precise
-    # direction; then the mean hue is perpendicular to their difference.
-    turn = tl.where(x1 * y2 - x2 * y1 < 0, -1.0, 1.0)
-    opposite = x1 * x2 + y1 * y2 < 0
-    x = tl.where(opposite, turn * (y2 - y1), x1 + x2)
-    y = tl.where(opposite, turn * (x1 - x2), y1 + y2)
-    length = tl.maximum(tl.sqrt(x * x + y * y), TINY)
-    x, y = x / length, y / length
-    x2, y2 = x * x - y * y, 2 * x * y  # cosine and sine of 2 hue, then of 3 hue and 4 hue
-    x3, y3 = x2 * x - y2 * y, y2 * x + x2 * y
-    x4, y4 = x2 * x2 - y2 * y2, 2 * x2 * y2
-    t = 1 - 0.17 * (0.8660254037844387 * x + 0.5 * y)  # cos(h - 30)
-    t += 0.24 * x2
-    t += 0.32 * (0.9945218953682733 * x3 - 0.10452846326765347 * y3)  # cos(3 h + 6)
-    t -= 0.20 * (0.45399049973954675 * x4 + 0.8910065241883679 * y4)  # cos(4 h - 63)
-    off = (l1 + l2) * 0.5 - 50
-    by_l = (l2 - l1) / (1 + 0.015 * off * off / tl.sqrt(20 + off * off))
-    by_c = d_chroma / (1 + 0.045 * chroma)
-    by_h = d_hue / (1 + 0.015 * chroma * t)
-    rotation = -2 * _of_seventh(chroma) * _sine_of_blue(x, y)
-    return tl.sqrt(tl.maximum(by_l * by_l + by_c * by_c + by_h * by_h + rotation * by_c * by_h, 0.0))
-
-
-@triton.jit
-def _of_seventh(chroma):
-    """sqrt(c^7 / (c^7 + 25^7))"""
-    share = chroma * (1 / 25)
-    cube = share * share * share
-    seventh = cube * cube * share
-    return tl.sqrt(seventh / (seventh + 1))
-
-
-@triton.jit
-def _sine_of_blue(x, y):
-    """sin(60 degrees x exp(-((h - 275) / 25)^2)) of the hue with cosine x and sine y."""
-    # cosine and sine of h - 275 degrees
-    near = 0.08715574274765789 * x - 0.9961946980917455 * y
-    aside = tl.abs(0.08715574274765789 * y + 0.9961946980917455 * x)
-    # |h - 275 degrees| in [0, pi], by the arc tangent of a ratio in [0, 1]
-    swap = aside > tl.abs(near)
-    ratio = tl.minimum(aside, tl.abs(near)) / tl.maximum(tl.maximum(aside, tl.abs(near)), TINY)
-    angle = _arc_tangent(ratio)
-    angle = tl.where(swap, 1.5707963267948966 - angle, angle)
-    angle = tl.where(near < 0, 3.141592653589793 - angle, angle)
-    turns = angle * 2.291831180523293  # in units of 25 degrees
-    phi = 1.0471975511965976 * tl.exp(-turns * turns)  # in [0, 60 degrees], where six terms of the sine are exact
-    square = phi * phi
-    series = 1 - square * (1 / 110)
-    series = 1 - square * (1 / 72) * series
-    series = 1 - square * (1 / 42) * series
-    series = 1 - square * (1 / 20) * series
-    series = 1 - square * (1 / 6) * series
-    return phi * series
-
-
-@triton.jit
-def _arc_tangent(ratio):
-    """The arc tangent of a ratio in [0, 1], within 2e-7."""
-    return color_math.polynomial(ratio * ratio, ARC_TANGENT, 7) * ratio
 
 
 # ---- launcher ----

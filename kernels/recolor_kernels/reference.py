@@ -26,6 +26,7 @@ from recolor_kernels.constants import (
     LUMA_REC601,
     RGB_FROM_XYZ,
     RGB_SCALE,
+    ROOT_EPSILON,
     SRGB_ENCODED_KNEE,
     SRGB_GAMMA,
     SRGB_LINEAR_KNEE,
@@ -163,6 +164,11 @@ def lab_target(prediction: Tensor, rgb_u8_NHWC: Tensor) -> Tensor:
     return ab if prediction.shape[1] == 2 else torch.cat((lightness, ab), dim=1)
 
 
+def ciede2000_loss(prediction_N2HW: Tensor, target_N2HW: Tensor) -> Tensor:
+    """Mean chroma_difference of a prediction and its target, divided by AB_SCALE: 0-dimensional; NaN for no pixels."""
+    return chroma_difference(prediction_N2HW, target_N2HW).mean() / AB_SCALE
+
+
 def patch_loss(logits: Tensor, real: bool, criterion: Criterion = DEFAULT_CRITERION) -> Tensor:
     """Mean loss of a patch discriminator's logits, of any shape, against the label 1 (real) or 0 (fake).
 
@@ -208,6 +214,88 @@ def generator_loss(
     return l1_weight * l1 + adversarial, l1.detach(), adversarial.detach()
 
 
+# ---- color differences ----
+
+
+def chroma_difference(one_N2HW: Tensor, other_N2HW: Tensor) -> Tensor:
+    """CIEDE2000 of two colors of the same L*, (N,H,W) [Delta E 2000], differentiable everywhere.
+
+    one, other: ab in the range of rgb_to_lab. The weights that depend on hue, and the stretch of a*, count as constants
+    in the backward pass: their slopes are small, and have no limit at gray. Roots are those of values plus
+    ROOT_EPSILON.
+    """
+    dtype = working(torch.promote_types(one_N2HW.dtype, other_N2HW.dtype))
+    (a1, b1), (a2, b2) = ((AB_SCALE * ab.to(dtype)).unbind(1) for ab in (one_N2HW, other_N2HW))
+    with torch.no_grad():
+        stretch = chroma_stretch(torch.hypot(a1, b1), torch.hypot(a2, b2))
+    a1, a2 = stretch * a1, stretch * a2
+    chroma1, chroma2 = ((a.square() + b.square() + ROOT_EPSILON).sqrt() for a, b in ((a1, b1), (a2, b2)))
+    chroma = (chroma1 + chroma2) / 2
+    x1, y1, x2, y2 = a1 / chroma1, b1 / chroma1, a2 / chroma2, b2 / chroma2
+    with torch.no_grad():
+        hue = torch.rad2deg(torch.atan2(y1 + y2, x1 + x2)) % 360
+        weight = hue_weight(hue)
+        rotation = hue_rotation(hue, chroma) * torch.sign(a1 * b2 - b1 * a2)
+    # 2 (chroma1 chroma2 - a1 a2 - b1 b2), as the chord between both directions: that difference would cancel
+    chord = (x2 - x1).square() + (y2 - y1).square() + ROOT_EPSILON * (1 / chroma2 - 1 / chroma1).square()
+    by_hue_squared = (2 * ROOT_EPSILON + chroma1 * chroma2 * chord) / (1 + 0.015 * chroma * weight).square()
+    by_chroma = (chroma2 - chroma1) / (1 + 0.045 * chroma)
+    rotated = rotation * by_chroma * (by_hue_squared + ROOT_EPSILON).sqrt()
+    return (by_chroma.square() + by_hue_squared + rotated + ROOT_EPSILON).sqrt()
+
+
+def ciede2000(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """The color difference Delta E 2000 of two (L*, a*, b*), tensors of one shape in Lab units; weights 1.
+
+    Sharma, Wu and Dalal, "The CIEDE2000 color-difference formula", 2005.
+    """
+    (l1, a1, b1), (l2, a2, b2) = one, other
+    stretch = chroma_stretch(torch.hypot(a1, b1), torch.hypot(a2, b2))
+    a1, a2 = a1 * stretch, a2 * stretch
+    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
+    h1, h2 = (torch.rad2deg(torch.atan2(b, a)) % 360 for b, a in ((b1, a1), (b2, a2)))
+    turn = h2 - h1  # from hue 1 to hue 2, the shorter way around
+    turn = torch.where(turn > 180, turn - 360, torch.where(turn < -180, turn + 360, turn))
+    hue = (h1 + turn / 2) % 360
+    hue = torch.where(c1 * c2 == 0, h1 + h2, hue)
+    lightness, chroma = (l1 + l2) / 2, (c1 + c2) / 2
+    d_lightness, d_chroma = l2 - l1, c2 - c1
+    d_hue = 2 * (c1 * c2).sqrt() * torch.sin(torch.deg2rad(turn) / 2)
+    scale_l = 1 + 0.015 * (lightness - 50) ** 2 / (20 + (lightness - 50) ** 2).sqrt()
+    scale_c, scale_h = 1 + 0.045 * chroma, 1 + 0.015 * chroma * hue_weight(hue)
+    by_l, by_c, by_h = d_lightness / scale_l, d_chroma / scale_c, d_hue / scale_h
+    return (by_l**2 + by_c**2 + by_h**2 + hue_rotation(hue, chroma) * by_c * by_h).clamp_min(0).sqrt()
+
+
+def chroma_stretch(chroma1: Tensor, chroma2: Tensor) -> Tensor:
+    """The factor of a* of two colors."""
+    return 1.5 - 0.5 * _share_of_vivid((chroma1 + chroma2) / 2)
+
+
+def hue_weight(hue: Tensor) -> Tensor:
+    """T of a mean hue [degrees]."""
+    return (
+        1
+        - 0.17 * torch.cos(torch.deg2rad(hue - 30))
+        + 0.24 * torch.cos(torch.deg2rad(2 * hue))
+        + 0.32 * torch.cos(torch.deg2rad(3 * hue + 6))
+        - 0.20 * torch.cos(torch.deg2rad(4 * hue - 63))
+    )
+
+
+def hue_rotation(hue: Tensor, chroma: Tensor) -> Tensor:
+    """R_T of a mean hue in [0, 360) [degrees] and a mean chroma."""
+    from_blue = ((hue - 275) / 25).clamp_min(-7.5)  # exp(-56) is 0, but no denormal number, which slows a CPU down
+    return -2 * _share_of_vivid(chroma) * torch.sin(torch.deg2rad(60 * torch.exp(-(from_blue**2))))
+
+
+def _share_of_vivid(chroma: Tensor) -> Tensor:
+    """Near 0 for pale colors, near 1 for vivid ones."""
+    share = chroma / 25
+    power = (share**3) ** 2 * share  # PyTorch takes cubes and squares six times as fast as seventh powers
+    return (power / (power + 1)).sqrt()
+
+
 # ---- metrics ----
 
 
@@ -231,39 +319,6 @@ def color_metrics(prediction_u8_NHWC: Tensor, target_u8_NHWC: Tensor) -> tuple[T
 def _sums(columns: Sequence[Tensor]) -> Tensor:
     """Sums over each image, over rows first, so that neither batch size nor number of threads changes a bit."""
     return torch.stack([column.sum(2).sum(1) for column in columns], dim=1)
-
-
-def ciede2000(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """The color difference Delta E 2000 of two (L*, a*, b*), tensors of one shape in Lab units; weights 1.
-
-    Sharma, Wu and Dalal, "The CIEDE2000 color-difference formula", 2005.
-    """
-    (l1, a1, b1), (l2, a2, b2) = one, other
-    chroma_7 = ((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2) ** 7
-    stretch = 1.5 - 0.5 * (chroma_7 / (chroma_7 + 25.0**7)).sqrt()
-    a1, a2 = a1 * stretch, a2 * stretch
-    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
-    h1, h2 = (torch.rad2deg(torch.atan2(b, a)) % 360 for b, a in ((b1, a1), (b2, a2)))
-    turn = h2 - h1  # from hue 1 to hue 2, the shorter way around
-    turn = torch.where(turn > 180, turn - 360, torch.where(turn < -180, turn + 360, turn))
-    hue = (h1 + turn / 2) % 360
-    hue = torch.where(c1 * c2 == 0, h1 + h2, hue)
-    lightness, chroma = (l1 + l2) / 2, (c1 + c2) / 2
-    d_lightness, d_chroma = l2 - l1, c2 - c1
-    d_hue = 2 * (c1 * c2).sqrt() * torch.sin(torch.deg2rad(turn) / 2)
-    t = (
-        1
-        - 0.17 * torch.cos(torch.deg2rad(hue - 30))
-        + 0.24 * torch.cos(torch.deg2rad(2 * hue))
-        + 0.32 * torch.cos(torch.deg2rad(3 * hue + 6))
-        - 0.20 * torch.cos(torch.deg2rad(4 * hue - 63))
-    )
-    scale_l = 1 + 0.015 * (lightness - 50) ** 2 / (20 + (lightness - 50) ** 2).sqrt()
-    scale_c, scale_h = 1 + 0.045 * chroma, 1 + 0.015 * chroma * t
-    rotation = torch.deg2rad(60 * torch.exp(-(((hue - 275) / 25) ** 2)))
-    rotation = -2 * (chroma**7 / (chroma**7 + 25.0**7)).sqrt() * torch.sin(rotation)
-    by_l, by_c, by_h = d_lightness / scale_l, d_chroma / scale_c, d_hue / scale_h
-    return (by_l**2 + by_c**2 + by_h**2 + rotation * by_c * by_h).clamp_min(0).sqrt()
 
 
 # ---- shared steps ----

@@ -44,6 +44,7 @@ def losses(prediction: Tensor, logits: Tensor) -> dict[str, tuple[Callable[[], T
     return {
         "l1": (lambda: ops.l1_loss(prediction, target, impl="triton"), "_l1_kernel"),
         "l1 lab": (lambda: ops.l1_lab_loss(prediction, rgb, impl="triton"), "_l1_lab_kernel"),
+        "ciede2000": (lambda: ops.ciede2000_loss(prediction, target, impl="triton"), "_ciede2000_kernel"),
         "patch": (lambda: ops.patch_loss(logits, True, impl="triton"), "_patch_kernel"),
         "pair": (lambda: ops.discriminator_loss(logits, logits * 2, impl="triton"), "_patch_kernel"),
         "generator": (
@@ -53,7 +54,7 @@ def losses(prediction: Tensor, logits: Tensor) -> dict[str, tuple[Callable[[], T
     }
 
 
-LOSSES = ("l1", "l1 lab", "patch", "pair", "generator")
+LOSSES = ("l1", "l1 lab", "ciede2000", "patch", "pair", "generator")
 
 
 @pytest.mark.parametrize("name", LOSSES)

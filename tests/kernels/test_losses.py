@@ -1,6 +1,6 @@
 """The losses, on a GPU or in Triton's interpreter: values and gradients against the reference and torch's losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from recolor_kernels import (
     AB_SCALE,
     Criterion,
     Impl,
+    ciede2000_loss,
     discriminator_loss,
     generator_loss,
     l1_lab_loss,
@@ -92,6 +93,15 @@ def _l1_lab(channels: int) -> Case:
     return Case(loss, lambda dtype, device: (away_from(lab_of(rgb, channels)).to(device, dtype),))
 
 
+def _ciede2000() -> Case:
+    target = numbers(2, 2, 3, 5, dtype=torch.float64, seed=1, device="cpu") / 8
+
+    def loss(prediction: Tensor, impl: Impl) -> Tensor:
+        return ciede2000_loss(prediction, target.to(prediction), impl=impl)
+
+    return Case(loss, lambda dtype, device: (numbers(2, 2, 3, 5, dtype=dtype, device=device) / 4,))
+
+
 def _patch(criterion: Criterion, real: bool) -> Case:
     return Case(
         lambda logits, impl: patch_loss(logits, real, criterion, impl=impl),
@@ -128,6 +138,7 @@ CASES: dict[str, Case] = {
     ),
     "l1_lab of ab": _l1_lab(2),
     "l1_lab of L,a,b": _l1_lab(3),
+    "ciede2000": _ciede2000(),
     **{f"patch {criterion} {real}": _patch(criterion, real) for criterion in CRITERIA for real in (True, False)},
     **{f"discriminator {criterion}": _discriminator(criterion) for criterion in CRITERIA},
     **{f"generator {criterion}": _generator(criterion) for criterion in CRITERIA},
@@ -143,6 +154,12 @@ def near(name: str, found: Tensor, expected: Tensor) -> None:
         assert_value_is_close(found, expected)
 
 
+def gradients_near(name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Assert that gradients agree."""
+    of_largest = tolerances.CIEDE2000_GRADIENT if name == "ciede2000" else tolerances.GRADIENT_OF_LARGEST
+    assert_gradients_are_close(found, expected, of_largest)
+
+
 @each_case
 @pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,7 +173,7 @@ def test_values_and_scaled_gradients_agree_with_the_reference(name: str, impl: I
     assert value.dtype == torch.float32
     assert [gradient.dtype for gradient in gradients] == [dtype] * len(leaves)
     near(name, value, expected)
-    assert_gradients_are_close(gradients, expected_gradients)
+    gradients_near(name, gradients, expected_gradients)
     assert all(torch.equal(one, other) for one, other in zip(leaves, before, strict=True))
 
 
@@ -169,10 +186,10 @@ def test_the_reference_computes_in_float32_whatever_comes_in(name: str, dtype: t
     exact, exact_gradients = value_and_gradients(case.loss, [leaf.double() for leaf in leaves], "reference", scale=3)
     assert exact.dtype == torch.float64
     near(name, value, exact.float())
-    assert_gradients_are_close(gradients, exact_gradients)
+    gradients_near(name, gradients, exact_gradients)
 
 
-@each_case
+@pytest.mark.parametrize("name", [name for name in CASES if name != "ciede2000"])  # some of its weights are constants
 @pytest.mark.parametrize("impl", ["auto", "reference"])
 def test_gradients_pass_gradcheck(name: str, impl: Impl) -> None:
     case = CASES[name]
@@ -264,7 +281,9 @@ def test_a_second_backward_never_gives_a_wrong_gradient(name: str, impl: Impl) -
     assert all(torch.equal(one, other) for one, other in zip(kept, first, strict=True))
 
 
-@pytest.mark.parametrize("name", ["l1", "l1_lab of ab", "patch bce True", "discriminator l1", "generator mse"])
+@pytest.mark.parametrize(
+    "name", ["l1", "l1_lab of ab", "ciede2000", "patch bce True", "discriminator l1", "generator mse"]
+)
 @pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize("way", SECOND_DERIVATIVES)
 def test_a_second_derivative_is_refused(name: str, way: str, impl: Impl) -> None:
@@ -296,6 +315,8 @@ def test_they_compile_with_their_gradients_without_a_graph_break(name: str) -> N
             return l1_loss(leaves[0], constants[0]) * 3
         if "lab" in name:
             return l1_lab_loss(leaves[0], image) * 3
+        if name == "ciede2000":
+            return ciede2000_loss(leaves[0], constants[0]) * 3
         kind, *rest = name.split()
         criterion: Any = rest[0]
         if kind == "patch":
@@ -324,13 +345,16 @@ def test_the_parts_of_the_generator_loss_compile() -> None:
 
 @OPCHECK_READS_GRAD
 @pytest.mark.parametrize("with_gradient", [True, False])
-@pytest.mark.parametrize("op", ["l1_loss", "l1_lab_loss", "patch_loss", "discriminator_loss", "generator_loss"])
+@pytest.mark.parametrize(
+    "op", ["l1_loss", "l1_lab_loss", "ciede2000_loss", "patch_loss", "discriminator_loss", "generator_loss"]
+)
 def test_ops_are_registered_correctly(op: str, with_gradient: bool) -> None:
     prediction, target = numbers(2, 2, 3, 4), numbers(2, 2, 3, 4, seed=1)
     logits, other_logits = numbers(2, 1, 2, 3, seed=2), numbers(1, 1, 4, 3, seed=3)
     arguments: dict[str, tuple[Any, ...]] = {
         "l1_loss": (prediction, target),
         "l1_lab_loss": (prediction, random_images(2, 3, 4)),
+        "ciede2000_loss": (prediction, target),
         "patch_loss": (logits, True, "bce"),
         "discriminator_loss": (logits, other_logits, "l1"),
         "generator_loss": (prediction, target, logits, 7.0, "mse"),
@@ -746,6 +770,20 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: l1_lab_loss(_zeros(1, 2, 4, 4), _zeros(*RGB, dtype=BYTE), impl="cuda"),  # type: ignore[arg-type]
         r"impl='cuda'",
     ),
+    "ciede2000: shapes": (lambda: ciede2000_loss(_zeros(1, 2, 4, 4), _zeros(1, 2, 4, 5)), r"1, 2, 4, 4.*1, 2, 4, 5"),
+    "ciede2000: Lab": (lambda: ciede2000_loss(_zeros(1, 3, 4, 4), _zeros(1, 3, 4, 4)), r"1, 3, 4, 4"),
+    "ciede2000: no batch": (lambda: ciede2000_loss(_zeros(2, 4, 4), _zeros(2, 4, 4)), r"2, 4, 4"),
+    "ciede2000: channels last": (lambda: ciede2000_loss(_zeros(1, 4, 4, 2), _zeros(1, 4, 4, 2)), r"1, 4, 4, 2"),
+    "ciede2000: integers": (lambda: ciede2000_loss(_zeros(1, 2, 4, 4), _zeros(1, 2, 4, 4, dtype=INT)), r"int32"),
+    "ciede2000: devices": (lambda: ciede2000_loss(_zeros(1, 2, 4, 4), _zeros(1, 2, 4, 4, device="meta")), r"meta"),
+    "ciede2000: impl": (
+        lambda: ciede2000_loss(_zeros(1, 2, 4, 4), _zeros(1, 2, 4, 4), impl="cuda"),  # type: ignore[arg-type]
+        r"impl='cuda'",
+    ),
+    "ciede2000: float64": (
+        lambda: ciede2000_loss(_zeros(1, 2, 4, 4), _zeros(1, 2, 4, 4, dtype=DOUBLE), impl="triton"),
+        r"float64",
+    ),
     "patch: integers": (lambda: patch_loss(_zeros(2, dtype=INT), True), r"int32"),
     "patch: criterion": (lambda: patch_loss(_zeros(2), True, "hinge"), r"criterion='hinge'"),  # type: ignore[arg-type]
     "patch: impl": (lambda: patch_loss(_zeros(2), True, impl="cuda"), r"impl='cuda'"),  # type: ignore[arg-type]
@@ -817,6 +855,7 @@ def test_every_implementation_checks_the_weight(weight: float) -> None:
 
 
 def test_losses_are_public() -> None:
-    names = {"l1_loss", "l1_lab_loss", "patch_loss", "discriminator_loss", "generator_loss", "GeneratorLoss"}
+    names = {"l1_loss", "l1_lab_loss", "ciede2000_loss", "patch_loss", "discriminator_loss"}
+    names |= {"generator_loss", "GeneratorLoss"}
     assert names <= set(recolor_kernels.__all__)
     assert all(callable(getattr(recolor_kernels, name)) for name in names)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recolor_kernels import (
+    ciede2000_loss,
     color_metrics,
     discriminator_loss,
     gather,
@@ -64,6 +65,10 @@ STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     "l1_lab_loss": (
         graded(lambda prediction, rgb: l1_lab_loss(prediction, rgb)),
         lambda seed: [numbers(2, 2, 33, 20, seed=seed), random_images(2, 33, 20, seed)],
+    ),
+    "ciede2000_loss": (
+        graded(lambda prediction, like, target: ciede2000_loss(prediction, target) + like.sum()),
+        lambda seed: [lab(seed)[1], numbers(3, seed=seed), lab(seed + 1)[1]],
     ),
     "patch_loss": (graded(lambda logits: patch_loss(logits, True)), lambda seed: [numbers(5, 700, seed=seed)]),
     "discriminator_loss": (

@@ -83,7 +83,9 @@ def assert_value_is_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected.to(found.dtype), rtol=rtol, atol=0, equal_nan=True)
 
 
-def assert_gradients_are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+def assert_gradients_are_close(
+    found: Sequence[Tensor], expected: Sequence[Tensor], of_largest: float = tolerances.GRADIENT_OF_LARGEST
+) -> None:
     """Within a few units in the last place of the gradient's type, plus the error of float32 arithmetic."""
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
@@ -93,11 +95,11 @@ def assert_gradients_are_close(found: Sequence[Tensor], expected: Sequence[Tenso
             if dtype == torch.float64:
                 rtol, atol = tolerances.FLOAT64_RELATIVE, tolerances.FLOAT64_RELATIVE * largest
             elif dtype == torch.float32:
-                rtol, atol = tolerances.GRADIENT_RELATIVE, tolerances.GRADIENT_OF_LARGEST * largest
+                rtol, atol = tolerances.GRADIENT_RELATIVE, of_largest * largest
             else:
                 smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
                 rtol = tolerances.GRADIENT_UNITS * torch.finfo(dtype).eps
-                atol = tolerances.GRADIENT_OF_LARGEST * largest + smallest
+                atol = of_largest * largest + smallest
             torch.testing.assert_close(one.double(), other.double(), rtol=rtol, atol=atol)
 
 

@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hpc_recolor.config import ReconstructionName
-from hpc_recolor.training.reconstruction import chroma_difference, reconstruction_loss
-from recolor_kernels import AB_SCALE
-from recolor_kernels.reference import ciede2000
-from tests.support import tolerances
+from hpc_recolor.training.reconstruction import reconstruction_loss
 
 
 def colors(seed: int, chroma: float) -> Tensor:
@@ -17,28 +13,7 @@ def colors(seed: int, chroma: float) -> Tensor:
     return chroma * (2 * torch.rand(1, 2, 100, 100, generator=torch.Generator().manual_seed(seed)) - 1)
 
 
-@pytest.mark.parametrize("chroma", [0.02, 0.2, 1.0])
-@pytest.mark.parametrize("distance", [0.02, 0.2, 1.0])
-def test_chroma_difference_is_ciede2000_at_equal_lightness(chroma: float, distance: float) -> None:
-    one = colors(0, chroma)
-    other = one + colors(1, distance)
-    lightness = torch.full((1, 100, 100), 50.0, dtype=torch.float64)
-    expected = ciede2000(
-        (lightness, *(AB_SCALE * one.double()).unbind(1)), (lightness, *(AB_SCALE * other.double()).unbind(1))
-    )
-    # Mean hue, and CIEDE2000 with it, has no limit at gray and jumps where hues are opposite.
-    is_smooth = (torch.minimum(one.norm(dim=1), other.norm(dim=1)) * AB_SCALE > 0.5) & (
-        F.cosine_similarity(one, other) > -0.99
-    )
-    torch.testing.assert_close(
-        chroma_difference(one, other)[is_smooth].double(),
-        expected[is_smooth],
-        atol=tolerances.CHROMA_DIFFERENCE,
-        rtol=tolerances.CHROMA_DIFFERENCE_RELATIVE,
-    )
-
-
-def test_its_gradient_is_finite_at_gray_and_at_equal_colors() -> None:
+def test_the_gradient_of_ciede2000_is_finite_at_gray_and_at_equal_colors() -> None:
     target = torch.cat((torch.zeros(1, 2, 4, 4), colors(0, 1.0)[..., :4, :4]))
     prediction = target.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(reconstruction_loss(prediction, target, "ciede2000"), prediction)
