@@ -81,7 +81,7 @@ def _compute_ciede2000(prediction_N2HW: Tensor, target_N2HW: Tensor, with_gradie
 
 
 def _difference_and_slope(one_N2HW: Tensor, other_N2HW: Tensor) -> tuple[Tensor, Tensor]:
-    """As color_difference.chroma_difference, whose names these are: (N,1,H,W), and the derivatives, (N,2,H,W)."""
+    """Differences (N,1,H,W), and their derivatives in the first color (N,2,H,W), as color_difference's kernels do."""
     dtype = reference.working(torch.promote_types(one_N2HW.dtype, other_N2HW.dtype))
     one, other = one_N2HW.to(dtype), other_N2HW.to(dtype)
     one, other, step = AB_SCALE * one, AB_SCALE * other, AB_SCALE * (other - one)

@@ -55,26 +55,29 @@ def chroma_difference(a1, b1, a2, b2):
     a1, b1, a2, b2 = a1 * AB_SCALE, b1 * AB_SCALE, a2 * AB_SCALE, b2 * AB_SCALE
     stretch = _stretch(a1, b1, a2, b2)
     a1, a2, step_a = a1 * stretch, a2 * stretch, step_a * stretch
-    c1, c2 = tl.sqrt(a1 * a1 + b1 * b1 + ROOT_EPSILON), tl.sqrt(a2 * a2 + b2 * b2 + ROOT_EPSILON)
+    square1, square2 = a1 * a1 + b1 * b1 + ROOT_EPSILON, a2 * a2 + b2 * b2 + ROOT_EPSILON
+    inverse1, inverse2 = tl.rsqrt(square1), tl.rsqrt(square2)  # a division takes about ten instructions
+    c1, c2, x, y = square1 * inverse1, square2 * inverse2, a1 * inverse1, b1 * inverse1
     chroma, d_chroma = (c1 + c2) * 0.5, (step_a * (a1 + a2) + step_b * (b1 + b2)) / (c1 + c2)
-    x, y = a1 / c1, b1 / c1
-    t, rotation = _of_hue(chroma, x + a2 / c2, y + b2 / c2)
+    t, rotation = _of_hue(chroma, x + a2 * inverse2, y + b2 * inverse2)
     turn = a1 * step_b - b1 * step_a
     rotation *= tl.where(turn > 0, 1.0, tl.where(turn < 0, -1.0, 0.0))
     # c2 times the difference of both directions, (a, b, root of ROOT_EPSILON) / c
-    across_a, across_b, fade = step_a - x * d_chroma, step_b - y * d_chroma, d_chroma / c1
-    chord = (across_a * across_a + across_b * across_b + fade * fade * ROOT_EPSILON) * (c1 / c2)
-    scale_c, scale_h = 1 + 0.045 * chroma, 1 + 0.015 * chroma * t
-    by_c, by_h2 = d_chroma / scale_c, (chord + 2 * ROOT_EPSILON) / (scale_h * scale_h)
-    by_h = tl.sqrt(by_h2 + ROOT_EPSILON)
-    difference = tl.sqrt(by_c * (by_c + rotation * by_h) + by_h * by_h)
-    # Backward: in by_c; in by_h2, divided by scale_h; in the color's own direction and across it.
-    d_by_c = (2 * by_c + rotation * by_h) / (2 * difference)
-    d_by_h2 = (1 + rotation * by_c / (2 * by_h)) / (2 * difference * scale_h)
-    along = -d_by_c * (1 + 0.0225 * by_c) / scale_c - 0.015 * t * by_h2 * d_by_h2
-    across = -2 * d_by_h2 / scale_h
+    across_a, across_b, fade = step_a - x * d_chroma, step_b - y * d_chroma, d_chroma * inverse1
+    chord = (across_a * across_a + across_b * across_b + fade * fade * ROOT_EPSILON) * (c1 * inverse2)
+    by_scale_c, by_scale_h = 1 / (1 + 0.045 * chroma), 1 / (1 + 0.015 * chroma * t)
+    by_c, by_h2 = d_chroma * by_scale_c, (chord + 2 * ROOT_EPSILON) * by_scale_h * by_scale_h
+    inverse_h = tl.rsqrt(by_h2 + ROOT_EPSILON)
+    rotated = rotation * ((by_h2 + ROOT_EPSILON) * inverse_h)
+    square = by_c * (by_c + rotated) + by_h2 + ROOT_EPSILON
+    half = 0.5 * tl.rsqrt(square)
+    # Backward: in by_c; in by_h2, times by_scale_h; in the color's own direction and across it.
+    d_by_c = (2 * by_c + rotated) * half
+    d_by_h2 = (1 + 0.5 * rotation * by_c * inverse_h) * half * by_scale_h
+    along = -d_by_c * (1 + 0.0225 * by_c) * by_scale_c - 0.015 * t * by_h2 * d_by_h2
+    across = -2 * d_by_h2 * by_scale_h
     d_a, d_b = stretch * (along * x + across * across_a), along * y + across * across_b
-    return difference, d_a * AB_SCALE, d_b * AB_SCALE
+    return 2 * square * half, d_a * AB_SCALE, d_b * AB_SCALE
 
 
 @triton.jit
@@ -86,8 +89,9 @@ def _stretch(a1, b1, a2, b2):
 @triton.jit
 def _of_hue(chroma, x, y):
     """The formula's T and R_T of a mean chroma and of a mean hue, that of a vector of any length (of length 0: 0)."""
-    length = tl.sqrt(x * x + y * y)
-    x, y = tl.where(length > 0, x / tl.maximum(length, TINY), 1.0), y / tl.maximum(length, TINY)
+    square = x * x + y * y
+    inverse = tl.rsqrt(tl.maximum(square, TINY))
+    x, y = tl.where(square < TINY, 1.0, x * inverse), y * inverse
     x2, y2 = x * x - y * y, 2 * x * y  # cosine and sine of 2 hue, then of 3 hue and 4 hue
     x3, y3 = x2 * x - y2 * y, y2 * x + x2 * y
     x4, y4 = x2 * x2 - y2 * y2, 2 * x2 * y2
