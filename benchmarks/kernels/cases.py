@@ -87,7 +87,7 @@ class Case:
     """One op. `forward(impl, dtype, *inputs)` calls it; gradients are computed for inputs that require them."""
 
     name: str
-    kind: Literal["conversion", "loss", "metric"]
+    kind: Literal["conversion", "loss", "difference", "metric"]
     make: Callable[[Draw], Tensors]
     forward: Forward
     bytes_a_pixel: int
@@ -274,9 +274,10 @@ CASES = (
         bytes_a_pixel=2 * _BF16 + _RGB + 2 * _BF16,
         gradient="of the loss",
     ),
+    # A loss too, but limited by arithmetic, as metrics are: no share of the copy's bandwidth is its target.
     Case(
         "ciede2000_loss",
-        "loss",
+        "difference",
         lambda draw: (_with_grad(draw.planes(2, 0.3)), draw.planes(2, 0.3)),
         _of("ciede2000_loss"),
         bytes_a_pixel=2 * 3 * _BF16,

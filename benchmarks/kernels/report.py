@@ -50,7 +50,7 @@ class Row(Part):
     """One op at one size."""
 
     op: str
-    kind: Literal["conversion", "loss", "metric"]
+    kind: Literal["conversion", "loss", "difference", "metric"]
     dtype: str
     gradient: bool
     n: PositiveInt
