@@ -87,6 +87,8 @@ def _others() -> Iterator[Case]:
     yield Case("rgb_to_lab bfloat16, bytes", lambda: ops.rgb_to_lab(odd, dtype, impl="triton"), 0)
     yield Case("rgb_to_gray bfloat16, bytes", lambda: ops.rgb_to_gray(odd, dtype, impl="triton"), 0)
     yield Case("lab_to_rgb_u8 bfloat16, bytes", lambda: ops.lab_to_rgb_u8(*odd_lab, impl="triton"), 0)
+    picks = torch.zeros(BATCH, 3, dtype=torch.int64)
+    yield Case("gather", lambda: ops.gather(rgb, picks, impl="triton"), 0)
     yield Case("l1_loss bfloat16, no gradient", lambda: ops.l1_loss(ab.detach(), ab.detach(), impl="triton"))
     for criterion in ("l1", "mse"):
         loss = partial(ops.patch_loss, logits, True, criterion, impl="triton")

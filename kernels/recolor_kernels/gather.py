@@ -8,7 +8,7 @@ from torch import Tensor
 from recolor_kernels import launch, memory, reference
 from recolor_kernels.launch import Impl, check_one_device, check_rgb_u8, choose, pixels_per_thread, register
 
-PIXELS_PER_PROGRAM = 1024
+MOST_COLUMNS = 1024  # of a row that are moved together
 PICK = 3  # a number and two flips
 
 # ---- kernel ----
@@ -16,25 +16,26 @@ PICK = 3  # a number and two flips
 
 @triton.jit
 def _gather_kernel(
-    images_ptr, picks_ptr, batch_ptr, width, pixels, blocks,
+    images_ptr, picks_ptr, batch_ptr, height, width,
     PICK: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One block of an image of the batch. Mirrored pixels are read one by one, from lines of cache that neighbors
-    share; all are written in groups."""
-    image, first, left = memory.locate(tl.program_id(0), pixels, blocks, BLOCK)
+    """One row of an image of the batch. Mirrored pixels are read one by one, from lines of cache that neighbors share;
+    all are written in groups."""
+    program = tl.program_id(0)
+    image, row = (program // height).to(tl.int64), (program % height).to(tl.int64)
     number = tl.load(picks_ptr + image * PICK)
     mirrored = tl.load(picks_ptr + image * PICK + 1) != 0
     upside_down = tl.load(picks_ptr + image * PICK + 2) != 0
-    pixel = first.to(tl.int32) + tl.arange(0, BLOCK)
-    row, column = pixel // width, pixel % width
-    row = tl.where(upside_down, pixels // width - 1 - row, row)
-    column = tl.where(mirrored, width - 1 - column, column)
-    source = images_ptr + number * pixels * 3 + (row * width + column) * 3
-    inside = tl.arange(0, BLOCK) < left
-    red = tl.load(source, mask=inside, other=0).to(tl.int32)
-    green = tl.load(source + 1, mask=inside, other=0).to(tl.int32)
-    blue = tl.load(source + 2, mask=inside, other=0).to(tl.int32)
-    memory.store_rgb(batch_ptr + (image * pixels + first) * 3, red, green, blue, left, GROUP, BLOCK)
+    source_row = tl.where(upside_down, height - 1 - row, row)
+    source = images_ptr + (number * height + source_row) * width * 3
+    target = batch_ptr + (image * height + row) * width * 3
+    for first in range(0, width, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        pixel = source + tl.where(mirrored, width - 1 - column, column) * 3
+        red = tl.load(pixel, mask=column < width, other=0).to(tl.int32)
+        green = tl.load(pixel + 1, mask=column < width, other=0).to(tl.int32)
+        blue = tl.load(pixel + 2, mask=column < width, other=0).to(tl.int32)
+        memory.store_rgb(target + first * 3, red, green, blue, width - first, GROUP, BLOCK)
 
 
 # ---- launcher ----
@@ -44,11 +45,11 @@ def _launch_gather(images_u8_NHWC: Tensor, picks: Tensor) -> Tensor:
     images, picks = images_u8_NHWC.contiguous(), picks.contiguous()
     _, height, width, _ = images.shape
     batch = images.new_empty((len(picks), height, width, 3))
-    blocks = triton.cdiv(height * width, PIXELS_PER_PROGRAM)
-    if len(picks) * blocks > 0:
+    if batch.numel() > 0:
         launch.launch(
-            _gather_kernel, len(picks) * blocks, images_ptr=images, picks_ptr=picks, batch_ptr=batch, width=width,
-            pixels=height * width, blocks=blocks, PICK=PICK, GROUP=pixels_per_thread(batch), BLOCK=PIXELS_PER_PROGRAM,
+            _gather_kernel, len(picks) * height, images_ptr=images, picks_ptr=picks, batch_ptr=batch, height=height,
+            width=width, PICK=PICK, GROUP=pixels_per_thread(batch) if width % 4 == 0 else 1,
+            BLOCK=min(MOST_COLUMNS, max(16, triton.next_power_of_2(width))),
         )  # fmt: skip
     return batch
 

@@ -46,6 +46,12 @@ def test_images_may_have_any_strides(impl: Impl) -> None:
     assert torch.equal(gather(views, chosen, impl=impl), gather(views.contiguous(), chosen, impl="reference"))
 
 
+@pytest.mark.parametrize("width", [1024, 1030, 2052])
+def test_rows_may_be_longer_than_what_is_moved_together(width: int) -> None:
+    images, chosen = random_images(2, 2, width), picks((1, 1, 1), (0, 0, 0))
+    assert torch.equal(gather(images, chosen, impl="triton"), gather(images, chosen, impl="reference"))
+
+
 def test_a_batch_is_one_launch_and_none_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(launch, "launch", lambda kernel, programs, **arguments: seen.append(arguments))
