@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest, committed, find_damage, folder_name
@@ -54,16 +55,20 @@ def commit(run: RunFolder, beside: Path, manifest: Manifest) -> Path:
     return final
 
 
-def prune(run: RunFolder, keep: int, newest: Path) -> None:
-    """Remove the committed checkpoints except the newest `keep` and the milestones.
+def prune(run: RunFolder, keep: int, newest: Path) -> list[Path]:
+    """Set all committed checkpoints aside but the newest `keep` and the milestones. Returns what is to be removed.
 
     newest: the one committed last. Newer ones were damaged when the run resumed without them: they are kept for the
     user to inspect, and do not count.
     """
     older = [path for path in committed(run) if path.name <= newest.name]
-    for path in older[:-keep]:
-        if not _may_be_milestone(path):
-            _delete(_set_aside(path))
+    return [_set_aside(path) for path in older[:-keep] if not _may_be_milestone(path)]
+
+
+def remove(set_aside: Iterable[Path]) -> None:
+    """Remove the checkpoints that `prune` set aside. Raises OSError; `begin` then removes the rest."""
+    for path in set_aside:
+        _delete(path)
 
 
 def _check_sizes(beside: Path, manifest: Manifest) -> None:

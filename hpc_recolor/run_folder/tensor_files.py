@@ -18,8 +18,10 @@ from hpc_recolor.runtime.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Large enough to release the GIL while writing and hashing, small enough to need no second copy of a tensor.
-CHUNK_BYTES = 4 * 2**20
+# Small enough to be written from the cache that hashing has filled, large enough to release the GIL for both.
+CHUNK_BYTES = 2**19
+# After so many the disk begins with them, while the next are hashed; else it would wait for fsync.
+WRITEBACK_BYTES = 2**25
 
 SAFETENSORS_NAMES = {
     "float64": "F64",
@@ -38,13 +40,16 @@ def write(file: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, st
     The record is computed from memory while writing; the file is not read back. If a write fails, removes the file and
     raises OSError that names it.
     """
-    digest, size_bytes = xxhash.xxh3_128(), 0
+    digest, size_bytes, sent_bytes = xxhash.xxh3_128(), 0, 0
     try:
         with file.open("wb") as stream:
             for chunk in _chunks(tensors, metadata):
                 digest.update(chunk)
                 stream.write(chunk)
                 size_bytes += len(chunk)
+                if size_bytes - sent_bytes >= WRITEBACK_BYTES:
+                    os.posix_fadvise(stream.fileno(), sent_bytes, size_bytes - sent_bytes, os.POSIX_FADV_DONTNEED)
+                    sent_bytes = size_bytes
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Writes checkpoints beside training: a copy of the state, files from all ranks, one commit."""
+"""Writes checkpoints beside training: a copy of the state, files from all ranks, one commit; removes old ones."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -62,6 +62,7 @@ class BackgroundWriter:
         self.run, self.config, self.photos, self.world = run, config, photos, world
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: PendingCheckpoint | None = None
+        self.removal: Future[None] | None = None
         self.versions = {"hpc_recolor": PACKAGE_VERSION, "torch": torch.__version__} | {
             name: version(name) for name in VERSIONS_OF
         }
@@ -75,7 +76,7 @@ class BackgroundWriter:
     def start(self, state: RunState, snapshot_epoch: int | None = None) -> None:
         """Start a checkpoint of the state as it is now. Raises OSError on all ranks if its folder cannot be made."""
         started_s = time.monotonic()
-        folder = _on_main_with_os_errors(self.world, lambda: checkpoint_writer.begin(self.run))
+        folder = _on_main_with_os_errors(self.world, self._begin)
         shard, rank = shard_tensors(state, self.world), rank_tensors(state, self.world)
         in_background = self.config.checkpoint.background and _has_memory_for(shard)
         shard, rank = (_on_host(tensors, copy=in_background) for tensors in (shard, rank))
@@ -92,7 +93,7 @@ class BackgroundWriter:
         )
 
     def finish(self) -> SavedCheckpoint:
-        """Wait for all ranks' files of the pending checkpoint, commit it and prune older ones.
+        """Wait for all ranks' files of the pending checkpoint, commit it and start to remove older ones.
 
         Raises OSError on all ranks if a rank could not write; existing checkpoints are then left alone.
         """
@@ -110,6 +111,18 @@ class BackgroundWriter:
             warning=warning,
         )
 
+    def finish_removal(self) -> str | None:
+        """Wait until the older checkpoints are removed. Returns a warning if one could not be; None on other ranks."""
+        error = self.removal.exception() if self.removal else None
+        self.removal = None
+        if error is None or isinstance(error, OSError):
+            return error and _unremoved(error)
+        raise error
+
+    def _begin(self) -> Path:
+        self.finish_removal()  # what it could not remove, `begin` tries again
+        return checkpoint_writer.begin(self.run)
+
     def _gather_files(self, pending: PendingCheckpoint) -> dict[str, FileRecord]:
         files: dict[str, FileRecord] = {}
         for rank, share in enumerate(gather(self.world, _outcome(pending.files))):
@@ -119,12 +132,13 @@ class BackgroundWriter:
         return files
 
     def _commit(self, pending: PendingCheckpoint, files: dict[str, FileRecord]) -> str | None:
-        """Commit on rank 0. Returns a warning if an old checkpoint could not be removed."""
+        """Commit on rank 0. Returns a warning if an old checkpoint could not be set aside."""
         path = checkpoint_writer.commit(self.run, pending.folder, Manifest(**pending.manifest, files=files))
         try:
-            checkpoint_writer.prune(self.run, self.config.checkpoint.keep, path)
+            old = checkpoint_writer.prune(self.run, self.config.checkpoint.keep, path)
         except OSError as error:
-            return f"an old checkpoint could not be removed: {_describe(error)}"
+            return _unremoved(error)
+        self.removal = self.thread.submit(checkpoint_writer.remove, old)
         return None
 
     def _manifest(self, state: RunState) -> dict[str, Any]:
@@ -169,6 +183,10 @@ def _outcome(files: "Future[dict[str, FileRecord]]") -> dict[str, FileRecord] | 
     if isinstance(error, OSError):
         return _describe(error)
     raise error
+
+
+def _unremoved(error: OSError) -> str:
+    return f"an old checkpoint could not be removed: {_describe(error)}"
 
 
 def _describe(error: OSError) -> str:

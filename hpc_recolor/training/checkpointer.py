@@ -68,8 +68,10 @@ class Checkpointer:
         self.context.tracker.log_checkpoint(self.context.images_seen, saved)
 
     def finish_last(self) -> None:
-        """As `finish`. Raises UserError if the present state is not saved then."""
+        """As `finish`, and wait until old checkpoints are removed. Raises UserError if the present state is not saved."""
         self.finish()
+        if warning := self.writer.finish_removal():
+            self.context.tracker.print_line(f"  {warning}")
         if self.saved_images != self.context.images_seen:
             raise UserError(
                 f"run.folder={self.context.config.run.folder}",

@@ -50,8 +50,7 @@ class CheckpointResult(Measured):
     seconds: dict[str, PositiveFloat]
     stalled_s: PositiveFloat
     size_mb: PositiveFloat
-    save_ratio: PositiveFloat
-    restore_ratio: PositiveFloat
+    ratios: Annotated[dict[str, PositiveFloat], Field(min_length=4)]
     times_s: Times
     rank: NonNegativeInt
     ranks: PositiveInt

@@ -341,7 +341,7 @@ def test_damaged_checkpoints_that_training_has_not_passed_again_are_left_alone(r
     for images in (4, 8, 12):
         save(run, images, keep=9)
     lose_manifest(run.checkpoints / "images-000000000012")
-    checkpoint_writer.prune(run, 1, run.checkpoints / "images-000000000008")
+    checkpoint_writer.remove(checkpoint_writer.prune(run, 1, run.checkpoints / "images-000000000008"))
     assert names(run) == ["08", "12"]
     save(run, 16, keep=1)
     assert names(run) == ["16"]

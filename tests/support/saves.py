@@ -55,7 +55,7 @@ def save(run: RunFolder, images_seen: int, keep: int = 1, snapshot_epoch: int | 
             file = name(rank, RANKS)
             files[file] = write(beside / file, tensors)
     path = checkpoint_writer.commit(run, beside, make_manifest(images_seen, snapshot_epoch=snapshot_epoch, files=files))
-    checkpoint_writer.prune(run, keep, path)
+    checkpoint_writer.remove(checkpoint_writer.prune(run, keep, path))
     return path
 
 

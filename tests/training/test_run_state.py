@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import time
@@ -233,6 +234,26 @@ def test_a_run_that_cannot_save_its_end_says_so_and_keeps_what_it_has(
     monkeypatch.undo()
     assert names(find_run(run_config(photos, tmp_path))) == [8, 16, 24, 32]
     assert names(train(run_config(photos, tmp_path), world).run) == [8, 16, 24, 32, 36]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_removed_by_the_next_save(
+    photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rmdir = os.rmdir
+
+    def refuse_one(path: Any, **named: Any) -> None:
+        if str(path).endswith(".removing-images-000000000032"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        rmdir(path, **named)
+
+    monkeypatch.setattr(os, "rmdir", refuse_one)
+    run = train(run_config(photos, tmp_path, keep=1), world).run
+    told = "an old checkpoint could not be removed: .*images-000000000032: Device or resource busy"
+    assert re.search(told, capsys.readouterr().err)
+    assert names(run) == [36]
+    monkeypatch.undo()
+    train(run_config(photos, tmp_path, keep=1, epochs=4), world)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["images-000000000048"]
 
 
 def test_a_disk_too_full_for_metrics_ends_the_run_with_one_line(
