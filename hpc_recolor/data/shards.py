@@ -142,7 +142,7 @@ def read_set(folder: Path, key: str) -> SetManifest:
 
 
 def verify(folder: Path, names: Iterable[str], manifest: SetManifest, key: str) -> None:
-    """Raise UserError unless these files exist with the SHA-256 in the manifest. key: as for `read_set`."""
+    """Raise UserError unless these files exist with the hashes in the manifest. key: as for `read_set`."""
     for name in names:
         if name not in manifest.files:
             raise UserError(f"{key}={folder}", f"{MANIFEST} does not list {name}", COPY_AGAIN)

@@ -7,7 +7,15 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest, committed, find_damage, folder_name
+from hpc_recolor.run_folder.checkpoints import (
+    MANIFEST,
+    MANIFEST_HASH,
+    Manifest,
+    committed,
+    find_damage,
+    folder_name,
+    manifest_hash,
+)
 from hpc_recolor.run_folder.files import fsync, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 
@@ -39,7 +47,9 @@ def commit(run: RunFolder, beside: Path, manifest: Manifest) -> Path:
     final = run.checkpoints / folder_name(manifest.images_seen)
     try:
         _check_sizes(beside, manifest)
-        write_atomically(beside / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        content = manifest.model_dump_json(indent=1).encode()
+        write_atomically(beside / MANIFEST, content)
+        write_atomically(beside / MANIFEST_HASH, manifest_hash(content))
         fsync(beside)
         if final.exists() and find_damage(final) is None:
             _delete(beside)

@@ -1,7 +1,8 @@
 """Checkpoints on disk: names, manifest, verification, and reading of weights. See checkpoint_writer.py for saving.
 
     RUN/checkpoints/images-000000000512/
-      manifest.json                        written last before the rename
+      manifest.json                        written after all others
+      manifest.json.xxh3                   its hash, as `xxh128sum` prints it; earlier versions wrote none
       shard-00000-of-00002.safetensors     one for each rank: fragments of both networks, see tensor_files.py
       rank-00000-of-00002.safetensors      one for each rank: its random states and buffers
     RUN/checkpoints/.writing-.../          being written: not a checkpoint yet
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hpc_recolor.run_folder.files import FileRecord, file_damage
+from hpc_recolor.run_folder.files import FileRecord, file_damage, record_of_bytes
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import Fragments, format_damage
 from hpc_recolor.runtime.errors import UserError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+MANIFEST_HASH = "manifest.json.xxh3"
 FORMAT: Literal[2] = 2
 MIB = 2**20
 NAME = re.compile(r"images-\d{12}", re.ASCII)
@@ -120,6 +122,8 @@ def find_damage(checkpoint: Path, files: Sequence[str] | None = None) -> str | N
         return manifest
     if folder_name(manifest.images_seen) != checkpoint.name:
         return f"{MANIFEST} belongs to {folder_name(manifest.images_seen)}"
+    if _is_altered(checkpoint):
+        return f"{MANIFEST} differs from what was written (XXH3-128)"
     for name in sorted(manifest.files) if files is None else files:
         if name not in manifest.files:
             return f"{MANIFEST} does not list {name}"
@@ -215,6 +219,19 @@ def fragments(checkpoint: Path, manifest: Manifest) -> Fragments:
 def weights_kind(saved: Fragments) -> Literal["ema", "weight"]:
     """Which of the generator's weights to use for inference: their moving average, if there is one."""
     return "ema" if saved.names("generator", "ema") else "weight"
+
+
+def manifest_hash(content: bytes) -> bytes:
+    """What MANIFEST_HASH holds: a line that `xxh128sum --check` understands."""
+    return f"{record_of_bytes(content).hash}  {MANIFEST}\n".encode()
+
+
+def _is_altered(checkpoint: Path) -> bool:
+    recorded = checkpoint / MANIFEST_HASH
+    try:
+        return recorded.exists() and recorded.read_bytes() != manifest_hash((checkpoint / MANIFEST).read_bytes())
+    except OSError:
+        return True
 
 
 def _manifest_or_damage(checkpoint: Path) -> Manifest | str:

@@ -53,7 +53,7 @@ def record_of(file: Path, algorithm: Literal["xxh3_128", "sha256"] = "xxh3_128")
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, hex: for what is downloaded, or named in results. Raises OSError."""
+    """SHA-256 of a file, hex: for what is exported, or named in results. Raises OSError."""
     return record_of(file, "sha256").hash
 
 

@@ -68,7 +68,7 @@ class Checkpointer:
         self.context.tracker.log_checkpoint(self.context.images_seen, saved)
 
     def finish_last(self) -> None:
-        """As `finish`, and wait until old checkpoints are removed. Raises UserError if the present state is not saved."""
+        """As `finish`; waits until old checkpoints are removed. Raises UserError if the present state is not saved."""
         self.finish()
         if warning := self.writer.finish_removal():
             self.context.tracker.print_line(f"  {warning}")

@@ -49,7 +49,7 @@ def test_a_save_is_one_folder_with_all_that_its_manifest_names(run: RunFolder) -
     assert path == run.checkpoints / "images-000000000008"
     manifest = read_manifest(path)
     assert manifest == make_manifest(8, snapshot_epoch=15, files=manifest.files)
-    assert {file.name for file in path.iterdir()} == {"manifest.json", *manifest.files}
+    assert {file.name for file in path.iterdir()} == {"manifest.json", "manifest.json.xxh3", *manifest.files}
     assert all(record_of(path / name) == record for name, record in manifest.files.items())
     assert find_damage(path) is None
     assert newest_intact(run) == (path, [])
@@ -236,6 +236,15 @@ def lose_manifest(path: Path) -> None:
 def write_manifest(path: Path, **changes: Any) -> None:
     content = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(content | changes))
+    (path / "manifest.json.xxh3").write_bytes(checkpoints.manifest_hash((path / "manifest.json").read_bytes()))
+
+
+def alter_manifest(path: Path) -> None:
+    """Change one digit of what would be resumed with."""
+    file = path / "manifest.json"
+    before = file.read_text()
+    file.write_text(before.replace('"generator.steps": 3', '"generator.steps": 2'))
+    assert file.read_text() != before
 
 
 @pytest.mark.parametrize(
@@ -245,6 +254,7 @@ def write_manifest(path: Path, **changes: Any) -> None:
         (cut_off, f"{SHARD} has 20 bytes"),
         (damage, f"{SHARD} differs from what was written"),
         (lose_manifest, "manifest.json is missing"),
+        (alter_manifest, "manifest.json differs from what was written"),
         (lambda path: (path / "manifest.json").write_bytes(b""), "manifest.json is not JSON"),
         (lambda path: (path / "manifest.json").write_bytes(b"\xff\x00" * 50), "manifest.json is not JSON"),
         (lambda path: (path / "manifest.json").write_text("[" * 100_000), "manifest.json is not JSON"),
@@ -267,6 +277,12 @@ def test_damage_is_named_and_the_checkpoint_before_is_taken(run: RunFolder, harm
     damage(old)
     with pytest.raises(UserError, match=f"all 2 checkpoints are damaged: .*{named}"):
         newest_intact(run)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_hash_of_its_manifest_and_is_whole(run: RunFolder) -> None:
+    path = save(run, 4)
+    (path / "manifest.json.xxh3").unlink()
+    assert newest_intact(run) == (path, [])
 
 
 def test_only_the_files_that_are_asked_for_are_read(run: RunFolder) -> None:
