@@ -1,6 +1,7 @@
 """Config files: YAML in and out, trees of values merged and compared. The only reader and writer of YAML."""
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ from pydantic_core import ErrorDetails
 from hpc_recolor.config import Config, policies
 from hpc_recolor.models.shapes import check_shapes
 from hpc_recolor.runtime.errors import UserError
+
+# What PyYAML raises: for values that are not of the type they look like or are tagged as, all but the first.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, RecursionError)
+# Of what a file contains, in a message. Aliases in YAML can make an endless value from a few lines.
+MOST_PROBLEMS = 20
+LONGEST_VALUE, LONGEST_NUMBER = 200, 40
+SHORTENED = reprlib.Repr()
+SHORTENED.maxlevel = 3
+SHORTENED.maxlist = SHORTENED.maxdict = SHORTENED.maxset = 20
+SHORTENED.maxstring = SHORTENED.maxother = LONGEST_VALUE
 
 
 def load_config(file: Path | None, overrides: dict[str, Any]) -> Config:
@@ -39,10 +50,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(subject, str(error.strerror), "name an existing file") from None
     except UnicodeDecodeError:
         raise UserError(subject, "not text", "name a YAML file") from None
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(subject, f"not valid YAML{place} ({getattr(error, 'problem', error)})", "correct it") from None
+        problem = _shown(str(getattr(error, "problem", error)))
+        raise UserError(subject, f"not valid YAML{place} ({problem})", "correct it") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -101,17 +113,27 @@ def explain(
     documented.
     """
     legal = keys or [*policies(), *Config.model_fields]
-    problems = "; ".join(_explain_one(detail, legal) for detail in error.errors())
-    return UserError(source, problems, f"see {reference}")
+    details = error.errors()
+    problems = [_explain_one(detail, legal) for detail in details[:MOST_PROBLEMS]]
+    problems += [f"and {len(details) - MOST_PROBLEMS} more"] if len(details) > MOST_PROBLEMS else []
+    return UserError(source, "; ".join(problems), f"see {reference}")
 
 
 def _explain_one(detail: ErrorDetails, legal: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    key = _shown(".".join(str(part) for part in detail["loc"]))
     if detail["type"] == "extra_forbidden":
         if len(detail["loc"]) == 1 and "." in key:
             return f"unknown key '{key}', in a file written nested, as {key.replace('.', ': {')}: ...}}"
         near = difflib.get_close_matches(key, legal, n=1, cutoff=0.5)
         return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "")
     if detail["type"] == "invalid_key":
-        return f"key {detail['input']} is not text"
-    return f"{key}={detail['input']}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+        return f"key {_shown(detail['input'])} is not text"
+    return f"{key}={_shown(detail['input'])}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _shown(value: object) -> str:
+    """A value in a message. Of what is long only the beginning."""
+    if isinstance(value, int) and abs(value) >= 10**LONGEST_NUMBER:
+        return f"a number of more than {LONGEST_NUMBER} digits"  # Python refuses to print very large ones
+    text = SHORTENED.repr(value) if isinstance(value, list | dict | set | tuple) else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -100,3 +100,30 @@ def test_the_reader_of_files_that_are_no_text_says_so(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not text; name a YAML file"):
         load_config(tmp_path / "run.yaml", {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: {lr: 2001-99-99}",
+        "train: {lr: !!bool x}",
+        "train: {lr: !!timestamp x}",
+        "train: {lr: !!int ''}",
+        "[" * 10_000,
+    ],
+)
+def test_a_value_that_yaml_cannot_make_is_not_valid(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(tmp_path / "run.yaml", {})
+
+
+def test_what_a_file_contains_is_shown_in_part_however_long_it_is(tmp_path: Path) -> None:
+    """Ten aliases of ten aliases ...: a hundred million values in a few lines."""
+    lines = ["a0: &a0 lol", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9))]
+    unknown = [f"key{n}: 1" for n in range(1000)]
+    for text in ("\n".join([*lines, "train: *a8"]), "\n".join(unknown), f"data: {{size: 0x{'f' * 5000}}}"):
+        (tmp_path / "run.yaml").write_text(text)
+        with pytest.raises(UserError) as error:
+            load_config(tmp_path / "run.yaml", {})
+        assert len(str(error.value)) < 10_000

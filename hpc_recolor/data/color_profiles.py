@@ -48,16 +48,20 @@ def _foreign_profile(photo: Image.Image) -> ImageCms.ImageCmsProfile | None:
 
 
 def _converted(photo: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    """Relative colorimetric with black point compensation, as photographs are usually shown."""
+    """Relative colorimetric with black point compensation, as photographs are usually shown. Without the profile if its
+    tables are damaged, which is found only now."""
     mode = MODES[profile.profile.xcolor_space.strip()]
-    converted = ImageCms.profileToProfile(
-        photo if photo.mode == mode else photo.convert(mode),
-        profile,
-        ImageCms.createProfile("sRGB"),
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        "RGB",
-        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
+    try:
+        converted = ImageCms.profileToProfile(
+            photo if photo.mode == mode else photo.convert(mode),
+            profile,
+            ImageCms.createProfile("sRGB"),
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except ImageCms.PyCMSError:
+        return photo.convert("RGB")
     assert converted is not None  # only in place it returns none
     return converted
 

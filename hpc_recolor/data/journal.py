@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from hpc_recolor.data.shards import MANIFEST, LeftOut, PrepareOptions, SetManifest, Split
 from hpc_recolor.run_folder.files import FileRecord
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
 
 JOURNAL = "progress.jsonl"
 # Files of an unfinished data set, some with a leading dot and ".writing" at the end while they are written. NFS keeps
@@ -118,7 +119,7 @@ class Journal:
             for line in others:
                 if not line.endswith(b"\n"):
                     break
-                shard = FinishedShard.model_validate(json.loads(line))
+                shard = FinishedShard.model_validate(parse_json(line))
                 if not self._is_intact(shard):
                     break
                 self.shards.append(shard)
@@ -132,7 +133,7 @@ class Journal:
 
     def _read_header(self, line: bytes) -> int:
         """Check that the line continues what was begun, and take its header. Returns its length in bytes."""
-        begun = JournalHeader.model_validate(json.loads(line))
+        begun = JournalHeader.model_validate(parse_json(line))
         check_same(begun, self.header, self.out, "is being prepared as")
         if begun.versions != self.header.versions:
             raise UserError(

@@ -10,11 +10,13 @@ The same for val and test, if they have samples.
 """
 
 import io
+import itertools
 import json
-from collections.abc import Iterable
+import tokenize
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +27,17 @@ from hpc_recolor.data.inputs import check_shards_folder
 from hpc_recolor.data.samples import SampleKind
 from hpc_recolor.run_folder.files import FileRecord, file_damage
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
 
 MANIFEST = "manifest.json"
 Split = Literal["val", "test", "train"]
 SPLITS: tuple[Split, ...] = ("val", "test", "train")  # in the order they are filled
 ShardFormat = Literal["raw", "jpeg"]
+
+# The names of a data set's files: a manifest cannot name others elsewhere.
+SetFileName = Annotated[str, Field(pattern=r"^(train|val|test)-(\d+\.(raw|jpeg)|index\.npy|names\.jsonl)$")]
+# What numpy raises for a damaged header, beside ValueError.
+INDEX_ERRORS = (ValueError, OSError, SyntaxError, OverflowError, TypeError, tokenize.TokenError)
 
 COPY_AGAIN = "copy that file again, or remove the folder and prepare it again"  # the fix of damaged files
 
@@ -76,7 +84,7 @@ class SetManifest(BaseModel):
     other_files: int
     splits: dict[Split, int]
     left_out_by_reason: dict[str, int]
-    files: dict[str, FileRecord]
+    files: dict[SetFileName, FileRecord]
     versions: dict[str, str]
     left_out: list[LeftOut]
 
@@ -112,7 +120,7 @@ def read_set(folder: Path, key: str) -> SetManifest:
     subject = f"{key}={folder}"
     check_shards_folder(folder, key)
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
+        content = parse_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise UserError(
             subject,
@@ -161,21 +169,39 @@ def _check_size(file: Path, expected: FileRecord, subject: str) -> None:
 
 
 def _check_bounds(folder: Path, split: Split, manifest: SetManifest, subject: str) -> None:
-    try:
-        shard, offset, length = np.load(folder / f"{split}-index.npy").T
-    except ValueError as error:
-        raise UserError(subject, f"{split}-index.npy is not an index ({error})", COPY_AGAIN) from None
-    shards = int(shard.max(initial=-1)) + 1
-    names = [shard_name(split, number, manifest.options.format) for number in range(shards)]
-    missing = [name for name in names if name not in manifest.files]
-    if missing:
-        raise UserError(subject, f"{split}-index.npy names {missing[0]}, which {MANIFEST} does not list", COPY_AGAIN)
+    file, options = folder / f"{split}-index.npy", manifest.options
+    index = _read_index(file, subject)
+    shard, offset, length = index.T
+    names = list(_listed_shards(split, manifest))
+    if len(index) and shard.max() >= len(names):
+        missing = shard_name(split, len(names), options.format)
+        raise UserError(subject, f"{file.name} names {missing}, which {MANIFEST} does not list", COPY_AGAIN)
     ends = np.array([manifest.files[name].size_bytes for name in names], np.int64)
-    options = manifest.options
     lengths_fit = options.format == "jpeg" or (length == pixel_bytes(options.size)).all()
-    bounds_fit = (shard >= 0).all() and (offset >= 0).all() and (offset + length <= ends[shard]).all()
-    if len(shard) != manifest.splits[split] or not lengths_fit or not bounds_fit:
-        raise UserError(subject, f"{split}-index.npy does not fit the shards", COPY_AGAIN)
+    # Without a sum, which might overflow.
+    bounds_fit = (index >= 0).all() and (length <= ends[shard]).all() and (offset <= ends[shard] - length).all()
+    if len(index) != manifest.splits[split] or not lengths_fit or not bounds_fit:
+        raise UserError(subject, f"{file.name} does not fit the shards", COPY_AGAIN)
+
+
+def _read_index(file: Path, subject: str) -> NDArray[np.int64]:
+    """The rows of an index. Mapped, not read: a header may promise more than there is memory for."""
+    try:
+        index = np.lib.format.open_memmap(file, mode="r")
+    except INDEX_ERRORS as error:
+        raise UserError(subject, f"{file.name} is not an index ({error})", COPY_AGAIN) from None
+    if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != 3:
+        found = f"{index.dtype} {index.shape}"
+        raise UserError(subject, f"{file.name} is not an index ({found} in place of int64 (n, 3))", COPY_AGAIN)
+    return np.asarray(index)
+
+
+def _listed_shards(split: Split, manifest: SetManifest) -> Iterator[str]:
+    for number in itertools.count():
+        name = shard_name(split, number, manifest.options.format)
+        if name not in manifest.files:
+            return
+        yield name
 
 
 class ShardSamples:

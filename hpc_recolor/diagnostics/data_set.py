@@ -1,6 +1,5 @@
 """Decodes every photograph or sample of a training set, and reports what is wrong with them."""
 
-import json
 import statistics
 import tempfile
 from collections import Counter
@@ -17,6 +16,7 @@ from hpc_recolor.diagnostics.findings import Finding
 from hpc_recolor.diagnostics.inspection import LIMITS, Inspection, inspect_photo, inspect_sample
 from hpc_recolor.run_folder.files import FileRecord, file_damage
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
 from hpc_recolor.runtime.progress import show_progress
 
 KEY = "DIR"
@@ -96,7 +96,7 @@ def _unfinished(folder: Path) -> Finding:
 def _listed_files(folder: Path) -> list[tuple[str, FileRecord]]:
     """The files in a manifest; none if it cannot be read, which `read_set` reports in detail."""
     try:
-        return list(SetManifest.model_validate(json.loads((folder / MANIFEST).read_bytes())).files.items())
+        return list(SetManifest.model_validate(parse_json((folder / MANIFEST).read_bytes())).files.items())
     except (OSError, ValueError):
         return []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from hpc_recolor.evaluation.results import finite
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest
 from hpc_recolor.run_folder.export import TrainedGenerator, read_export
@@ -115,9 +116,9 @@ def images_per_epoch(run: RunFolder) -> float | None:
     """The number of images in an epoch of the run, from its metrics.jsonl; None if that does not say."""
     try:
         rows = read_metrics(run.metrics)
-    except (OSError, ValueError):
+    except UserError:
         return None
-    logged = [(row.get("images_seen"), row.get("epoch")) for row in rows if isinstance(row, dict)]
+    logged = [(finite(row.get("images_seen")), finite(row.get("epoch"))) for row in rows]
     return next((images / epoch for images, epoch in reversed(logged) if images and epoch), None)
 
 

@@ -71,7 +71,7 @@ def plot_losses(metrics: Path, out: Path) -> None:
         (right, held_out, "gray_ab_error", "gray copy", "C1-"),
     )
     for axes, rows, key, label, style in curves:
-        points = [row for row in rows if key in row]  # earlier versions logged less
+        points = [row for row in rows if key in row and "epoch" in row]  # earlier versions logged less
         axes.plot([row["epoch"] for row in points], [row[key] for row in points], style, label=label)
     for axes, title in (
         (left, "Discriminator against generator"),

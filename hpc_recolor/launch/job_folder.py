@@ -15,7 +15,6 @@ The folder has mode 0700, because its files are executed and trusted. A sweep ha
 own, and one in each of its runs.
 """
 
-import json
 import os
 import stat
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
 
 FOLDER_MODE = 0o700
 
@@ -189,11 +189,17 @@ def read_submission(folder: JobFolder) -> Submission:
 
 
 def runs_of_sweep(folder: JobFolder) -> list[RunFolder]:
-    """The runs of an array's tasks, in their order; empty in the folder of a run."""
+    """The runs of an array's tasks, in their order; empty in the folder of a run. Raises UserError if it is damaged."""
     if not folder.tasks.exists():
         return []
     folder.check()
-    return [RunFolder(Path(path)) for path in json.loads(folder.tasks.read_text())]
+    try:
+        paths = parse_json(folder.tasks.read_bytes())
+    except (OSError, ValueError):
+        paths = None
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise UserError(str(folder.tasks), "is not a list of run folders", "restore it, or name the runs themselves")
+    return [RunFolder(Path(path)) for path in paths]
 
 
 def append_event(folder: JobFolder, event: Event) -> None:
@@ -210,7 +216,7 @@ def read_history(folder: JobFolder) -> list[Event]:
     events = []
     for line in folder.history.read_text(errors="replace").splitlines():
         try:
-            events.append(Event.model_validate(json.loads(line)))
+            events.append(Event.model_validate(parse_json(line)))
         except ValueError:
             continue
     return events

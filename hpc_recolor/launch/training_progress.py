@@ -1,6 +1,5 @@
 """How far the training of a run is, read from its folder."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from hpc_recolor.config_file import load_config
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
 
 TAIL_BYTES = 1 << 18  # far more than there is between two rows of losses
 
@@ -55,7 +55,7 @@ def _last_losses(metrics: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("kind") == "train":

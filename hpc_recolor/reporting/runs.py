@@ -1,8 +1,7 @@
 """A run folder as the report shows it: config, curves, evaluations, and its newest checkpoint."""
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from hpc_recolor.config import Config
 from hpc_recolor.evaluation.results import StoredEvaluation, read_evaluations
 from hpc_recolor.run_folder import checkpoints
-from hpc_recolor.run_folder.folder import RunFolder, open_run
+from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.run_folder.metrics_log import read_metrics
-from hpc_recolor.runtime.errors import UserError, cannot_read
+from hpc_recolor.runtime.errors import UserError
 
 COLOR_NAMES = {"rgb": "RGB", "lab": "Lab"}
 
@@ -94,38 +93,11 @@ def _read_run(number: int, folder: Path, name: str) -> Run:
         name=name,
         given=str(folder),
         config=config,
-        metrics=tuple(_metrics(run)),
+        metrics=tuple(read_metrics(run.metrics) if run.metrics.is_file() else ()),
         evaluations=read_evaluations(run.path),
         checkpoint=_describe(saved[-1]),
         checkpoint_count=len(saved),
     )
-
-
-def _metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, if it has one. Raises UserError with file and line if one is broken."""
-    if not run.metrics.is_file():
-        return
-    try:
-        rows: list[Any] = read_metrics(run.metrics)
-    except OSError as error:
-        raise cannot_read(str(run.metrics), error, "check its permissions, or restore it from a copy") from None
-    except ValueError:  # JSONDecodeError and UnicodeDecodeError
-        subject = f"{run.metrics} line {_broken_line(run.metrics)}"
-        raise UserError(subject, "not JSON", "remove the line, or restore the file from a copy") from None
-    for line, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            problem = f"a {type(row).__name__}, not a mapping of keys to values"
-            raise UserError(f"{run.metrics} line {line}", problem, "remove the line")
-        yield row
-
-
-def _broken_line(file: Path) -> int:
-    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
-        try:
-            json.loads(line.decode())
-        except ValueError:
-            return number
-    return 1
 
 
 def _describe(checkpoint: Path) -> Checkpoint:

@@ -1,7 +1,6 @@
 """Saving checkpoints: written beside their final name, committed by one rename, and pruned. See checkpoints.py."""
 
 import errno
-import json
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from hpc_recolor.run_folder.checkpoints import (
 )
 from hpc_recolor.run_folder.files import fsync, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.runtime.json_text import parse_json
 
 WRITING = ".writing-"
 REMOVING = ".removing-"
@@ -90,8 +90,8 @@ def _check_sizes(beside: Path, manifest: Manifest) -> None:
 def _may_be_milestone(checkpoint: Path) -> bool:
     """True also if the manifest cannot be read at the moment or is of another version; False for garbage."""
     try:
-        content = json.loads((checkpoint / MANIFEST).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        content = parse_json((checkpoint / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):
         return False
     except OSError:
         return True

@@ -11,7 +11,6 @@
 State is stored by parameter name, so any number of ranks can read it at any ZeRO stage. Nothing is ever unpickled.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from hpc_recolor.run_folder.files import FileRecord, file_damage, record_of_byte
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import Fragments, format_damage
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
 from hpc_recolor.runtime.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -237,12 +237,12 @@ def _is_altered(checkpoint: Path) -> bool:
 def _manifest_or_damage(checkpoint: Path) -> Manifest | str:
     try:
         text = (checkpoint / MANIFEST).read_bytes()
-        content = json.loads(text)
+        content = parse_json(text)
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except OSError as error:
         return f"{MANIFEST} cannot be read ({error.strerror})"
-    except (ValueError, RecursionError):
+    except ValueError:
         return f"{MANIFEST} is not JSON"
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(found, int) and found != FORMAT:

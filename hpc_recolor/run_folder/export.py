@@ -19,6 +19,7 @@ from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.files import sha256_of, write_atomically
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError, cannot_write
+from hpc_recolor.runtime.json_text import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +95,7 @@ def read_export(file: Path) -> TrainedGenerator:
     fix = "name a run folder, or a file that `checkpoint export` wrote"
     try:
         with safe_open(file, framework="pt") as opened:
-            card = json.loads((opened.metadata() or {})[CARD])
+            card = parse_json((opened.metadata() or {})[CARD])
             names: list[str] = opened.keys()
             weights = {name: opened.get_tensor(name) for name in names}
         data = {"size": card["size"], "fit": card.get("fit", "stretch")}

@@ -115,9 +115,11 @@ class BackgroundWriter:
         """Wait until the older checkpoints are removed. Returns a warning if one could not be; None on other ranks."""
         error = self.removal.exception() if self.removal else None
         self.removal = None
-        if error is None or isinstance(error, OSError):
-            return error and _unremoved(error)
-        raise error
+        if isinstance(error, OSError):
+            return _unremoved(error)
+        if error:
+            raise error
+        return None
 
     def _begin(self) -> Path:
         self.finish_removal()  # what it could not remove, `begin` tries again

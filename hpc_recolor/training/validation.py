@@ -64,7 +64,7 @@ class Validation:
         if not images_seen or not self._is_due():
             return False
         rows = read_metrics(metrics) if metrics.exists() else []
-        return not any(row["kind"] == "held_out" and row["images_seen"] == images_seen for row in rows)
+        return not any(row["kind"] == "held_out" and row.get("images_seen") == images_seen for row in rows)
 
     def _score(self) -> Scores | None:
         """Scores of the averaged generator, or of the trained one if there is no average; None if interrupted.

@@ -135,3 +135,11 @@ def test_a_resolution_that_cannot_be_is_dropped(density: float) -> None:
         opened.info["dpi"] = (density, 300)
         assert "dpi" not in _kept_metadata(opened)
     assert decode_whole(content).metadata["dpi"] == pytest.approx((300, 300))
+
+
+@pytest.mark.parametrize("tag", [b"rTRC", b"gXYZ"])
+def test_a_profile_that_lacks_a_table_is_ignored(tag: bytes) -> None:
+    photo, profile = paint_photo(5, 40, 30), rgb_profile().replace(tag, b"xxxx", 1)
+    content = saved(photo, "PNG", icc_profile=profile)
+    for read in (content, for_dali(content)):
+        np.testing.assert_array_equal(np.asarray(decode(read)), np.asarray(photo))

@@ -12,6 +12,7 @@ from hpc_recolor.launch.job_folder import (
     append_event,
     read_history,
     read_submission,
+    runs_of_sweep,
     write_submission,
 )
 from hpc_recolor.runtime.errors import UserError
@@ -76,6 +77,23 @@ def test_a_row_of_history_that_was_truncated_by_a_kill_is_left_out(tmp_path: Pat
     with folder.history.open("ab") as file:
         file.write(b'{"kind": "end", "jo\xff')
     assert read_history(folder) == [START]
+
+
+def test_a_row_of_history_that_is_nested_too_deeply_is_left_out(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.make()
+    folder.history.write_text("[" * 10_000 + "\n")
+    append_event(folder, START)
+    assert read_history(folder) == [START]
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[1]", "[" * 10_000, "\udcff"])
+def test_a_damaged_list_of_a_sweeps_runs_is_refused_by_name(content: str, tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.make()
+    folder.tasks.write_bytes(os.fsencode(content))
+    with pytest.raises(UserError, match=r"tasks\.json: is not a list of run folders"):
+        runs_of_sweep(folder)
 
 
 def test_a_truncated_row_does_not_damage_the_next_row(tmp_path: Path) -> None:

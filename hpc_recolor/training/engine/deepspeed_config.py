@@ -1,12 +1,12 @@
 """Builds the DeepSpeed config from the run's config and an optional JSON file of the user."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import leaves, merge
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
 
 # Set by the run's config already, or not supported by its checkpoints.
 RESERVED_KEYS = {
@@ -44,7 +44,7 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     subject = f"deepspeed.config={file}"
     try:
-        tree = json.loads(file.read_bytes())
+        tree = parse_json(file.read_bytes())
     except OSError as error:
         raise UserError(subject, str(error.strerror), "name a JSON file") from None
     except ValueError as error:
