@@ -44,17 +44,20 @@ def make_manifest(images_seen: int, **changes: Any) -> Manifest:
     return Manifest.model_validate(values | changes)
 
 
-def save(run: RunFolder, images_seen: int, keep: int = 1, snapshot_epoch: int | None = None) -> Path:
-    """A whole save of two ranks, in which every weight is `images_seen`."""
+def save(
+    run: RunFolder, images_seen: int, keep: int = 1, snapshot_epoch: int | None = None, ranks: int = RANKS
+) -> Path:
+    """A whole save of two ranks, or another divisor of NUMEL, in which every weight is `images_seen`."""
     beside = checkpoint_writer.begin(run)
-    files, half = {}, torch.full((NUMEL // RANKS,), float(images_seen))
-    for rank in range(RANKS):
-        shard = {f"{network}/weight/w@{rank * len(half)}": half for network in ("generator", "discriminator")}
+    files, part = {}, torch.full((NUMEL // ranks,), float(images_seen))
+    for rank in range(ranks):
+        shard = {f"{network}/weight/w@{rank * len(part)}": part for network in ("generator", "discriminator")}
         own = {"random": torch.full((5,), images_seen, dtype=torch.uint8)}
         for name, tensors in ((checkpoints.shard_file, shard), (checkpoints.rank_file, own)):
-            file = name(rank, RANKS)
+            file = name(rank, ranks)
             files[file] = write(beside / file, tensors)
-    path = checkpoint_writer.commit(run, beside, make_manifest(images_seen, snapshot_epoch=snapshot_epoch, files=files))
+    manifest = make_manifest(images_seen, snapshot_epoch=snapshot_epoch, files=files, world_size=ranks)
+    path = checkpoint_writer.commit(run, beside, manifest)
     checkpoint_writer.remove(checkpoint_writer.prune(run, keep, path))
     return path
 
@@ -192,14 +195,14 @@ def _damaged(run: RunFolder) -> set[Path]:
     return {path for path in checkpoints.committed(run) if checkpoints.find_damage(path)}
 
 
-def attempt_killed(run: RunFolder, position: int) -> bool:
+def attempt_killed(run: RunFolder, position: int, images_seen: int = 8, ranks: int = RANKS) -> bool:
     """Save in a process that kills itself at that step."""
     child = os.fork()
     if not child:
         code = 1
         try:
             with Fault(position, lambda: os.kill(os.getpid(), signal.SIGKILL)).active():
-                save(run, 8)
+                save(run, images_seen, ranks=ranks)
             code = 0
         finally:
             os._exit(code)
