@@ -77,14 +77,14 @@ class Saves(RuleBasedStateMachine):
         self.whole = (self.whole - gone) | ({images} if found is None else set())
 
     @precondition(lambda self: self.whole)
-    @rule(data=st.data(), share=st.floats(0, 1), kind=st.sampled_from(["flip", "cut", "remove", "swap"]))
-    def damage(self, data: st.DataObject, share: float, kind: str) -> None:
+    @rule(data=st.data(), place=st.integers(0, 2**16), kind=st.sampled_from(["flip", "flip", "cut", "remove", "swap"]))
+    def damage(self, data: st.DataObject, place: int, kind: str) -> None:
         images = data.draw(st.sampled_from(sorted(self.whole)))
         folder = self.run.checkpoints / checkpoints.folder_name(images)
         names = sorted(file.name for file in folder.iterdir())
         file = folder / data.draw(st.sampled_from(names))
         content = bytearray(file.read_bytes())
-        at = min(int(share * len(content)), len(content) - 1)
+        at = place % len(content)
         if kind == "flip":
             content[at] ^= 1 << data.draw(st.integers(0, 7))
         elif kind == "cut":
@@ -138,4 +138,4 @@ class Saves(RuleBasedStateMachine):
 
 
 def test_saves_that_are_killed_damaged_renamed_and_resumed(fuzz: Fuzz) -> None:
-    fuzz(Saves, examples=40, steps=12)
+    fuzz(Saves, examples=4, seeds=15, steps=12)

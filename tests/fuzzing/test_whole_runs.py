@@ -67,12 +67,12 @@ class Runs(RuleBasedStateMachine):
         assert find_damage(committed(self.run)[-1]) is None
 
     @precondition(lambda self: len(self.whole) > 1)
-    @rule(data=st.data(), share=st.floats(0, 1))
-    def damage(self, data: st.DataObject, share: float) -> None:
+    @rule(data=st.data(), place=st.integers(0, 2**16))
+    def damage(self, data: st.DataObject, place: int) -> None:
         newest = committed(self.run)[-1]
         file = newest / data.draw(st.sampled_from(sorted(os.listdir(newest))))
         content = bytearray(file.read_bytes())
-        content[min(int(share * len(content)), len(content) - 1)] ^= 1
+        content[place % len(content)] ^= 1
         file.write_bytes(content)
 
     @rule()

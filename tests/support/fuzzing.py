@@ -38,20 +38,16 @@ Check = Callable[[], None] | type[RuleBasedStateMachine]
 
 @dataclass(frozen=True)
 class Fuzz:
-    """Runs a check on so many examples; with `budget_s` on ever new ones until that time is over."""
+    """Runs a check on so many examples, of so many seeds; with `budget_s` on ever new ones until that time is over.
+
+    Examples of one seed resemble each other: of a state machine, several seeds with a few examples try more.
+    """
 
     budget_s: float
     first_seed: int
 
-    def __call__(self, check: Check, examples: int, steps: int = 10) -> None:
+    def __call__(self, check: Check, examples: int, seeds: int = 1, steps: int = 10) -> None:
         end_s = time.monotonic() + self.budget_s
-        for number in count(self.first_seed):
-            print(f"seed {number}")  # shown if it fails
-            self._run(seed(number)(check), examples, steps)
-            if time.monotonic() >= end_s:
-                break
-
-    def _run(self, check: Check, examples: int, steps: int) -> None:
         chosen = settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -61,10 +57,20 @@ class Fuzz:
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),  # files are large and slow on purpose
         )
-        if isinstance(check, type):
-            run_state_machine_as_test(check, settings=chosen)
-        else:
-            chosen(check)()
+        run = _runner(check, chosen)
+        for number in count():
+            print(f"seed {self.first_seed + number}")  # shown if it fails
+            run(self.first_seed + number)
+            if number + 1 >= seeds and time.monotonic() >= end_s:
+                break
+
+
+def _runner(check: Check, chosen: settings) -> Callable[[int], None]:
+    """Runs the check on the examples of a seed."""
+    if isinstance(check, type):
+        return lambda number: run_state_machine_as_test(seed(number)(check), settings=chosen)
+    checked = chosen(check)
+    return lambda number: seed(number)(checked)()
 
 
 # --- What may come of it
