@@ -33,15 +33,14 @@ class DeviceStep:
         self.average_share = torch.zeros((), device=world.device)
         self.verdict = torch.zeros(len(Verdict._fields), device=world.device)
 
-    def run(self, rgb_u8_NHWC: Tensor, phase: Phase, flags: tuple[bool, bool, bool], average_share: float) -> None:
-        """Start a step on this rank's share of a batch, uint8 (N,H,W,3), on the device.
+    def set_inputs(self, flags: tuple[bool, bool, bool], average_share: float) -> None:
+        """Set what the next step takes from the host, beside the learning rate.
 
         flags: whether this rank is asked to stop, finds a checkpoint due, is still writing one. average_share: see
         MovingAverage.
         """
         self.flags.copy_(_on_way(torch.tensor(flags, dtype=torch.float32), self.world.device))
         self.average_share.fill_(average_share)
-        self.body(rgb_u8_NHWC, phase)
 
     def body(self, rgb_u8_NHWC: Tensor, phase: Phase) -> None:
         """Train on this rank's share of a batch, uint8 (N,H,W,3), on the device."""

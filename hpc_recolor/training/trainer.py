@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
 
+import torch
+
 from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
@@ -12,7 +14,7 @@ from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import SampleSets
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.full_disk import full_disk_as_rank_error
-from hpc_recolor.runtime.distributed import World, average_, is_main_process, on_main, start, stop
+from hpc_recolor.runtime.distributed import World, allow_tf32, average_, is_main_process, on_main, start, stop
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
@@ -26,6 +28,7 @@ from hpc_recolor.training.run_lock import locked
 from hpc_recolor.training.run_state import restore
 from hpc_recolor.training.schedule import backbone_scale, phase_at
 from hpc_recolor.training.step import StepLosses
+from hpc_recolor.training.step_runner import StepRunner
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
 
@@ -37,6 +40,7 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     fit; EarlyEndError, with the state saved, if it is asked to stop, or if losses stay not finite.
     """
     world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
+    _set_up_gpu(config, world)
     try:
         with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
             config, run = on_main(world, lambda: preflight.check(config, world.size))
@@ -46,6 +50,12 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     finally:
         stop()
     return run
+
+
+def _set_up_gpu(config: Config, world: World) -> None:
+    if world.device.type == "cuda":
+        allow_tf32(config.train.tf32)
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
 
 
 def _end_if_stopped(request: StopRequest) -> None:
@@ -76,6 +86,7 @@ class Trainer:
         self.device_step = DeviceStep(
             config, world, self.state.engines, self.state.average, self.state.counters.losses_sum
         )
+        self.runner = StepRunner(self.device_step, self._print)
         self.verdicts = Verdicts()
         self.checkpointer = Checkpointer(self.context, photos.fingerprint)
         self.validation = Validation(self.context, photos.held_out, self._stop_requested)
@@ -129,7 +140,8 @@ class Trainer:
         phase = phase_at(self.config.loss, self.images_seen)
         self.state.counters.images_seen += train.batch_size
         share = average.share(train.batch_size, self.images_seen) if average else 0.0
-        self.device_step.run(batch.rgb_u8_NHWC, phase, flags, share)
+        self.device_step.set_inputs(flags, share)
+        self.runner.run(batch.rgb_u8_NHWC, phase)
         self.verdicts.send(self.images_seen, self.device_step.verdict)
         return Agreement().and_then(self._obey())
 

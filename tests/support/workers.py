@@ -249,6 +249,7 @@ def bad_device_steps(world: World) -> dict[str, dict[str, Any]]:
         run = RunState.initial(config, world)
         step = DeviceStep(config, world, run.engines, run.average, run.counters.losses_sum)
         images = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8)
+        step.set_inputs((False, False, False), average_share=0.1)
         scales = {f"{name} scale": engine.loss_scale for name, engine in run.engines.items()}
 
         def everything(run: RunState = run, scales: dict[str, torch.Tensor] = scales) -> dict[str, torch.Tensor]:
@@ -261,16 +262,16 @@ def bad_device_steps(world: World) -> dict[str, dict[str, Any]]:
             return networks(run.engines, world) | {name: tensor.clone() for name, tensor in live.items()}
 
         for _ in range(12 if precision == "fp16" else 1):  # until it has found a scale
-            step.run(images[0], Phase.BOTH, (False, False, False), 0.1)
+            step.body(images[0], Phase.BOTH)
         for engine in run.engines:
             engine.loss_scale.fill_(1.0)  # the lowest, which a bad step does not lower
         before = everything()
         with pytest.MonkeyPatch.context() as patch:
             if world.rank == world.size - 1:
                 patch.setattr(device_step, "make_pair", with_nan)
-            step.run(images[1], Phase.BOTH, (False, False, False), 0.1)
+            step.body(images[1], Phase.BOTH)
         after = everything()
-        step.run(images[2], Phase.BOTH, (False, False, False), 0.1)
+        step.body(images[2], Phase.BOTH)
         found[precision] = {"changed": differences(before, after), "resumes": bool(differences(after, everything()))}
     return found
 

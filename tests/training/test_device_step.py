@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.averaging import MovingAverage
@@ -18,8 +19,9 @@ from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.engine import Engine, Engines
 from hpc_recolor.training.engine.engine_state import MOMENTS, owned
 from hpc_recolor.training.schedule import Phase
+from hpc_recolor.training.step_runner import StepGraphs, is_capturable
 from hpc_recolor.training.trainer import Trainer
-from tests.support import workers
+from tests.support import tolerances, workers
 from tests.support.training_runs import differences, make, run_config, state
 from tests.support.workers import small_config
 from tests.training.conftest import Worker
@@ -28,18 +30,18 @@ META = torch.device("meta")
 TWO_ON_META = World(rank=0, size=2, local_rank=0, device=META)
 
 
-def meta_step(config: Config) -> DeviceStep:
-    """The step of the first of two ranks on a device that has no data: whatever reads it raises."""
+def bare_step(config: Config, world: World) -> DeviceStep:
+    """A step on networks that DeepSpeed has not initialized, on any device."""
 
     def engine(network: nn.Module) -> Engine:
-        adam = torch.optim.Adam(network.to(META).parameters(), lr=config.train.lr, betas=config.train.betas)
-        adam.param_groups[0]["fused"] = True  # torch builds no fused Adam there, but runs it
-        return Engine(network, adam, config, TWO_ON_META)
+        adam = torch.optim.Adam(network.to(world.device).parameters(), lr=config.train.lr, betas=config.train.betas)
+        adam.param_groups[0]["fused"] = True  # torch builds no fused Adam without data, but runs it
+        return Engine(network, adam, config, world)
 
     generator = engine(build_generator(config.model, config.data.size))
     engines = Engines(generator, engine(build_discriminator(config.model)))
-    average = MovingAverage(owned(generator, TWO_ON_META), half_life_images=1000)
-    return DeviceStep(config, TWO_ON_META, engines, average, torch.zeros(4, device=META))
+    average = MovingAverage(owned(generator, world), half_life_images=1000)
+    return DeviceStep(config, world, engines, average, torch.zeros(4, device=world.device))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -81,8 +83,8 @@ def reduced(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 def test_the_host_reads_nothing_of_a_step(
     phase: Phase, sections: dict[str, Any], reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read of a tensor without data raises; a tensor made from numbers of the host would wait for a copy of them."""
-    step = meta_step(small_config(**sections))
+    """On a device without data, where a read raises; a tensor made from numbers of the host would wait for its copy."""
+    step = bare_step(small_config(**sections), TWO_ON_META)
     batch = torch.zeros(4, 32, 32, 3, dtype=torch.uint8, device=META)
     step.body(batch, phase)
     assert reduced[-1] is step.verdict
@@ -97,7 +99,7 @@ def refuse(*_: Any, **__: Any) -> None:
 
 
 def test_a_read_would_be_noticed(reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    step = meta_step(small_config())
+    step = bare_step(small_config(), TWO_ON_META)
     settle = step._settle
     monkeypatch.setattr(step, "_settle", lambda losses: settle(losses) if losses.isfinite().all() else None)
     with pytest.raises(RuntimeError, match="meta"):
@@ -180,6 +182,58 @@ def test_a_step_that_is_skipped_whatever_it_computes_changes_nothing(
         assert differences(before, everything(trainer)) == []
     trainer.run_step(second)
     assert differences(before, everything(trainer)) != []
+
+
+def test_the_first_step_says_which_type_it_computed_in(
+    photos: Path, tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for precision, name in (("fp32", "float32"), ("bf16", "bfloat16")):
+        section = {"batch_size": 4, "precision": precision, "device": "cpu", "threads": 1}
+        trainer = make(run_config(photos, tmp_path / precision, train=section), world)
+        for batch in islice(trainer._batches(), 2):
+            trainer.run_step(batch)
+        assert capsys.readouterr().out == f"computing in {name}\n"
+
+
+@pytest.mark.parametrize(
+    ("captured", "sections"),
+    [
+        (True, {}),
+        (True, {"train": {"compile": True, "precision": "bf16"}}),
+        (False, {"train": {"graph": "off"}}),
+        (False, {"train": {"accumulate": 2}}),
+        (False, {"deepspeed": {"zero_stage": 1}}),
+        (False, {"model": {"norm": "sync_batch"}}),
+    ],
+)
+def test_steps_are_captured_on_gpus_where_the_host_is_not_needed(captured: bool, sections: dict[str, Any]) -> None:
+    config = load_config(None, sections)
+    assert is_capturable(config, World(0, 1, 0, torch.device("cuda", 0))) == captured
+    assert not is_capturable(config, World(0, 1, 0, torch.device("cpu")))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_not_waited_for_and_a_graph_computes_what_the_operations_do() -> None:
+    """Neither a step nor its replay may wait; both from the same start end near each other."""
+    gpu = World(0, 1, 0, torch.device("cuda", 0))
+    config = small_config(train={"batch_size": 8, "device": "cuda"})
+    batch = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8, device=gpu.device)
+    ends = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        step = bare_step(config, gpu)
+        run = StepGraphs(step).run if captured else step.body
+        step.set_inputs((False, False, False), 0.1)
+        run(batch, Phase.BOTH)  # a capture waits
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                step.set_inputs((False, False, False), 0.1)
+                run(batch, Phase.BOTH)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        ends.append(step.losses_sum.tolist())
+    assert ends[1] == pytest.approx(ends[0], rel=tolerances.RANKS_FLOAT32_5_STEPS)
 
 
 def everything(trainer: Trainer) -> dict[str, Tensor]:

@@ -1,14 +1,13 @@
 """Engines beyond the plain step: precisions, microbatches, clipping, memory layouts, averages."""
 
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.averaging import MovingAverage
+from hpc_recolor.training.engine.convolution_types import ConvolutionTypes
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.engine.engine import FIRST_LOSS_SCALE, Engines
 from hpc_recolor.training.engine.engine_state import MOMENTS, WEIGHT, Fragment, adam_steps, fragments, load, owned
@@ -80,19 +79,6 @@ def test_lower_precision_stays_near_float32(world: World, stage: int, precision:
     assert 0 < worst(expected, found) < tolerances.LOW_PRECISION_RELATIVE
     for fragment in fragments(engines.generator):
         assert {tensor.dtype for tensor in fragment.tensors.values()} == {torch.float32}
-
-
-class ConvolutionTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the types that convolutions compute in, forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: Counter[torch.dtype] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "convolution" in str(func):
-            self.seen[args[0].dtype] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("stage", [0, 2])
