@@ -28,6 +28,7 @@ class DeviceStep:
         self, config: Config, world: World, engines: Engines, average: MovingAverage | None, losses_sum: Tensor
     ) -> None:
         self.config, self.world = config, world
+        self._loss_alone = config.loss.model_copy(update={"adversarial": "none"})
         self.engines, self.average, self.losses_sum = engines, average, losses_sum
         self.flags = torch.zeros(3, device=world.device)
         self.average_share = torch.zeros((), device=world.device)
@@ -62,12 +63,10 @@ class DeviceStep:
             engine.gate.fill_(1.0)
 
     def _update(self, condition: Tensor, target: Tensor, phase: Phase) -> StepLosses:
-        loss, accumulate = self.config.loss, self.config.train.accumulate
-        match phase:
-            case Phase.DISCRIMINATOR:
-                return discriminator_only_step(self.engines, condition, target, loss, accumulate)
-            case Phase.GENERATOR:
-                loss = loss.model_copy(update={"adversarial": "none"})
+        accumulate = self.config.train.accumulate
+        if phase is Phase.DISCRIMINATOR:
+            return discriminator_only_step(self.engines, condition, target, self.config.loss, accumulate)
+        loss = self.config.loss if phase is Phase.BOTH else self._loss_alone
         return gan_step(self.engines, condition, target, loss, accumulate)
 
     def _agree(self) -> None:

@@ -22,6 +22,7 @@ from hpc_recolor.training.schedule import Phase
 from hpc_recolor.training.step_runner import StepGraphs, is_capturable
 from hpc_recolor.training.trainer import Trainer
 from tests.support import tolerances, workers
+from tests.support.small_runs import ALONE
 from tests.support.training_runs import differences, make, run_config, state
 from tests.support.workers import small_config
 from tests.training.conftest import Worker
@@ -210,6 +211,29 @@ def test_steps_are_captured_on_gpus_where_the_host_is_not_needed(captured: bool,
     config = load_config(None, sections)
     assert is_capturable(config, World(0, 1, 0, torch.device("cuda", 0))) == captured
     assert not is_capturable(config, World(0, 1, 0, torch.device("cpu")))
+
+
+@pytest.mark.filterwarnings("default")  # torch's compiler inspects deprecated attributes
+@pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="torch cannot trace a backward pass"
+)
+@pytest.mark.parametrize("phase", [Phase.GENERATOR, Phase.DISCRIMINATOR])
+def test_what_a_network_does_in_a_step_is_one_graph(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a branch on data, from colors to counters, in the phases of one network; in that of both, the freezing of
+    the discriminator is not traced. Nor is Adam, in which torch itself ends a graph."""
+    monkeypatch.setattr(Engine, "_update_weights", lambda engine: None)
+    model = {"generator": "autoencoder", "width": 4, "dropout": 0.0}
+    torch.manual_seed(0)
+    step = bare_step(small_config(model=model), ALONE)
+    step.set_inputs((False, False, False), 0.1)
+    batch = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        torch.compile(lambda images: step.body(images, phase), fullgraph=True, backend="aot_eager")(batch)
+    compiled = step.losses_sum.clone()
+    step.losses_sum.zero_()
+    step.body(batch, phase)
+    torch.testing.assert_close(compiled, step.losses_sum)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

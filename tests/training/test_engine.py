@@ -29,8 +29,9 @@ def trained(world: World, count: int = 3, **sections: dict[str, Any]) -> tuple[E
     losses = []
     for number in range(count):
         losses.append(gan_step(engines, *random_batch(number, config), config.loss, config.train.accumulate))
-        for engine in engines:
-            engine.adapt_loss_scale(engine.skipped.bool())
+        if config.train.precision == "fp16":
+            for engine in engines:
+                engine.adapt_loss_scale(engine.skipped.bool(), held=torch.tensor(False))
     return engines, losses
 
 

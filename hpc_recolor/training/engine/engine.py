@@ -82,8 +82,9 @@ class Engine:
         if self._average:
             self._average.finish()
         self._check_gradients()
-        self.adam.step()
-        self.adam.zero_grad()
+        self._update_weights()
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def set_lr(self, lr: float, backbone_lr: float) -> None:
         """Set Adam's learning rate, and that of a pretrained backbone."""
@@ -96,19 +97,14 @@ class Engine:
         device."""
         return float(self._gradient_norm)
 
-    def adapt_loss_scale(self, skipped: Tensor, held: Tensor | None = None) -> None:
-        """Adapt the loss scale after a step, unless `held`; does nothing unless fp16. Both: bool tensors (), which must
-        be the same on all ranks."""
-        if self.precision != "fp16":
-            return
+    def adapt_loss_scale(self, skipped: Tensor, held: Tensor) -> None:
+        """Adapt the loss scale after a step, unless `held`. Both: bool tensors (), which must be the same on all
+        ranks."""
         good_steps = torch.where(skipped, 0, self.good_steps + 1)
         grown = torch.where(good_steps % STEPS_TO_DOUBLE == 0, 2 * self.loss_scale, self.loss_scale)
         scale = torch.where(skipped, (self.loss_scale / 2).clamp_min(1.0), grown)
-        if held is not None:
-            good_steps = torch.where(held, self.good_steps, good_steps)
-            scale = torch.where(held, self.loss_scale, scale)
-        self.good_steps.copy_(good_steps)
-        self.loss_scale.copy_(scale)
+        self.good_steps.copy_(torch.where(held, self.good_steps, good_steps))
+        self.loss_scale.copy_(torch.where(held, self.loss_scale, scale))
 
     def adam_parameters(self) -> list[Tensor]:
         """Tensors that Adam updates on this rank: the parameters (ZeRO 0), or flat float32 partitions of them."""
@@ -133,6 +129,9 @@ class Engine:
         self.skipped.copy_(torch.isfinite(norm).logical_not())
         if self.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
+
+    def _update_weights(self) -> None:
+        self.adam.step()
 
     def _start_moments(self) -> None:
         """Create Adam's state as its first step would, so that it can be saved and restored before that."""
@@ -170,7 +169,9 @@ class Engines:
             engine.set_lr(lr, lr * backbone_scale)
 
     def adapt_loss_scales(self, discriminator_skipped: Tensor, generator_skipped: Tensor) -> None:
-        """Adapt the loss scales after a step. Both: bool tensors (), the same on all ranks."""
+        """Adapt the loss scales of fp16 after a step. Both: bool tensors (), the same on all ranks."""
+        if self.generator.precision != "fp16":
+            return
         forced = self.generator.gate.isnan()
         self.discriminator.adapt_loss_scale(discriminator_skipped, forced)
         # Else the generator was held back, whatever its own gradients were.
