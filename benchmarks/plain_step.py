@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hpc_recolor.config import Config
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.runtime.distributed import World
-from hpc_recolor.training.engine.deepspeed_engine import Engine, Engines
+from hpc_recolor.training.engine.engine import Engine, Engines
 
 
 class PlainStep:

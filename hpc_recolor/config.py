@@ -248,6 +248,9 @@ class TrainConfig(Section):
         "fp32",
         description="Precision of forward passes (autocast); weights and moments stay float32. fp16 scales losses.",
     )
+    tf32: Annotated[bool, FIXED] = Field(
+        False, description="Let GPUs round the factors of float32 convolutions and products to 10 bits (TF32)."
+    )
     accumulate: Annotated[int, RECIPE] = Field(
         1,
         ge=1,
@@ -267,6 +270,11 @@ class TrainConfig(Section):
         (), description="Epochs after which a checkpoint is saved that is never removed [epochs]."
     )
     compile: Annotated[bool, OPERATIONAL] = Field(False, description="Compile both networks with torch.compile.")
+    graph: Annotated[Literal["auto", "off"], OPERATIONAL] = Field(
+        "auto",
+        description="Capture a step as a CUDA graph, which the host need not drive: auto captures on GPUs at "
+        "deepspeed.zero_stage=0 with accumulate=1 and no synchronized norm; off.",
+    )
     channels_last: Annotated[bool, FIXED] = Field(
         False, description="Keep images and weights in channels_last memory format, which tensor cores prefer."
     )

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from packaging.requirements import Requirement
@@ -29,6 +30,7 @@ LOW_DISK_GIB = 10.0
 LOW_SHARED_GIB = 1.0
 LOW_MEMORY_GIB = 2.0  # roughly the memory of torch, DeepSpeed and DALI before the first photograph
 KERNEL_TOLERANCE = 1e-4  # absolute, of values in [-1, 1]; working kernels are within 1e-5
+FIRST_WITH_TF32 = 8  # major compute capability
 COMMAND_TIMEOUT_S = 20.0  # of nvidia-smi, sinfo and the like
 
 INSTALL = "pip install -e '.[cuda13]', or .[cuda12] for CUDA 12"
@@ -78,10 +80,18 @@ def check_gpu() -> Finding:
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     if not gpus:
         return Finding("GPU", "note", "none that torch can use; everything runs on the CPU")
+    return Finding("GPU", "ok", describe_gpus(gpus))
+
+
+def describe_gpus(gpus: Sequence[Any]) -> str:
+    """Names, memory and capabilities. gpus: as torch.cuda.get_device_properties returns them."""
     kinds = Counter(
         f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus
     )
-    return Finding("GPU", "ok", "; ".join(f"{count} x {kind}" for kind, count in kinds.items()))
+    message = "; ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    if any(gpu.major >= FIRST_WITH_TF32 for gpu in gpus):
+        message += "; fp32 is exact there, unless train.tf32 lets it round to TF32, which is several times as fast"
+    return message
 
 
 def check_driver() -> Finding:

@@ -7,9 +7,15 @@ from hpc_recolor.config import ColorName
 from recolor_kernels import lab_to_rgb_u8, rgb_float_to_u8, rgb_to_gray, rgb_to_lab
 
 
-def make_pair(rgb_u8_NHWC: Tensor, color: ColorName, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def make_pair(
+    rgb_u8_NHWC: Tensor,
+    color: ColorName,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> tuple[Tensor, Tensor]:
     """uint8 images (N,H,W,3) to (condition (N,1,H,W), target (N,C,H,W)) in [-1, 1]: gray and RGB, or L and ab."""
-    return rgb_to_gray(rgb_u8_NHWC, dtype) if color == "rgb" else rgb_to_lab(rgb_u8_NHWC, dtype)
+    convert = rgb_to_gray if color == "rgb" else rgb_to_lab
+    return convert(rgb_u8_NHWC, dtype, memory_format)
 
 
 def to_images(condition_N1HW: Tensor, output_NCHW: Tensor, color: ColorName) -> Tensor:

@@ -73,6 +73,7 @@ def start(device: str, threads: int | None, check_stop: Callable[[], None] = lam
     rank, size = int(os.environ.get("RANK", "0")), world_size()
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed requires it
     local_size = ranks_here()
+    place = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
     # Set explicitly: OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it bit by bit.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if kind == "cuda":
@@ -83,15 +84,24 @@ def start(device: str, threads: int | None, check_stop: Callable[[], None] = lam
                 "start one rank per GPU, or use train.device=cpu",
             )
         torch.cuda.set_device(local_rank)
-        # torch would round convolutions in float32 to TF32.
-        torch.backends.cudnn.allow_tf32 = False
+        allow_tf32(False)  # torch would allow it in convolutions
     if not dist.is_initialized():
         backend = "nccl" if kind == "cuda" else "gloo"
         check_environment()
         # One rank needs no address and no port.
         store = meet(_meeting(rank, size), check_stop) if size > 1 else dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    return World(rank, size, local_rank, torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu"))
+        # NCCL then need not guess the device, and connects here.
+        device_id = place if kind == "cuda" else None
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=device_id)
+    return World(rank, size, local_rank, place)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may round the factors of float32 convolutions and matrix products to 10 bits."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def check_environment() -> None:
@@ -161,19 +171,15 @@ def gather(world: World, mine: Result) -> list[Result]:
     return everyone
 
 
-def highest(world: World, here: Sequence[float], on_device: Sequence["torch.Tensor"] = ()) -> list[float]:
-    """The maximum over all ranks of each number, on every rank: one small all-reduce, and one wait for the device.
-
-    on_device: 0-dimensional tensors, whose values come after those of `here`.
-    """
+def highest(world: World, here: Sequence[float]) -> list[float]:
+    """The maximum over all ranks of each number, on every rank: one small all-reduce, and one wait for the device."""
     import torch
     import torch.distributed as dist
 
     numbers = torch.tensor([float(number) for number in here], device=world.device)
-    both = torch.cat([numbers, *(tensor.float().view(1) for tensor in on_device)])
     if world.size > 1:
-        dist.all_reduce(both, dist.ReduceOp.MAX)
-    return [float(value) for value in both.tolist()]
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return [float(value) for value in numbers.tolist()]
 
 
 def average_(world: World, tensors: Iterable["torch.Tensor"]) -> None:

@@ -1,6 +1,7 @@
 """An exponential moving average of the generator's weights; each rank averages the fragments it owns."""
 
 import torch
+from torch import Tensor
 
 from hpc_recolor.training.engine.engine_state import WEIGHT, Fragment
 
@@ -20,8 +21,13 @@ class MovingAverage:
         self.weights = [fragment.tensors[WEIGHT] for fragment in fragments]
         self.averages = [weight.clone() for weight in self.weights]
 
-    def update(self, images: int, images_seen: int) -> None:
-        """Update the averages after a step of `images`; `images_seen` includes them."""
+    def share(self, images: int, images_seen: int) -> float:
+        """The share that the weights have in the average after a step of `images`; `images_seen` includes them."""
         half_life = min(self.half_life_images, RAMP_UP * images_seen)
+        share: float = 1 - 0.5 ** (images / half_life)
+        return share
+
+    def update(self, share: Tensor) -> None:
+        """Move the averages toward the weights by this share, a float32 tensor (); 0 leaves them as they are."""
         if self.averages:
-            torch._foreach_lerp_(self.averages, self.weights, 1 - 0.5 ** (images / half_life))
+            torch._foreach_lerp_(self.averages, self.weights, [share] * len(self.averages))

@@ -32,17 +32,18 @@ class Checkpointer:
             self.context.world.is_main and time.monotonic() - self.started_s >= self.context.config.checkpoint.every_s
         )
 
+    def is_due(self) -> bool:
+        """Whether the last step makes a checkpoint due, whatever the time."""
+        every_images = self.context.config.checkpoint.every_images
+        return bool(self.context.finished_snapshot) or self.context.is_due(every_images)
+
     def save_if_due(self, interval_over: bool, writing: bool) -> None:
         """Start a checkpoint, or commit the one that all ranks have written by now.
 
         Both must be the same on all ranks. interval_over: `is_interval_over` of rank 0. writing: whether any rank is
         still writing.
         """
-        if (
-            self.context.finished_snapshot
-            or interval_over
-            or self.context.is_due(self.context.config.checkpoint.every_images)
-        ):
+        if interval_over or self.is_due():
             self._start()
         elif not writing:
             self.finish()

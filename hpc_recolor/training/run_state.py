@@ -18,7 +18,8 @@ from hpc_recolor.run_folder.tensor_files import Fragments
 from hpc_recolor.runtime.distributed import World, gather, on_main
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.training.averaging import MovingAverage
-from hpc_recolor.training.engine.deepspeed_engine import Engine, Engines, build_engines
+from hpc_recolor.training.engine.deepspeed_engine import build_engines
+from hpc_recolor.training.engine.engine import Engine, Engines
 from hpc_recolor.training.engine.engine_state import adam_steps, averaged_buffers, load, owned, shapes
 from hpc_recolor.training.step import StepLosses
 
@@ -29,8 +30,9 @@ EMA = "ema"
 class Counters:
     """How far a run is, beside its networks.
 
-    losses_sum: this rank's sum of the losses of `unlogged_steps` steps, in the order of StepLosses. bad_steps: steps
-    with a loss or gradient that was not finite; bad_in_a_row: those since the last good one.
+    losses_sum: this rank's sum of the losses of good steps, in the order of StepLosses, which the device adds up.
+    unlogged_steps: how many these are. bad_steps: steps with a loss or gradient that was not finite; bad_in_a_row:
+    those since the last good one. All three count steps whose verdicts were read.
     """
 
     losses_sum: Tensor
@@ -39,9 +41,8 @@ class Counters:
     bad_steps: int = 0
     bad_in_a_row: int = 0
 
-    def add_good_step(self, losses: Tensor) -> None:
-        """Count a step that changed the weights; losses: (4,), this rank's."""
-        self.losses_sum += losses
+    def add_good_step(self) -> None:
+        """Count a step that changed the weights, and whose losses are in the sum."""
         self.unlogged_steps += 1
         self.bad_in_a_row = 0
 
@@ -148,8 +149,8 @@ def scalar_state(state: RunState) -> dict[str, float | int]:
     }
     for network, engine in state.engines.items():
         numbers[f"{network}.steps"] = adam_steps(engine)
-        numbers[f"{network}.loss_scale"] = engine.loss_scale
-        numbers[f"{network}.good_steps"] = engine.good_steps
+        numbers[f"{network}.loss_scale"] = float(engine.loss_scale)
+        numbers[f"{network}.good_steps"] = int(engine.good_steps)
     return numbers
 
 
@@ -183,8 +184,8 @@ def _load_engine(network: str, engine: Engine, saved: Fragments, manifest: Manif
     scalars = manifest.progress
     load(engine, int(scalars[f"{network}.steps"]), read)
     engine.module.load_state_dict(saved.averaged(network), strict=False)
-    engine.loss_scale = float(scalars[f"{network}.loss_scale"])
-    engine.good_steps = int(scalars[f"{network}.good_steps"])
+    engine.loss_scale.fill_(float(scalars[f"{network}.loss_scale"]))
+    engine.good_steps.fill_(int(scalars[f"{network}.good_steps"]))
 
 
 def _load_average(average: MovingAverage, saved: Fragments) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.config import LossConfig
-from hpc_recolor.training.engine.deepspeed_engine import Engine, Engines
+from hpc_recolor.training.engine.engine import Engine, Engines
 from hpc_recolor.training.reconstruction import reconstruction_loss
 from recolor_kernels import discriminator_loss, generator_loss, l1_loss, patch_loss
 
@@ -31,10 +31,11 @@ def gan_step(engines: Engines, condition: Tensor, target: Tensor, loss: LossConf
     All ranks call it together, each with its share of the batch. accumulate: number of microbatches that N is split
     into, a divisor of N; they are computed one after the other, and the update is that of their mean loss. A network
     does not learn if its loss or gradient is not finite on any rank, nor does the generator after a discriminator that
-    did not: see Engine.skipped.
+    did not: see Engine.skipped. Statistics change all the same; Engines.statistics has kept those before.
     """
-    for engine in engines:
-        engine.keep_buffers()
+    engines.statistics.keep()
+    if loss.adversarial == "none":
+        engines.discriminator.skipped.zero_()
     if accumulate == 1:
         prediction = engines.generator(condition)
         discriminator = discriminator_step(engines.discriminator, condition, target, prediction.detach(), loss)
@@ -46,8 +47,7 @@ def discriminator_only_step(
     engines: Engines, condition: Tensor, target: Tensor, loss: LossConfig, accumulate: int = 1
 ) -> StepLosses:
     """Update the discriminator alone on one batch, colored by the generator as it is. Arguments as of `gan_step`."""
-    for engine in engines:
-        engine.keep_buffers()
+    engines.statistics.keep()
     engines.generator.skipped.zero_()
     losses, l1 = [], []
     for some_condition, some_target in zip(condition.chunk(accumulate), target.chunk(accumulate), strict=True):
@@ -94,7 +94,7 @@ def discriminator_step(
         return prediction.new_zeros(())
     on_fake, on_real = engine(condition, prediction), engine(condition, target)
     total = discriminator_loss(on_real, on_fake, loss.adversarial)
-    engine.backward(poison_with_nan(total, ~torch.isfinite(total)))
+    engine.backward(poison_with_nan(total, ~torch.isfinite(total), engine.gate))
     engine.step()
     return total.detach()
 
@@ -115,7 +115,7 @@ def generator_step(
     if loss.adversarial == "none":
         total, l1 = _weighted_reconstruction(prediction, target, loss)
         total = _with_perceptual(total, engines, condition, prediction, target, loss)
-        engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total)))
+        engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total), engines.generator.gate))
         engines.generator.step()
         return total.detach(), l1, torch.zeros_like(l1)
     discriminator = engines.discriminator
@@ -128,7 +128,8 @@ def generator_step(
         adversarial = patch_loss(logits, True, loss.adversarial)
         total = total + adversarial
     total = _with_perceptual(total, engines, condition, prediction, target, loss)
-    engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total) | discriminator.skipped.bool()))
+    bad = ~torch.isfinite(total) | discriminator.skipped.bool()
+    engines.generator.backward(poison_with_nan(total, bad, engines.generator.gate))
     engines.generator.step()
     discriminator.module.requires_grad_(True)
     return total.detach(), l1, adversarial.detach()
@@ -151,12 +152,13 @@ def _with_perceptual(
     return total + loss.perceptual_weight * perceptual
 
 
-def poison_with_nan(loss: Tensor, bad: Tensor) -> Tensor:
-    """The loss (); where `bad`, a boolean tensor (), is true, one whose gradients are NaN everywhere.
+def poison_with_nan(loss: Tensor, bad: Tensor, gate: Tensor) -> Tensor:
+    """The loss (); where `bad`, a boolean tensor (), is true, or `gate`, Engine.gate, is NaN, one whose gradients are
+    NaN everywhere.
 
     Every rank then finds NaN when gradients are averaged: no further communication, no wait for the device.
     """
-    return loss * torch.where(bad, torch.nan, 1.0)
+    return loss * torch.where(bad, torch.nan, gate)
 
 
 def _predict_without_gradients(generator: Engine, condition: Tensor) -> Tensor:

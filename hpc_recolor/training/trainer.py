@@ -12,22 +12,23 @@ from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import SampleSets
-from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.full_disk import full_disk_as_rank_error
-from hpc_recolor.runtime.distributed import World, average_, is_main_process, on_main, start, stop
+from hpc_recolor.runtime.distributed import World, allow_tf32, average_, is_main_process, on_main, start, stop
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
 from hpc_recolor.training import preflight
-from hpc_recolor.training.agreement import Agreement, agree, agree_on_any
+from hpc_recolor.training.agreement import LAG, Agreement, Verdict, Verdicts, agree_on_any
 from hpc_recolor.training.checkpointer import Checkpointer
 from hpc_recolor.training.context import RunContext
+from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.photo_check import collect_photographs
 from hpc_recolor.training.run_lock import locked
 from hpc_recolor.training.run_state import restore
-from hpc_recolor.training.schedule import Phase, backbone_scale, phase_at
-from hpc_recolor.training.step import StepLosses, discriminator_only_step, gan_step
+from hpc_recolor.training.schedule import backbone_scale, phase_at
+from hpc_recolor.training.step import StepLosses
+from hpc_recolor.training.step_runner import StepRunner
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
 
@@ -39,6 +40,7 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     fit; EarlyEndError, with the state saved, if it is asked to stop, or if losses stay not finite.
     """
     world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
+    _set_up_gpu(config, world)
     try:
         with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
             config, run = on_main(world, lambda: preflight.check(config, world.size))
@@ -48,6 +50,12 @@ def train(config: Config, request: StopRequest) -> RunFolder:
     finally:
         stop()
     return run
+
+
+def _set_up_gpu(config: Config, world: World) -> None:
+    if world.device.type == "cuda":
+        allow_tf32(config.train.tf32)
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
 
 
 def _end_if_stopped(request: StopRequest) -> None:
@@ -75,6 +83,11 @@ class Trainer:
         self.request, self.enter_phase = request, enter_phase
         self.context = RunContext.create(config, world, run, len(photos.train), enter_phase)
         self.state, self.length, self.tracker = self.context.state, self.context.length, self.context.tracker
+        self.device_step = DeviceStep(
+            config, world, self.state.engines, self.state.average, self.state.counters.losses_sum
+        )
+        self.runner = StepRunner(self.device_step, self._print)
+        self.verdicts = Verdicts()
         self.checkpointer = Checkpointer(self.context, photos.fingerprint)
         self.validation = Validation(self.context, photos.held_out, self._stop_requested)
         self.enter_phase("restoring", self.context.step)
@@ -108,6 +121,8 @@ class Trainer:
         while self.images_seen < self.length.total:
             self.enter_phase("loading photographs", self.context.step)
             agreed = self.run_step(next(batches))
+            if agreed.stop or agreed.save or self._is_due():
+                agreed = agreed.and_then(self._obey(lag=0))
             self._log_if_due()
             self.validation.run_if_due()
             if agreed.stop or self.validation.interrupted:
@@ -116,62 +131,49 @@ class Trainer:
         self.checkpointer.finish_last()
 
     def run_step(self, batch: Batch) -> Agreement:
-        """Train both networks on this rank's share of a batch, and agree with the other ranks on how it went."""
+        """Start a step of both networks on this rank's share of a batch. Returns what the ranks agreed on in the one
+        before the last, for which it waits."""
         self.enter_phase("training", self.context.step)
-        engines, train = self.state.engines, self.config.train
+        engines, train, average = self.state.engines, self.config.train, self.state.average
         engines.set_lr(self.context.lr, backbone_scale(train, self.context.images_seen))
-        condition, target = make_pair(batch.rgb_u8_NHWC, self.config.model.color)
-        losses = self._step_of_phase(condition, target)
+        flags = (self.request.requested, self.checkpointer.is_interval_over, self.checkpointer.is_writing)
+        phase = phase_at(self.config.loss, self.images_seen)
         self.state.counters.images_seen += train.batch_size
-        agreed = self._agree()
-        if agreed.discriminator_skipped or agreed.generator_skipped:
-            self._reject_step(agreed)
-        else:
-            self._accept_step(torch.stack(losses))
-        engines.discriminator.adapt_loss_scale(agreed.discriminator_skipped)
-        if not agreed.discriminator_skipped:  # else the generator was held back, whatever its own gradients were
-            engines.generator.adapt_loss_scale(agreed.generator_skipped)
-        return agreed
+        share = average.share(train.batch_size, self.images_seen) if average else 0.0
+        self.device_step.set_inputs(flags, share)
+        self.runner.run(batch.rgb_u8_NHWC, phase)
+        self.verdicts.send(self.images_seen, self.device_step.verdict)
+        return Agreement().and_then(self._obey())
 
-    def _step_of_phase(self, condition: torch.Tensor, target: torch.Tensor) -> StepLosses:
-        engines, loss, accumulate = self.state.engines, self.config.loss, self.config.train.accumulate
-        match phase_at(loss, self.context.images_seen):
-            case Phase.DISCRIMINATOR:
-                return discriminator_only_step(engines, condition, target, loss, accumulate)
-            case Phase.GENERATOR:
-                loss = loss.model_copy(update={"adversarial": "none"})
-        return gan_step(engines, condition, target, loss, accumulate)
+    def _is_due(self) -> bool:
+        """Whether something is due after this step that needs the verdicts of all steps before."""
+        return self._is_logging_due() or self.validation.is_due() or self.checkpointer.is_due()
 
     def _batches(self) -> Iterator[Batch]:
         config, samples = self.config, self.photos.train
         order = SampleOrder(len(samples), config.run.seed)
         return training_batches(samples, order, self.images_seen, config.train.batch_size, config.data, self.world)
 
-    def _agree(self) -> Agreement:
+    def _obey(self, lag: int = LAG) -> list[Verdict]:
+        """Read the verdicts on all steps but the last `lag`, and count these steps.
+
+        Raises EarlyEndError if too many in a row were not finite.
+        """
         self.enter_phase("agreeing", self.context.step)
-        return agree(
-            self.world,
-            stop=self.request.requested,
-            save=self.checkpointer.is_interval_over,
-            writing=self.checkpointer.is_writing,
-            discriminator_skipped=self.state.engines.discriminator.skipped,
-            generator_skipped=self.state.engines.generator.skipped,
-        )
+        received = self.verdicts.receive(lag)
+        for images_seen, verdict in received:
+            if verdict.discriminator_skipped or verdict.generator_skipped:
+                self._count_bad_step(images_seen, verdict)
+            else:
+                self.state.counters.add_good_step()
+        return [verdict for _, verdict in received]
 
-    def _accept_step(self, losses: torch.Tensor) -> None:
-        self.state.counters.add_good_step(losses)
-        if self.state.average:
-            self.state.average.update(self.config.train.batch_size, self.images_seen)
-
-    def _reject_step(self, agreed: Agreement) -> None:
-        """Undo a step that was not finite. Raises EarlyEndError if there were too many in a row."""
-        for engine in self.state.engines:
-            engine.roll_back_buffers()
+    def _count_bad_step(self, images_seen: int, verdict: Verdict) -> None:
         counters, limit = self.state.counters, self.config.train.max_bad_steps
         counters.add_bad_step()
-        networks = "both networks" if agreed.discriminator_skipped else "the generator"
+        networks = "both networks" if verdict.discriminator_skipped else "the generator"
         self.tracker.print_line(
-            f"  a loss or gradient is not finite at image {counters.images_seen}: step skipped for {networks} "
+            f"  a loss or gradient is not finite at image {images_seen}: step skipped for {networks} "
             f"({counters.bad_in_a_row} in a row, {counters.bad_steps} in all)"
         )
         if counters.bad_in_a_row >= limit:
@@ -183,10 +185,12 @@ class Trainer:
                 DIVERGED,
             )
 
+    def _is_logging_due(self) -> bool:
+        return self.context.is_due(self.config.tracking.log_every_steps * self.length.per_step)
+
     def _log_if_due(self) -> None:
         """Log the losses as means over ranks and over the good steps since they were last logged."""
-        every_images = self.config.tracking.log_every_steps * self.length.per_step
-        if not self.context.is_due(every_images) or not self.state.counters.unlogged_steps:
+        if not self._is_logging_due() or not self.state.counters.unlogged_steps:
             return
         mean = self.state.counters.take_mean_losses()
         average_(self.world, [mean])

@@ -41,7 +41,7 @@ class Validation:
 
     def run_if_due(self) -> None:
         """Measure if tracking.samples_every_images makes it due."""
-        if self._is_due():
+        if self.is_due():
             self.measure()
 
     def is_owed(self) -> bool:
@@ -56,12 +56,13 @@ class Validation:
         if scores and self.context.world.is_main:
             self.context.tracker.log_scores(self.context.images_seen, scores, self._draw())
 
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
+        """Whether the last step makes a measurement due."""
         return self.context.is_due(self.context.config.tracking.samples_every_images)
 
     def _is_missing(self) -> bool:
         images_seen, metrics = self.context.images_seen, self.context.run.metrics
-        if not images_seen or not self._is_due():
+        if not images_seen or not self.is_due():
             return False
         rows = read_metrics(metrics) if metrics.exists() else []
         return not any(row["kind"] == "held_out" and row.get("images_seen") == images_seen for row in rows)

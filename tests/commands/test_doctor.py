@@ -3,6 +3,7 @@
 import re
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,3 +122,11 @@ def test_driver_must_be_new_enough_for_torch(
     finding = machine.assess_driver(smi_output, torch_cuda, usable)
     assert finding.severity == severity and message in finding.message
     assert finding.fix or severity == "ok"
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, False), (8, True), (9, True)])
+def test_a_gpu_that_could_round_to_tf32_does_so_only_if_asked(major: int, expected: bool) -> None:
+    gpu = SimpleNamespace(name="NVIDIA X", total_memory=80 * 2**30, major=major, minor=0)
+    message = machine.describe_gpus([gpu, gpu])
+    assert message.startswith(f"2 x NVIDIA X, 80 GiB, compute capability {major}.0")
+    assert ("unless train.tf32" in message) == expected

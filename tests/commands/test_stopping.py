@@ -27,14 +27,14 @@ LONG = {
     "tracking.samples_every_images": 10**9,
 }
 FAULTS = {
-    "step": "trainer.gan_step = fail",
+    "step": "device_step.gan_step = fail",
     "save": "background_writer.write = fail",
 }
 # A module, so that an import of it alone plants the fault.
 PLANTED = """
 import os, sys
 from hpc_recolor import cli, train
-from hpc_recolor.training import background_writer, trainer
+from hpc_recolor.training import background_writer, device_step
 
 def fail(*_):
     raise {error}("planted")

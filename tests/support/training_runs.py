@@ -13,7 +13,7 @@ from hpc_recolor.run_folder.folder import find_run
 from hpc_recolor.runtime.distributed import World, on_main
 from hpc_recolor.runtime.errors import EarlyEndError
 from hpc_recolor.runtime.signals import StopRequest
-from hpc_recolor.training.engine.deepspeed_engine import Engines
+from hpc_recolor.training.engine.engine import Engines
 from hpc_recolor.training.engine.engine_state import (
     MOMENTS,
     WEIGHT,

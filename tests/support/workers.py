@@ -15,9 +15,15 @@ from hpc_recolor.config_file import load_config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.evaluation.validation_scores import score
 from hpc_recolor.models.build import build_discriminator, build_generator
+from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.models.norm import CrossRankBatchNorm2d
 from hpc_recolor.runtime.distributed import World, gather, start, stop
-from hpc_recolor.training.engine.deepspeed_engine import Engines, build_engines
+from hpc_recolor.training import device_step
+from hpc_recolor.training.device_step import DeviceStep
+from hpc_recolor.training.engine.deepspeed_engine import build_engines
+from hpc_recolor.training.engine.engine import Engines
+from hpc_recolor.training.run_state import RunState
+from hpc_recolor.training.schedule import Phase
 from hpc_recolor.training.step import gan_step
 from hpc_recolor.training.trainer import Trainer
 from tests.support.training_runs import differences, make, networks, run_config, state, without_plots
@@ -180,19 +186,19 @@ def _recorded(config: Config, world: World, stop_at_step: int | None = None) -> 
     """A run's trainer, the samples of all ranks in order of steps, and the generator's mean loss of each step."""
     drawn: list[int] = []
     losses: list[float] = []
-    run_step, accept_step = Trainer.run_step, Trainer._accept_step
+    run_step, settle = Trainer.run_step, DeviceStep._settle
 
     def noted_step(self: Trainer, batch: Batch) -> Any:
         drawn.extend(number for share in gather(world, batch.numbers.tolist()) for number in share)
         return run_step(self, batch)
 
-    def noted_losses(self: Trainer, values: torch.Tensor) -> None:
+    def noted_losses(self: DeviceStep, values: torch.Tensor) -> None:
         losses.append(sum(gather(world, float(values[1]))) / world.size)
-        accept_step(self, values)
+        settle(self, values)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "run_step", noted_step)
-        patch.setattr(Trainer, "_accept_step", noted_losses)
+        patch.setattr(DeviceStep, "_settle", noted_losses)
         return train_run(config, world, stop_at_step), drawn, losses
 
 
@@ -226,13 +232,69 @@ def bad_steps(world: World) -> dict[str, dict[str, Any]]:
         bad[0, 0, 0, 0] = torch.nan if world.rank == world.size - 1 else 0
         gan_step(engines, conditions[1][mine], bad, config.loss)
         skipped = [float(engine.skipped) for engine in engines]
-        for engine in engines:
-            engine.roll_back_buffers()
+        engines.statistics.take_back(torch.tensor(True))
         after = networks(engines, world)
         gan_step(engines, conditions[2][mine], targets[2][mine], config.loss)
         resumes = bool(differences(after, networks(engines, world)))
         found[str(stage)] = {"changed": differences(before, after), "skipped": skipped, "resumes": resumes}
     return found
+
+
+def bad_device_steps(world: World) -> dict[str, dict[str, Any]]:
+    """By precision: what a whole step changes in which the last rank alone has a NaN in its target, the average, the
+    loss scale and the sum of losses included."""
+    found = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        config = small_config(train={"batch_size": 8, "precision": precision, "device": "cpu", "threads": 1})
+        run = RunState.initial(config, world)
+        step = DeviceStep(config, world, run.engines, run.average, run.counters.losses_sum)
+        images = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8)
+        step.set_inputs((False, False, False), average_share=0.1)
+        scales = {f"{name} scale": engine.loss_scale for name, engine in run.engines.items()}
+
+        def everything(run: RunState = run, scales: dict[str, torch.Tensor] = scales) -> dict[str, torch.Tensor]:
+            assert run.average is not None
+            averages = {f"average {number}": tensor for number, tensor in enumerate(run.average.averages)}
+            own = {
+                f"{name} {key}": b for name, engine in run.engines.items() for key, b in engine.module.named_buffers()
+            }
+            live = averages | own | scales | {"losses": run.counters.losses_sum}
+            return networks(run.engines, world) | {name: tensor.clone() for name, tensor in live.items()}
+
+        for _ in range(12 if precision == "fp16" else 1):  # until it has found a scale
+            step.body(images[0], Phase.BOTH)
+        for engine in run.engines:
+            engine.loss_scale.fill_(1.0)  # the lowest, which a bad step does not lower
+        before = everything()
+        with pytest.MonkeyPatch.context() as patch:
+            if world.rank == world.size - 1:
+                patch.setattr(device_step, "make_pair", with_nan)
+            step.body(images[1], Phase.BOTH)
+        after = everything()
+        step.body(images[2], Phase.BOTH)
+        found[precision] = {"changed": differences(before, after), "resumes": bool(differences(after, everything()))}
+    return found
+
+
+def with_nan(*arguments: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """As make_pair, with one NaN in the target."""
+    condition, target = make_pair(*arguments, **named)
+    target[0, 0, 0, 0] = torch.nan
+    return condition, target
+
+
+def late_stop(world: World, photos: str, folder: str) -> dict[str, Any]:
+    """The steps of a run whose last rank receives a signal in its third one, while nothing else reads verdicts, and
+    what differs in the end from the same run that was not stopped."""
+    sections = {"tracking": {"log_every_steps": 1000}, "train": {"batch_size": 6, "epochs": 4}}
+    expected = state(train_run(run_config(photos, f"{folder}/whole", **sections), world))
+    config = run_config(photos, f"{folder}/parts", **sections)
+    stopped = train_run(config, world, stop_at_step=2)
+    torch.manual_seed(123)  # what another process would start with
+    return {
+        "stopped_after_steps": stopped.images_seen // config.train.batch_size,
+        "different": differences(expected, state(train_run(config, world))),
+    }
 
 
 def rank_agreement(world: World) -> dict[str, Any]:

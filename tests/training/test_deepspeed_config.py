@@ -12,13 +12,16 @@ from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
+from hpc_recolor.training.engine.zero_engine import ZeroEngine
 
 
-def config_with(tmp_path: Path, content: Any, **train: Any) -> Config:
+def config_with(tmp_path: Path, content: Any, zero_stage: int = 2, **train: Any) -> Config:
     file = tmp_path / "deepspeed.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     section = {"batch_size": 8, "device": "cpu", "threads": 1} | train
-    return load_config(None, {"deepspeed": {"config": file, "zero_stage": 2}, "train": section, "data": {"size": 32}})
+    return load_config(
+        None, {"deepspeed": {"config": file, "zero_stage": zero_stage}, "train": section, "data": {"size": 32}}
+    )
 
 
 def test_what_the_run_does_not_say_is_taken(tmp_path: Path, world: World) -> None:
@@ -27,7 +30,8 @@ def test_what_the_run_does_not_say_is_taken(tmp_path: Path, world: World) -> Non
     merged = deepspeed_config(config, ranks=1)
     assert merged["zero_optimization"] == {"reduce_bucket_size": 1234567, "stage": 2}
     assert merged["train_batch_size"] == 8
-    assert build_engines(config, world).generator.deepspeed.optimizer.reduce_bucket_size == 1234567
+    assert isinstance(engine := build_engines(config, world).generator, ZeroEngine)
+    assert engine.deepspeed.optimizer.reduce_bucket_size == 1234567
 
 
 def test_the_same_value_twice_is_no_conflict(tmp_path: Path) -> None:
@@ -50,6 +54,13 @@ def test_every_conflict_is_named(tmp_path: Path) -> None:
 def test_what_the_run_decides_alone_is_refused_with_its_own_key(tmp_path: Path, theirs: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"{next(iter(theirs))} cannot be set there: .*train\."):
         deepspeed_config(config_with(tmp_path, theirs), ranks=1)
+
+
+def test_what_has_no_effect_at_stage_0_is_refused_there(tmp_path: Path) -> None:
+    theirs = {"flops_profiler": {"enabled": True}, "prescale_gradients": True, "wall_clock_breakdown": False}
+    deepspeed_config(config_with(tmp_path, theirs), ranks=1)
+    with pytest.raises(UserError, match=r": flops_profiler, prescale_gradients: without effect at .*zero_stage=0"):
+        deepspeed_config(config_with(tmp_path, theirs, zero_stage=0), ranks=1)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
 """Engines beyond the plain step: precisions, microbatches, clipping, memory layouts, averages."""
 
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.averaging import MovingAverage
-from hpc_recolor.training.engine.deepspeed_engine import FIRST_LOSS_SCALE, Engines, build_engines
+from hpc_recolor.training.engine.convolution_types import ConvolutionTypes
+from hpc_recolor.training.engine.deepspeed_engine import build_engines
+from hpc_recolor.training.engine.engine import FIRST_LOSS_SCALE, Engines
 from hpc_recolor.training.engine.engine_state import MOMENTS, WEIGHT, Fragment, adam_steps, fragments, load, owned
 from hpc_recolor.training.step import StepLosses, gan_step
 from tests.support import tolerances
@@ -29,8 +29,9 @@ def trained(world: World, count: int = 3, **sections: dict[str, Any]) -> tuple[E
     losses = []
     for number in range(count):
         losses.append(gan_step(engines, *random_batch(number, config), config.loss, config.train.accumulate))
-        for engine in engines:
-            engine.adapt_loss_scale(bool(engine.skipped))
+        if config.train.precision == "fp16":
+            for engine in engines:
+                engine.adapt_loss_scale(engine.skipped.bool(), held=torch.tensor(False))
     return engines, losses
 
 
@@ -81,19 +82,6 @@ def test_lower_precision_stays_near_float32(world: World, stage: int, precision:
         assert {tensor.dtype for tensor in fragment.tensors.values()} == {torch.float32}
 
 
-class ConvolutionTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the types that convolutions compute in, forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: Counter[torch.dtype] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "convolution" in str(func):
-            self.seen[args[0].dtype] += 1
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("stage", [0, 2])
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -126,7 +114,7 @@ def test_every_convolution_computes_in_the_configured_type(
 def test_fp16_finds_a_scale_and_then_learns(world: World, stage: int) -> None:
     engines, _ = trained(world, 12, train=train_section(precision="fp16"), deepspeed={"zero_stage": stage})
     generator = engines.generator
-    halvings = torch.log2(torch.tensor(FIRST_LOSS_SCALE / generator.loss_scale))
+    halvings = torch.log2(FIRST_LOSS_SCALE / generator.loss_scale)
     assert halvings == 12 - adam_steps(generator)
     assert adam_steps(generator) >= 6
 
@@ -194,10 +182,10 @@ def test_the_average_moves_half_way_in_a_half_life() -> None:
     weights = {key: torch.zeros(3) for key in (WEIGHT, *MOMENTS)}
     average = MovingAverage([Fragment("weight", 0, weights)], half_life_images=100)
     weights[WEIGHT].fill_(1.0)
-    average.update(images=100, images_seen=100_000)
+    average.update(torch.tensor(average.share(images=100, images_seen=100_000)))
     assert average.averages[0].tolist() == [0.5] * 3
     for _ in range(10):
-        average.update(images=10, images_seen=100_000)
+        average.update(torch.tensor(average.share(images=10, images_seen=100_000)))
     torch.testing.assert_close(average.averages[0], torch.full((3,), 0.75))
 
 
@@ -205,7 +193,7 @@ def test_a_young_average_forgets_its_first_weights_soon() -> None:
     weights = {key: torch.zeros(1) for key in (WEIGHT, *MOMENTS)}
     average = MovingAverage([Fragment("weight", 0, weights)], half_life_images=10_000)
     weights[WEIGHT].fill_(1.0)
-    average.update(images=16, images_seen=16)
+    average.update(torch.tensor(average.share(images=16, images_seen=16)))
     assert average.averages[0].item() > 0.999
 
 

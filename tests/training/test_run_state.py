@@ -147,7 +147,8 @@ def test_a_checkpoint_holds_the_moment_it_was_begun_in(
     trainer = train(config, world)
     assert trainer.images_seen == 36
     for images in (4, 20):
-        part = training_runs.run_config(photos, tmp_path / f"{background}-{images}")
+        # Saving reads all verdicts, so that a stop is obeyed at once.
+        part = training_runs.run_config(photos, tmp_path / f"{background}-{images}", checkpoint=section)
         expected = state(train(part, world, stop_at_step=images // 4 - 1))
         run = RunFolder(tmp_path / f"from-{background}-{images}" / "train")
         claim(run, training_runs.run_config(photos, run.path.parent))
@@ -290,11 +291,11 @@ class Poisoned(Trainer):
         step = self.images_seen // self.length.per_step
         with pytest.MonkeyPatch.context() as patch:
             if step in self.bad_steps:
-                patch.setattr("hpc_recolor.training.trainer.make_pair", self.nan_images)
+                patch.setattr("hpc_recolor.training.device_step.make_pair", self.nan_images)
             return super().run_step(batch)
 
     @staticmethod
-    def nan_images(rgb: torch.Tensor, color: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def nan_images(rgb: torch.Tensor, color: Any, memory_format: Any) -> tuple[torch.Tensor, torch.Tensor]:
         shape = len(rgb), *rgb.shape[1:3]
         return torch.full((shape[0], 1, *shape[1:]), torch.nan), torch.zeros(shape[0], 2, *shape[1:])
 
@@ -335,11 +336,12 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_its_last_good_checkpoint(
 
 
 def test_a_run_that_is_stopped_says_how_and_where_it_stands(photos: Path, tmp_path: Path, world: World) -> None:
-    trainer = make(run_config(photos, tmp_path), world, stop_at_step=4)
-    with pytest.raises(EarlyEndError, match=r"stopped by SIGTERM after 20 images") as end:
+    config = training_runs.run_config(photos, tmp_path, tracking={"log_every_steps": 1000})
+    trainer = make(config, world, stop_at_step=4)  # which ends at 20 images, and its verdict is read two steps later
+    with pytest.raises(EarlyEndError, match=r"stopped by SIGTERM after 28 images") as end:
         trainer.run_loop()
     assert end.value.exit_code == STOPPED
-    assert names(trainer.run)[-1] == 20
+    assert names(trainer.run)[-1] == 28
 
 
 def test_a_measurement_that_was_cut_short_is_made_when_the_run_goes_on(

@@ -13,7 +13,8 @@ from benchmarks.plain_step import PlainStep
 from hpc_recolor.config import GeneratorName, LossConfig
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training import step as step_module
-from hpc_recolor.training.engine.deepspeed_engine import Engines, build_engines
+from hpc_recolor.training.engine.deepspeed_engine import build_engines
+from hpc_recolor.training.engine.engine import Engines
 from hpc_recolor.training.schedule import learning_rate
 from hpc_recolor.training.step import gan_step
 from tests.support import tolerances

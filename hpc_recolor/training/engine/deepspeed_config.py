@@ -20,6 +20,14 @@ RESERVED_KEYS = {
     "zero_optimization.offload_param": "checkpoints hold no offloaded state",
 }
 
+# What DeepSpeed does in its own forward, backward and step, which run at ZeRO 1 to 3 alone.
+ONLY_ABOVE_STAGE_0 = (
+    *("flops_profiler", "wall_clock_breakdown", "memory_breakdown", "tensorboard", "wandb", "csv_monitor", "comet"),
+    *("curriculum_learning", "data_efficiency", "progressive_layer_drop", "eigenvalue", "compression_training"),
+    *("communication_data_type", "prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op"),
+    "sparse_gradients",
+)
+
 
 def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
     """The DeepSpeed config for this number of ranks. Explicit where DeepSpeed's default would change the mathematics.
@@ -38,7 +46,12 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
         "steps_per_print": None,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU at every forward and step
     }
-    return _merged(ours, _read(config.deepspeed.config)) if config.deepspeed.config else ours
+    if config.deepspeed.config is None:
+        return ours
+    theirs = _read(config.deepspeed.config)
+    if config.deepspeed.zero_stage == 0:
+        _check_is_used(theirs, config.deepspeed.config)
+    return _merged(ours, theirs)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -55,6 +68,21 @@ def _read(file: Path) -> dict[str, Any]:
         if any(leaf == key or leaf.startswith(f"{key}.") for leaf, _ in leaves(tree)):
             raise UserError(subject, f"{key} cannot be set there: {reason}", "remove it")
     return tree
+
+
+def _check_is_used(tree: dict[str, Any], file: Path) -> None:
+    """Raises UserError that names every key that has no effect at ZeRO 0."""
+    unused = [key for key in ONLY_ABOVE_STAGE_0 if _is_on(tree.get(key))]
+    if unused:
+        raise UserError(
+            f"deepspeed.config={file}",
+            f"{', '.join(unused)}: without effect at deepspeed.zero_stage=0, where the step does not run in DeepSpeed",
+            "remove these keys, or use deepspeed.zero_stage=1",
+        )
+
+
+def _is_on(value: Any) -> bool:
+    return bool(value.get("enabled", True) if isinstance(value, dict) else value)
 
 
 def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

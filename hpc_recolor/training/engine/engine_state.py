@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.runtime.distributed import World, average_
-from hpc_recolor.training.engine.deepspeed_engine import Engine
+from hpc_recolor.training.engine.engine import Engine
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -108,7 +108,7 @@ def _unpartitioned(engine: Engine) -> Iterator[Fragment]:
         yield Fragment(name, 0, {WEIGHT: parameter.data, **{key: state[key] for key in MOMENTS}})
 
 
-def _from_flat_groups(engine: Engine) -> Iterator[Fragment]:
+def _from_flat_groups(engine: Any) -> Iterator[Fragment]:
     """ZeRO 1 and 2: all parameters in one flat tensor, cut into one partition per rank, anywhere."""
     flats = engine.adam_parameters()
     for name, parameter in engine.module.named_parameters():
@@ -118,7 +118,7 @@ def _from_flat_groups(engine: Engine) -> Iterator[Fragment]:
             yield Fragment(name, mapping.lp_fragment_address.start, _cut(engine, flat, place.start, place.numel))
 
 
-def _from_partitioned(engine: Engine) -> Iterator[Fragment]:
+def _from_partitioned(engine: Any) -> Iterator[Fragment]:
     """ZeRO 3: every parameter cut into one equal partition per rank, the last ones padded with zeros."""
     optimizer, flats = engine.deepspeed.optimizer, engine.adam_parameters()
     for name, parameter in engine.module.named_parameters():

@@ -1,0 +1,29 @@
+"""The launches of a step, which may only become fewer."""
+
+import pytest
+
+from benchmarks.launches import count
+from hpc_recolor.config_file import load_config
+from hpc_recolor.runtime.distributed import World
+from tests.training.conftest import world
+
+__all__ = ["world"]
+
+# What the study trains with. Lower a number when the step needs fewer.
+MOST = {
+    "colors": 8,
+    "keeping statistics": 2,
+    "prediction": 80,
+    "discriminator learns": 157,
+    "generator learns": 159,
+    "agreement": 2,
+    "taking back, average": 47,
+}
+
+
+@pytest.mark.slow
+def test_no_phase_of_a_step_launches_more_than_it_did(world: World) -> None:
+    config = load_config(None, {"model": {"color": "rgb"}, "train": {"precision": "bf16", "channels_last": True}})
+    counted = count(config, world)
+    assert list(counted) == list(MOST)
+    assert {phase: number for phase, number in counted.items() if number > MOST[phase]} == {}
