@@ -24,6 +24,8 @@ WAIT_FOR_MAIN_S = 20
 ConfigFlags = Annotated[Config, Parameter(name="*")]
 NO_FLAGS = Config()
 
+CONFIG_HELP = "YAML file with the same keys, or the name of a config in this package, as quickstart; flags win over it."
+
 # What `--vividness` may be, of `colorize` and `evaluate`.
 VIVIDNESS = Number(gte=0, lte=10)
 

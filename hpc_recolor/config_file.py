@@ -1,8 +1,10 @@
 """Config files: YAML in and out, trees of values merged and compared. The only reader and writer of YAML."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -12,14 +14,20 @@ from pydantic_core import ErrorDetails
 from hpc_recolor.config import Config, policies
 from hpc_recolor.models.shapes import check_shapes
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.packaged import CONFIGS, find_yaml
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def load_config(file: Path | None, overrides: dict[str, Any]) -> Config:
-    """Read a config file and apply `overrides` (a nested mapping, as from the command line).
+def load_config(file: str | PathLike[str] | None = None, overrides: Mapping[str, Any] = NOTHING) -> Config:
+    """The config of a file, or the defaults, with `overrides` in place of its values.
 
-    Raises UserError if the file is missing, is not a YAML mapping, or holds an unknown key or an illegal value.
+    file: a YAML file, or the name of a config in this package, as `quickstart`; overrides: by key, nested or as
+    `{"train.epochs": 3}`. Raises UserError if the file is missing, is not a YAML mapping, or holds an unknown key or an
+    illegal value.
     """
-    tree = merge(read_yaml(file) if file else {}, overrides)
+    file = None if file is None else find_config(file)
+    tree = merge(read_yaml(file) if file else {}, nest(overrides))
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -28,6 +36,11 @@ def load_config(file: Path | None, overrides: dict[str, Any]) -> Config:
     if config.loss.adversarial == "none" and not config.loss.l1_weight:
         raise UserError("loss.l1_weight=0", "with loss.adversarial=none there is nothing to train on", "raise one")
     return config
+
+
+def find_config(file: str | PathLike[str]) -> Path:
+    """The file of a config that is named by path, or by its name in this package; see `find_yaml`."""
+    return find_yaml(Path(file), CONFIGS, "config")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -83,8 +96,8 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def nest(values: dict[str, Any]) -> dict[str, Any]:
-    """The reverse of `leaves`: a nested mapping from values by `section.key`."""
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `leaves`: a nested mapping from values by `section.key`; what is nested already stays so."""
     tree: dict[str, Any] = {}
     for key, value in values.items():
         section, _, rest = key.partition(".")

@@ -15,7 +15,9 @@ app = cli.command("hpc_recolor.study")
 @app.default
 def study(
     *,
-    configs: Annotated[Path, Parameter(help="Folder of run configs, one per run.")] = Path("configs/study/small"),
+    configs: Annotated[
+        Path, Parameter(help="Folder of run configs, one per run: its path, or its name in configs/.")
+    ] = Path("study/small"),
     photos: Annotated[
         Path | None,
         Parameter(

@@ -30,7 +30,7 @@ NOT_FINISHED = 1
 @app.default
 def submit(
     *,
-    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags override it.")] = None,
+    config: Annotated[Path | None, Parameter(help=cli.CONFIG_HELP)] = None,
     nodes: Annotated[int | None, Parameter(help="Nodes [nodes, 1 or more; default: 1].")] = None,
     gpus_per_node: Annotated[
         int | None,
@@ -45,7 +45,10 @@ def submit(
     constraint: Annotated[str | None, Parameter(help="Features that the nodes must have.")] = None,
     name: Annotated[str | None, Parameter(help="Short for --run.name; for a sweep: the folder of its array.")] = None,
     profile: Annotated[
-        Path | None, Parameter(help="YAML file that describes the cluster, as in slurm/profiles/; flags override it.")
+        Path | None,
+        Parameter(
+            help="YAML file that describes the cluster, or the name of one in slurm/profiles/; flags win over it."
+        ),
     ] = None,
     after: Annotated[str | None, Parameter(help="Start when that job has ended, however it ends [job id].")] = None,
     sweep: Annotated[

@@ -18,7 +18,7 @@ app = cli.command("hpc_recolor.train", distributed=True)
 @app.default
 def train(
     *,
-    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags win over it.")] = None,
+    config: Annotated[Path | None, Parameter(help=cli.CONFIG_HELP)] = None,
     print_config: Annotated[
         bool, Parameter(name="--print-config", negative=(), help="Print the resulting config as YAML and stop.")
     ] = False,

@@ -31,7 +31,7 @@ LOW_MEMORY_GIB = 2.0  # roughly the memory of torch, DeepSpeed and DALI before t
 KERNEL_TOLERANCE = 1e-4  # absolute, of values in [-1, 1]; working kernels are within 1e-5
 COMMAND_TIMEOUT_S = 20.0  # of nvidia-smi, sinfo and the like
 
-INSTALL = "pip install -e '.[cuda13]', or .[cuda12] for CUDA 12"
+INSTALL = "pip install 'hpc-recolor[cuda13]', or [cuda12] for CUDA 12 (in the repository: -e '.[cuda13]')"
 OTHER_DALI = "uninstall nvidia-dali-* and install one of them again, or use --data.loader torch"
 
 

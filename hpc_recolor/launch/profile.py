@@ -1,4 +1,4 @@
-"""Settings of a cluster (a YAML file in slurm/profiles/), and the options of one submission to it."""
+"""Settings of a cluster (a YAML file, as in slurm/profiles/), and the options of one submission to it."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from hpc_recolor.config import Section
 from hpc_recolor.config_file import explain, read_yaml
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.packaged import PROFILES, find_yaml
 
 
 def _one_line(text: str) -> str:
@@ -100,7 +101,11 @@ class JobOptions(Profile):
 
 
 def load_profile(file: Path) -> Profile:
-    """Reads a profile file. Raises UserError if it cannot be read, or has an unknown key or an invalid value."""
+    """Reads a profile, named by its file or by its name in slurm/profiles/.
+
+    Raises UserError if it cannot be read, or has an unknown key or an invalid value.
+    """
+    file = find_yaml(file, PROFILES, "profile")
     try:
         values = {key: value for key, value in read_yaml(file).items() if value != {}}  # {}: a key without a value
         return Profile.model_validate(values)

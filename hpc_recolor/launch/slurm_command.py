@@ -86,7 +86,7 @@ def run_command(command: Sequence[str], timeout_s: float = 30) -> str:
         raise UserError(
             "SLURM",
             f"not found on this machine ({command[0]} is not installed)",
-            "log in to the cluster, use --cluster local, or try slurm/dev_cluster/up",
+            "log in to the cluster, use --cluster local, or try python -m hpc_recolor.dev_cluster up",
         ) from None
     except subprocess.TimeoutExpired:
         raise UserError("SLURM", f"{command[0]} did not respond within {timeout_s:.0f} s", "try again later") from None

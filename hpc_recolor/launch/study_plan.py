@@ -13,6 +13,7 @@ from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.data.package_photos import write_scenes, write_tiles
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.packaged import CONFIGS, packaged
 
 # The name of a command of ours, and its arguments.
 Command = list[str]
@@ -76,7 +77,7 @@ def read_runs(configs: Path) -> list[StudyRun]:
 
     Raises UserError if there are none, if one has another data.shards, or if their run folders have several parents.
     """
-    files = sorted(configs.glob("*.yaml"))
+    files = sorted((configs if configs.is_dir() else packaged(CONFIGS) / configs).glob("*.yaml"))
     if not files:
         raise UserError(f"configs={configs}", "no .yaml file in it", "name a folder with one config per run")
     runs = [_read_run(file) for file in files]

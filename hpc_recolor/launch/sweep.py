@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import load_config, merge, nest, read_yaml
+from hpc_recolor.config_file import find_config, load_config, merge, nest, read_yaml
 from hpc_recolor.runtime.errors import UserError
 
 
@@ -32,7 +32,7 @@ def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
             "set run.name in the files",
         )
     configs = []
-    for file in files:
+    for file in map(find_config, files):
         run = read_yaml(file).get("run", {})
         name = {"name": file.stem} if isinstance(run, dict) and "name" not in run else {}
         configs.append(load_config(file, merge(overrides, {"run": name} if name else {})))

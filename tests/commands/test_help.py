@@ -11,7 +11,7 @@ from hpc_recolor.config import Config
 from tests.conftest import ROOT
 
 MODULES = (
-    *(f"hpc_recolor.{name}" for name in (*COMMANDS, "demo")),
+    *(f"hpc_recolor.{name}" for name in (*COMMANDS, "demo", "dev_cluster")),
     *("benchmarks.data", "benchmarks.step", "benchmarks.kernels.__main__"),
 )
 HEAVY = ("torch", "deepspeed", "nvidia.dali", "triton", "submitit", "matplotlib")
