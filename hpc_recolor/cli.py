@@ -16,6 +16,7 @@ from hpc_recolor.config_file import explain, load_config, to_yaml
 from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, INTERRUPTED
+from hpc_recolor.runtime.process import wait_without_spinning
 
 # If a rank exited before rank 0 has printed the error, the launcher would end rank 0 silently.
 WAIT_FOR_MAIN_S = 20
@@ -84,7 +85,7 @@ def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
     distributed: whether RANK says which rank this is; then rank 0 prints for all.
     """
     prints = not distributed or is_main_process()
-    _wait_for_threads_without_spinning()
+    wait_without_spinning()
     try:
         result = action()
     except CycloptsError as error:
@@ -99,15 +100,6 @@ def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
             print("interrupted; committed work is kept, and the same command resumes from it", file=sys.stderr)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
-
-
-def _wait_for_threads_without_spinning() -> None:
-    """Before torch loads OpenMP. Its threads wait for each other in busy loops, which beside other load costs more than
-    the work: a small U-Net on two cores with four busy processes trained 14 images/s, and 58 with so few turns of the
-    loop (libgomp's default is 300,000); alone 246 and 234. Other OpenMP libraries know the policy only."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _check_working_directory() -> None:

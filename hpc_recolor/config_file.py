@@ -19,23 +19,34 @@ from hpc_recolor.runtime.packaged import CONFIGS, find_yaml
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def load_config(file: str | PathLike[str] | None = None, overrides: Mapping[str, Any] = NOTHING) -> Config:
-    """The config of a file, or the defaults, with `overrides` in place of its values.
+def load_config(base: str | PathLike[str] | Config | None = None, overrides: Mapping[str, Any] = NOTHING) -> Config:
+    """A config with `overrides` in place of its values.
 
-    file: a YAML file, or the name of a config in this package, as `quickstart`; overrides: by key, nested or as
-    `{"train.epochs": 3}`. Raises UserError if the file is missing, is not a YAML mapping, or holds an unknown key or an
+        config = load_config("quickstart", {"data.photos": "photos", "train.epochs": 3})
+
+    base: a YAML file, the name of a config in this package, a `Config`, or None for the defaults; overrides: by key, or
+    nested as in a file. Raises UserError if the file is missing, is not a YAML mapping, or holds an unknown key or an
     illegal value.
     """
-    file = None if file is None else find_config(file)
-    tree = merge(read_yaml(file) if file else {}, nest(overrides))
+    source, tree = _read_base(base)
     try:
-        config = Config.model_validate(tree)
+        config = Config.model_validate(merge(tree, nest(overrides)))
     except ValidationError as error:
-        raise explain(error, str(file) if file else "command line") from None
+        raise explain(error, source) from None
     check_shapes(config)
     if config.loss.adversarial == "none" and not config.loss.l1_weight:
         raise UserError("loss.l1_weight=0", "with loss.adversarial=none there is nothing to train on", "raise one")
     return config
+
+
+def _read_base(base: str | PathLike[str] | Config | None) -> tuple[str, dict[str, Any]]:
+    """Where the values that were given come from, and these values."""
+    if base is None:
+        return "config", {}
+    if isinstance(base, Config):
+        return f"config of {base.run.name}", base.model_dump(exclude_unset=True)
+    file = find_config(base)
+    return str(file), read_yaml(file)
 
 
 def find_config(file: str | PathLike[str]) -> Path:
