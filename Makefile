@@ -36,7 +36,7 @@ colorizer: $(READY)
 	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer-finetuned --half --force --out runs/colorizer.safetensors
 
 study-small: $(READY)
-	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')
+	$(RUN) -m hpc_recolor.study --yes $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from hpc_recolor import cli
 
-app = cli.command("hpc_recolor.demo")
+app = cli.command("demo")
 
 
 @app.default

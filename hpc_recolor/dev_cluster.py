@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from hpc_recolor import cli
 from hpc_recolor.runtime.packaged import DEV_CLUSTER, packaged
 
-app = cli.command("hpc_recolor.dev_cluster")
+app = cli.command("dev_cluster")
 
 Options = Annotated[str, Parameter(allow_leading_hyphen=True, help="Passed on to the script.")]
 

@@ -12,7 +12,7 @@ from hpc_recolor.runtime.output import lossy_output
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training import preflight
 
-app = cli.command("hpc_recolor.train", distributed=True)
+app = cli.command("train", distributed=True)
 
 
 @app.default

@@ -13,6 +13,7 @@ from PIL import Image
 
 import hpc_recolor
 from hpc_recolor import Colorizer, load_config
+from hpc_recolor.models.build import build_generator
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT, TINY, paint_photo
 from tests.test_imports import COMMAND_MODULES
@@ -23,7 +24,9 @@ FIELDS = {key.removeprefix("--"): value for key, value in zip(TINY[::2], TINY[1:
 
 @pytest.fixture(scope="module")
 def colorize() -> Colorizer:
-    return Colorizer.load()
+    """An untrained one, which is small."""
+    config = load_config(None, {"data.size": 32, "model.width": 2})
+    return Colorizer(build_generator(config.model, config.data.size), config)
 
 
 def test_the_public_names_are_these() -> None:
@@ -56,8 +59,8 @@ def test_a_type_checker_knows_the_names_and_what_they_return(tmp_path: Path) -> 
         "reveal_type(evaluate_run(train_run('quickstart')))\n"
         "hpc_recolor.trian_run\n"
     )
-    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", tmp_path / "use.py"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml"]
+    shown = subprocess.run([*command, tmp_path / "use.py"], cwd=ROOT, capture_output=True, text=True).stdout
     for line, found in ((3, "PIL.Image.Image"), (4, "numpy.ndarray"), (5, "int"), (6, "Evaluation]")):
         assert any(f"use.py:{line}:" in row and found in row for row in shown.splitlines()), shown
     assert 'use.py:7: error: Module has no attribute "trian_run"' in shown
@@ -144,6 +147,7 @@ def run_script(text: str, folder: Path, photos: Path) -> str:
 def test_a_run_is_trained_measured_and_used_in_one_program(photos: Path, tmp_path: Path) -> None:
     printed = run_script(IN_ONE_PROCESS, tmp_path, photos)
     assert "training runs/mine on 1 x cpu" in printed
+    assert "\nloader: DALI, which is installed\n" in printed
     assert "measured mine ['gray', 'mean_color', 'model']" in printed
     assert "colored (48, 40)" in printed
     assert (tmp_path / "runs" / "mine" / "evaluations").is_dir()

@@ -48,8 +48,8 @@ def installed(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "built").mkdir()
     wheel = build("wheel", sdist, folder / "built")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder / "site"]
-    subprocess.run([*pip, wheel], check=True, timeout=120)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*pip, folder / "site", wheel], check=True, timeout=120)
     return folder / "site"
 
 
@@ -98,8 +98,22 @@ def test_configs_and_profiles_go_by_name_in_an_empty_folder(installed: Path, tmp
     assert "name: quickstart" in shown.stdout, shown.stderr
     unknown = error_line(run_installed(installed, tmp_path, "hpc_recolor.train", "--config", "quikstart"))
     assert "did you mean quickstart?" in unknown and "colorizer, demo, quickstart" in unknown
-    unknown = error_line(run_installed(installed, tmp_path, "hpc_recolor.submit", "--profile", "dev"))
+    unknown = error_line(
+        run_installed(installed, tmp_path, "hpc_recolor.submit", "--profile", "dev", "--data.photos", ".")
+    )
     assert "container_cluster, dev_cluster, gpu_cluster" in unknown
+
+
+def test_the_program_is_the_console_script_and_shows_a_job_without_a_cluster(
+    installed: Path, tmp_path: Path, photos: Path
+) -> None:
+    program = (installed / "bin" / "hpc-recolor").read_text()
+    assert "from hpc_recolor.__main__ import main" in program
+    assert run_installed(installed, tmp_path, "hpc_recolor", "--version").stdout == f"{__version__}\n"
+    flags = ("--profile", "dev_cluster", "--data.photos", photos, "--dry-run")
+    shown = run_installed(installed, tmp_path, "hpc_recolor", "submit", "--nodes", "4", *flags)
+    assert "#SBATCH --partition=main" in shown.stdout and "rank 3 of 4" in shown.stdout, shown.stderr
+    assert "study-small" in run_installed(installed, tmp_path, "hpc_recolor", "study").stdout
 
 
 def test_the_scripts_of_the_one_machine_cluster_run(
