@@ -97,7 +97,7 @@ def test_configs_and_profiles_go_by_name_in_an_empty_folder(installed: Path, tmp
     shown = run_installed(installed, tmp_path, "hpc_recolor.train", "--config", "quickstart", "--print-config")
     assert "name: quickstart" in shown.stdout, shown.stderr
     unknown = error_line(run_installed(installed, tmp_path, "hpc_recolor.train", "--config", "quikstart"))
-    assert "did you mean quickstart?" in unknown and "colorizer, demo, quickstart" in unknown
+    assert "did you mean quickstart?" in unknown and "ablation/..., colorizer, demo, " in unknown
     unknown = error_line(
         run_installed(installed, tmp_path, "hpc_recolor.submit", "--profile", "dev", "--data.photos", ".")
     )
