@@ -37,7 +37,7 @@ colorizer: $(READY)
 	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer-finetuned --half --force --out runs/colorizer.safetensors
 
 study-small: $(READY)
-	$(RUN) -m hpc_recolor.study $(if $(PHOTOS),--photos '$(PHOTOS)')
+	$(RUN) -m hpc_recolor.study --yes $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -75,5 +75,5 @@ $(READY): setup.py constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,demo,wandb,fid,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,demo,notebook,wandb,fid,dev]'
 	touch $@

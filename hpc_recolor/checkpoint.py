@@ -25,7 +25,7 @@ from hpc_recolor.runtime.progress import show_progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-app = cli.command("hpc_recolor.checkpoint")
+app = cli.command("checkpoint")
 
 DAMAGED = 1
 

@@ -4,35 +4,92 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import explain, load_config, to_yaml
+from hpc_recolor.runtime.code_version import PACKAGE_VERSION
 from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, INTERRUPTED
+from hpc_recolor.runtime.process import wait_without_spinning
 
 # If a rank exited before rank 0 has printed the error, the launcher would end rank 0 silently.
 WAIT_FOR_MAIN_S = 20
 
+# The program, and the modules that are its commands, in the order of their use, with what `--help` says of each.
+PROGRAM = "hpc-recolor"
+COMMANDS = {
+    "demo": "See the whole tool at work, on photographs inside pip packages.",
+    "prepare": "Photographs to shards, once.",
+    "doctor": "Check a data set and this machine.",
+    "train": "Train a colorizer on a folder of photographs.",
+    "submit": "Train as a SLURM job, or several as an array.",
+    "jobs": "Follow, stop and restart submitted runs.",
+    "checkpoint": "List, verify and export a run's checkpoints.",
+    "colorize": "Color photographs.",
+    "evaluate": "Measure a run on test photographs.",
+    "report": "Compare runs on one page.",
+    "study": "Train, measure and compare all runs of a folder of configs.",
+    "dev_cluster": "A real SLURM cluster of four nodes on this machine.",
+}
+
 # Every field of the config as a flag: --section.field VALUE, or --section.field=true for a switch.
-ConfigFlags = Annotated[Config, Parameter(name="*")]
+if TYPE_CHECKING:
+    ConfigFlags = Annotated[Config, Parameter(name="*")]
+else:  # with each section as a box of `--help`
+    ConfigFlags = Annotated[
+        create_model(
+            "ConfigFlags",
+            __base__=Config,
+            **{
+                name: (
+                    Annotated[type(section), Parameter(group=Group.create_ordered(name, help=section.__doc__))],
+                    section,
+                )
+                for name, section in Config()
+            },
+        ),
+        Parameter(name="*"),
+    ]
 NO_FLAGS = Config()
+
+CONFIG_HELP = "YAML file with the same keys, or the name of a config in this package, as quickstart; flags win over it."
 
 # What `--vividness` may be, of `colorize` and `evaluate`.
 VIVIDNESS = Number(gte=0, lte=10)
 
 # Names of the commands that launchers start once a rank.
 _distributed: set[str] = set()
+_OPTIONS = Group.create_ordered("Options")
+
+
+def program() -> App:
+    """The app of all commands, each imported when it is named, and by no `--help` or `--version` of the program."""
+    app = App(
+        name=PROGRAM,
+        help="Train colorizers of gray photographs, from one laptop to a SLURM cluster.",
+        help_format="plaintext",
+        version=PACKAGE_VERSION,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,  # `exit_code` handles it
+    )
+    for number, (name, meaning) in enumerate(COMMANDS.items()):
+        app.command(f"hpc_recolor.{name}:app", name=name, help=meaning, sort_key=number)
+    app.register_install_completion_command(help="Let the shell complete commands and flags.", version_flags=())
+    for flag in (*app.help_flags, *app.version_flags, "--install-completion"):
+        app[flag].group = (_OPTIONS,)
+    return app
 
 
 def command(name: str, *, distributed: bool = False) -> App:
-    """An app whose flags are spelled as the config's keys, in full.
+    """An app whose flags are spelled as the config's keys, in full. name: in COMMANDS, or of a program of its own.
 
     distributed: a launcher may start it on several ranks, and then rank 0 alone prints errors. All other commands
     ignore RANK, which may be left over in a shell.
@@ -40,14 +97,17 @@ def command(name: str, *, distributed: bool = False) -> App:
     if distributed:
         _distributed.add(name)
     spelling = Parameter(name_transform=lambda key: key, consume_multiple=True, negative_iterable=())
-    return App(
+    app = App(
         name=name,
         help_format="plaintext",
         version_flags=(),
         default_parameter=spelling,
         result_action="return_value",
-        suppress_keyboard_interrupt=False,  # `exit_code` handles it
+        suppress_keyboard_interrupt=False,
     )
+    for flag in app.help_flags:
+        app[flag].show = False  # it would be the only one in a box of commands
+    return app
 
 
 def given(flags: Config) -> dict[str, Any]:
@@ -67,13 +127,26 @@ def print_config(config: Config) -> None:
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: its own or 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
-    distributed = not _distributed.isdisjoint(app.name)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if app.name[0] == PROGRAM and arguments and arguments[0] in COMMANDS:
+        app = import_module(f"hpc_recolor.{arguments.pop(0)}").app
+    whole = _program_with(app) if app.name[0] in COMMANDS else app
 
     def parse_and_run() -> Any:
         _check_working_directory()
-        return app(argv, exit_on_error=False, print_error=False)
+        named = [] if whole is app else [app.name[0]]
+        return whole([*named, *arguments], exit_on_error=False, print_error=False)
 
-    return exit_code(parse_and_run, distributed=distributed)
+    return exit_code(parse_and_run, distributed=not _distributed.isdisjoint(app.name))
+
+
+def _program_with(command: App) -> App:
+    """The program, for its name in usages and errors, with a command that is already imported, maybe as `__main__`."""
+    app, name = program(), command.name[0]
+    command.help = command.help or COMMANDS[name]
+    del app[name]
+    app.command(command)
+    return app
 
 
 def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
@@ -82,7 +155,7 @@ def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
     distributed: whether RANK says which rank this is; then rank 0 prints for all.
     """
     prints = not distributed or is_main_process()
-    _wait_for_threads_without_spinning()
+    wait_without_spinning()
     try:
         result = action()
     except CycloptsError as error:
@@ -97,15 +170,6 @@ def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
             print("interrupted; committed work is kept, and the same command resumes from it", file=sys.stderr)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
-
-
-def _wait_for_threads_without_spinning() -> None:
-    """Before torch loads OpenMP. Its threads wait for each other in busy loops, which beside other load costs more than
-    the work: a small U-Net on two cores with four busy processes trained 14 images/s, and 58 with so few turns of the
-    loop (libgomp's default is 300,000); alone 246 and 234. Other OpenMP libraries know the policy only."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _check_working_directory() -> None:

@@ -10,7 +10,7 @@ from hpc_recolor import cli
 from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.runtime.errors import UserError
 
-app = cli.command("hpc_recolor.colorize")
+app = cli.command("colorize")
 
 
 @app.default

@@ -2,8 +2,10 @@
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -13,6 +15,9 @@ from pydantic_core import ErrorDetails
 from hpc_recolor.config import Config, policies
 from hpc_recolor.models.shapes import check_shapes
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.packaged import CONFIGS, find_yaml
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 # What PyYAML raises: for values that are not of the type they look like or are tagged as, all but the first.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, RecursionError)
@@ -25,20 +30,39 @@ SHORTENED.maxlist = SHORTENED.maxdict = SHORTENED.maxset = 20
 SHORTENED.maxstring = SHORTENED.maxother = LONGEST_VALUE
 
 
-def load_config(file: Path | None, overrides: dict[str, Any]) -> Config:
-    """Read a config file and apply `overrides` (a nested mapping, as from the command line).
+def load_config(base: str | PathLike[str] | Config | None = None, overrides: Mapping[str, Any] = NOTHING) -> Config:
+    """A config with `overrides` in place of its values.
 
-    Raises UserError if the file is missing, is not a YAML mapping, or holds an unknown key or an illegal value.
+        config = load_config("quickstart", {"data.photos": "photos", "train.epochs": 3})
+
+    base: a YAML file, the name of a config in this package, a `Config`, or None for the defaults; overrides: by key, or
+    nested as in a file. Raises UserError if the file is missing, is not a YAML mapping, or holds an unknown key or an
+    illegal value.
     """
-    tree = merge(read_yaml(file) if file else {}, overrides)
+    source, tree = _read_base(base)
     try:
-        config = Config.model_validate(tree)
+        config = Config.model_validate(merge(tree, nest(overrides)))
     except ValidationError as error:
-        raise explain(error, str(file) if file else "command line") from None
+        raise explain(error, source) from None
     check_shapes(config)
     if config.loss.adversarial == "none" and not config.loss.l1_weight:
         raise UserError("loss.l1_weight=0", "with loss.adversarial=none there is nothing to train on", "raise one")
     return config
+
+
+def _read_base(base: str | PathLike[str] | Config | None) -> tuple[str, dict[str, Any]]:
+    """Where the values that were given come from, and these values."""
+    if base is None:
+        return "config", {}
+    if isinstance(base, Config):
+        return f"config of {base.run.name}", base.model_dump(exclude_unset=True)
+    file = find_config(base)
+    return str(file), read_yaml(file)
+
+
+def find_config(file: str | PathLike[str]) -> Path:
+    """The file of a config that is named by path, or by its name in this package; see `find_yaml`."""
+    return find_yaml(Path(file), CONFIGS, "config")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -95,8 +119,8 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def nest(values: dict[str, Any]) -> dict[str, Any]:
-    """The reverse of `leaves`: a nested mapping from values by `section.key`."""
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `leaves`: a nested mapping from values by `section.key`; what is nested already stays so."""
     tree: dict[str, Any] = {}
     for key, value in values.items():
         section, _, rest = key.partition(".")

@@ -8,15 +8,18 @@ from cyclopts import Parameter
 
 from hpc_recolor import cli
 
-app = cli.command("hpc_recolor.demo")
+app = cli.command("demo")
 
 
 @app.default
 def demo(
     *,
-    config: Annotated[Path, Parameter(help="Run config; data.photos and data.held_out are the demo's own.")] = Path(
-        "configs/demo.yaml"
-    ),
+    config: Annotated[
+        Path,
+        Parameter(
+            help="Run config, by file or name in this package; data.photos and data.held_out are the demo's own."
+        ),
+    ] = Path("demo"),
     flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Color photographs that come inside pip packages, then train a small colorizer on tiles of them and show what it

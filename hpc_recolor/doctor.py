@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
@@ -13,7 +13,7 @@ from hpc_recolor import cli
 from hpc_recolor.diagnostics.findings import Finding, Severity
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
 
-app = cli.command("hpc_recolor.doctor")
+app = cli.command("doctor")
 
 EXIT_CODES: dict[Severity, int] = {"ok": 0, "note": 0, "warning": 1, "error": BAD_INPUT}
 COLORS: dict[Severity, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
@@ -26,6 +26,11 @@ def doctor(
         Parameter(name="DIR", help="A data set that `prepare` wrote, or a folder or archive of photographs."),
     ] = None,
     /,
+    *,
+    cluster: Annotated[
+        Literal["slurm", "local"],
+        Parameter(help="Where runs are to train; slurm: a cluster that takes no jobs is an error."),
+    ] = "local",
 ) -> int:
     """Check DIR, if given, and this machine; print the findings, with a suggested fix for each problem.
 
@@ -36,7 +41,7 @@ def doctor(
 
     findings = examine(place) if place else []
     print("checking this machine", file=sys.stderr)
-    findings += check_machine(place or Path())
+    findings += check_machine(place or Path(), needs_cluster=cluster == "slurm")
     show(findings)
     return max(EXIT_CODES[finding.severity] for finding in findings)
 

@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 from hpc_recolor import cli
 from hpc_recolor.models.weights_package import COLORIZER
 
-app = cli.command("hpc_recolor.evaluate", distributed=True)
+app = cli.command("evaluate", distributed=True)
 
 Run = Annotated[
     Path,

@@ -24,7 +24,7 @@ from hpc_recolor.launch.restart import restart as restart_run
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 
-app = cli.command("hpc_recolor.jobs")
+app = cli.command("jobs")
 
 COLORS = {"running": "green", "finished": "green", "failed": "red", "unreadable": "red"}
 

@@ -16,7 +16,7 @@ from hpc_recolor.data.shards import MANIFEST, PrepareOptions, SetManifest, Shard
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
 
-app = cli.command("hpc_recolor.prepare")
+app = cli.command("prepare")
 
 DEFAULTS = PrepareOptions()
 

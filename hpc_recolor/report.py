@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 from hpc_recolor import cli
 from hpc_recolor.runtime.errors import UserError
 
-app = cli.command("hpc_recolor.report")
+app = cli.command("report")
 
 
 @app.default

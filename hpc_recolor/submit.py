@@ -5,23 +5,27 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from hpc_recolor import cli
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import merge
 from hpc_recolor.launch import sweep as sweeps
+from hpc_recolor.launch.defaults import DEFAULTS, read_defaults
+from hpc_recolor.launch.given_options import GivenOptions
 from hpc_recolor.launch.job_folder import JobFolder, Submission
-from hpc_recolor.launch.profile import Profile, load_profile
-from hpc_recolor.launch.resolve import resolve
 from hpc_recolor.launch.submission import Plan, plan
 from hpc_recolor.launch.submission import submit as submit_plan
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import INTERRUPTED
 
-app = cli.command("hpc_recolor.submit")
+app = cli.command("submit")
+
+SUBMIT = ("python", "-m", "hpc_recolor.submit")
 
 RANKS_SHOWN = 16
 NOT_FINISHED = 1
@@ -30,7 +34,7 @@ NOT_FINISHED = 1
 @app.default
 def submit(
     *,
-    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags override it.")] = None,
+    config: Annotated[Path | None, Parameter(help=cli.CONFIG_HELP)] = None,
     nodes: Annotated[int | None, Parameter(help="Nodes [nodes, 1 or more; default: 1].")] = None,
     gpus_per_node: Annotated[
         int | None,
@@ -45,7 +49,10 @@ def submit(
     constraint: Annotated[str | None, Parameter(help="Features that the nodes must have.")] = None,
     name: Annotated[str | None, Parameter(help="Short for --run.name; for a sweep: the folder of its array.")] = None,
     profile: Annotated[
-        Path | None, Parameter(help="YAML file that describes the cluster, as in slurm/profiles/; flags override it.")
+        Path | None,
+        Parameter(
+            help="YAML file that describes the cluster, or the name of one in slurm/profiles/; flags win over it."
+        ),
     ] = None,
     after: Annotated[str | None, Parameter(help="Start when that job has ended, however it ends [job id].")] = None,
     sweep: Annotated[
@@ -59,8 +66,9 @@ def submit(
         int | None, Parameter(name="--at-once", help="Runs of a sweep that may train at once [runs; default: 4].")
     ] = None,
     cluster: Annotated[
-        Literal["slurm", "local"], Parameter(help="local: the same job on this machine, without SLURM.")
-    ] = "slurm",
+        Literal["slurm", "local"] | None,
+        Parameter(help="local: the same job on this machine, without SLURM [default: slurm]."),
+    ] = None,
     dry_run: Annotated[
         bool, Parameter(name="--dry-run", negative=(), help="Show the script and the ranks, and submit nothing.")
     ] = False,
@@ -75,23 +83,45 @@ def submit(
 
     Jobs that reach their time limit, are preempted or lose a node are requeued and resume, until the run is finished.
     The same command resumes a run; `python -m hpc_recolor.jobs` shows, cancels and restarts it.
+
+    hpc_recolor.yaml in this folder, and then ~/.config/hpc_recolor.yaml, may hold defaults of these flags.
     """
-    _check_flags(sweep, grid, config, cluster == "local" or follow, check and not dry_run)
-    given = {
+    given: dict[str, object] = {
         "nodes": nodes, "gpus_per_node": gpus_per_node, "time": time, "partition": partition, "account": account,
         "qos": qos, "constraint": constraint, "after": after, "at_once": at_once,
     }  # fmt: skip
-    overrides = cli.given(flags)
+    fields = cli.given(flags)
     if name and not (sweep or grid):
-        overrides["run"] = overrides.get("run", {}) | {"name": name}
-    configs = sweeps.find_configs(config, sweep, grid, overrides)
-    options = resolve(load_profile(profile) if profile else Profile(), given, cluster)
+        fields = merge(fields, {"run": {"name": name}})
+    options = GivenOptions(config, profile, cluster, given, fields, read_defaults())
+    _check_flags(sweep, grid, config, options.cluster == "local" or follow, check and not dry_run)
+    configs = sweeps.find_configs(config, sweep, grid, fields, options.defaults)
+    _require_photographs(configs)
     array = _array_name(name) if sweep or grid else None
-    planned = plan(configs, options, shlex.join(["python", "-m", "hpc_recolor.submit", *sys.argv[1:]]), array)
+    complete, unchecked = options.complete(needs_cluster=not dry_run or check)
+    planned = plan(configs, complete, shlex.join([*SUBMIT, *_arguments()]), array)
+    sources = options.sources(planned.options, configs[0])
     if dry_run:
-        return _print_plan(planned, check)
+        notes = [f"not checked against the cluster: {unchecked}"] if unchecked else []
+        return _print_plan(planned, check, [*sources, *notes])
+    print(*sources, sep="\n")
     _print_submissions(planned, submit_plan(planned))
     return _wait(planned, follow) if follow or wait else 0
+
+
+def _arguments() -> list[str]:
+    """Those of this process, by whichever name it was started."""
+    return sys.argv[2:] if sys.argv[1:2] == ["submit"] else sys.argv[1:]
+
+
+def _require_photographs(configs: Sequence[Config]) -> None:
+    if any(config.data.photos is None and config.data.shards is None for config in configs):
+        example = shlex.join([*SUBMIT, *_arguments(), "--data.photos", "DIR"])
+        raise UserError(
+            "--data.photos",
+            "missing, as is --data.shards",
+            f"for example: {example}; or write `data: {{photos: DIR}}` into {DEFAULTS}",
+        )
 
 
 def _check_flags(
@@ -112,8 +142,8 @@ def _array_name(name: str | None) -> str:
     return name or time.strftime("sweep-%Y%m%d-%H%M%S")
 
 
-def _print_plan(planned: Plan, check: bool) -> int:
-    """Print the script and the command of each rank, and with `check` SLURM's forecast."""
+def _print_plan(planned: Plan, check: bool, sources: Iterable[str]) -> int:
+    """Print the script, the command of each rank and where values come from, and with `check` SLURM's forecast."""
     from hpc_recolor.launch import slurm_executor
 
     options = planned.options
@@ -129,6 +159,9 @@ def _print_plan(planned: Plan, check: bool) -> int:
         )
     if options.ranks > RANKS_SHOWN:
         print(f"#   ... up to rank {options.ranks - 1}")
+    print("# values")
+    for line in sources:
+        print(f"#   {line}")
     if check and options.cluster == "slurm":
         executor = slurm_executor.executor(planned.folder, planned.code.path, planned.name, options, planned.tasks)
         with tempfile.TemporaryDirectory() as folder:

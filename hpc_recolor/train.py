@@ -12,13 +12,13 @@ from hpc_recolor.runtime.output import lossy_output
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training import preflight
 
-app = cli.command("hpc_recolor.train", distributed=True)
+app = cli.command("train", distributed=True)
 
 
 @app.default
 def train(
     *,
-    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags win over it.")] = None,
+    config: Annotated[Path | None, Parameter(help=cli.CONFIG_HELP)] = None,
     print_config: Annotated[
         bool, Parameter(name="--print-config", negative=(), help="Print the resulting config as YAML and stop.")
     ] = False,

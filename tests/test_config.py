@@ -127,3 +127,36 @@ def test_what_a_file_contains_is_shown_in_part_however_long_it_is(tmp_path: Path
         with pytest.raises(UserError) as error:
             load_config(tmp_path / "run.yaml", {})
         assert len(str(error.value)) < 10_000
+
+
+def test_a_config_goes_by_its_name_in_the_package_unless_a_file_has_that_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # a folder is no config
+    for name in ("demo", "study/small/3-unet-cars-rgb", "ablation/scale-1.5"):
+        assert load_config(name) == load_config(ROOT / "configs" / f"{name}.yaml")
+    (tmp_path / "quickstart").write_text("run: {name: mine}")
+    assert load_config("quickstart").run.name == "mine"
+    assert load_config("./quickstart").run.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("quikstart", ["config=quikstart", "did you mean quickstart?", "ablation/..., colorizer, demo, "]),
+        ("study/7", ["study/7-unet-cars-lab-l1, ", "study/small/..."]),
+        ("x" * 300, ["no such file or name; use a YAML file, or one of ablation/..."]),
+    ],
+)
+def test_an_unknown_name_of_a_config_gets_the_names_there_are(name: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(name)
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in parts)
+
+
+def test_values_over_a_file_may_be_nested_or_by_key() -> None:
+    assert load_config(None, {"train.epochs": 3, "model": {"width": 8}}) == load_config(
+        None, {"train": {"epochs": 3}, "model": {"width": 8}}
+    )

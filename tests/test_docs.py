@@ -1,6 +1,7 @@
 """What the documentation names exists, and docs/architecture.md leaves out no file of its table `To add something`."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -97,3 +98,15 @@ def test_rooms_import_lower_floors_of_the_drawing_only() -> None:
     arrows = find_arrows(read_modules(ROOT), drawn_room)
     assert {room for arrow in arrows for room in arrow} == set(floor)
     assert [(one, other) for one, other in arrows if floor[one] >= floor[other]] == []
+
+
+def test_git_ignores_what_the_commands_of_the_readme_make() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a repository")
+    named = {*re.findall(r"--out (\S+)", (ROOT / "README.md").read_text()), "runs/quickstart", ".venv"}
+    made = {name if name.endswith(".html") else f"{name}/" for name in named}
+    assert {"colorized/", "data/mine/", "report.html"} <= made
+    done = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True)
+    assert set(done.stdout.split()) == made
+    source = ["git", "check-ignore", "hpc_recolor/data/new.py", "tests/data/new.py"]
+    assert subprocess.run(source, cwd=ROOT, capture_output=True).returncode == 1

@@ -16,7 +16,7 @@ COMMAND_MODULES = {
     f"hpc_recolor{name}"
     for name in (
         *("", ".__main__", ".train", ".submit", ".jobs", ".prepare", ".evaluate", ".report", ".colorize"),
-        *(".checkpoint", ".doctor", ".study", ".demo"),
+        *(".checkpoint", ".doctor", ".study", ".demo", ".dev_cluster"),
     )
 }
 

@@ -37,6 +37,11 @@ def write_tiles(folder: Path) -> None:
     done.write_text(rules)
 
 
+def count_tiles() -> int:
+    """Number of tiles to train on. Raises UserError if one of the packages is missing."""
+    return sum(len(tile_boxes(*photo.size)[0]) for photo in _load().values())
+
+
 def write_photographs(folder: Path) -> list[Path]:
     """Write every photograph whole, *.png, and return the files. Safe to repeat.
 

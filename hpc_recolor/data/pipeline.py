@@ -33,6 +33,15 @@ def chosen_loader(data: DataConfig) -> Literal["dali", "torch"]:
     return "dali" if find_spec("nvidia") and find_spec("nvidia.dali") else "torch"
 
 
+def describe_loader(data: DataConfig) -> str:
+    """The loader that runs, and where it was not chosen by the config, why."""
+    loader = {"dali": "DALI", "torch": "torch's DataLoader"}[chosen_loader(data)]
+    if data.loader != "auto":
+        return loader
+    found = "which is installed" if loader == "DALI" else "as DALI is not installed: pip install 'hpc-recolor[cuda13]'"
+    return f"{loader}, {found}"
+
+
 def dali_batches(
     reader: SampleReader, draw_batch: DrawBatch, batch_size: int, data: DataConfig, world: World
 ) -> Generator[Batch]:

@@ -33,12 +33,16 @@ KERNEL_TOLERANCE = 1e-4  # absolute, of values in [-1, 1]; working kernels are w
 FIRST_WITH_TF32 = 8  # major compute capability
 COMMAND_TIMEOUT_S = 20.0  # of nvidia-smi, sinfo and the like
 
-INSTALL = "pip install -e '.[cuda13]', or .[cuda12] for CUDA 12"
+INSTALL = "pip install 'hpc-recolor[cuda13]', or [cuda12] for CUDA 12 (in the repository: -e '.[cuda13]')"
+NO_CLUSTER = "log in where jobs are submitted, ask its administrators, or try python -m hpc_recolor.dev_cluster up"
 OTHER_DALI = "uninstall nvidia-dali-* and install one of them again, or use --data.loader torch"
 
 
-def check_machine(folder: Path) -> list[Finding]:
-    """The findings of all checks, whatever they raise or print. folder: its free space is checked."""
+def check_machine(folder: Path, needs_cluster: bool = False) -> list[Finding]:
+    """The findings of all checks, whatever they raise or print.
+
+    folder: its free space is checked; needs_cluster: whether a cluster that takes no jobs is an error.
+    """
     # Subject, check, and the suggested fix if the check itself fails.
     checks: tuple[tuple[str, Callable[[], Finding], str], ...] = (
         ("packages", check_packages, INSTALL),
@@ -48,7 +52,7 @@ def check_machine(folder: Path) -> list[Finding]:
         ("Triton", check_triton, f"install the Triton version that torch requires: {INSTALL}"),
         ("DeepSpeed", check_deepspeed, "pip install --force-reinstall deepspeed"),
         ("NCCL/gloo", check_ranks, "unset RANK and NCCL_*; if that does not help, install torch again"),
-        ("SLURM", check_slurm, "ask the administrators of the cluster"),
+        ("SLURM", lambda: check_slurm(needs_cluster), NO_CLUSTER),
         ("free space", lambda: check_space({folder, Path()}), "work in a folder that you can read"),
         ("/dev/shm", lambda: check_shared_memory(Path("/dev/shm")), "mount a tmpfs there, or use --data.loader dali"),
         ("memory", check_memory, "check /proc/meminfo"),
@@ -182,15 +186,26 @@ def check_ranks() -> Finding:
         return Finding("NCCL/gloo", "ok" if int(one) == world.size else "error", message, fix="install torch again")
 
 
-def check_slurm() -> Finding:
-    """Whether jobs can be submitted from here."""
+def check_slurm(needed: bool) -> Finding:
+    """Whether jobs can be submitted from here; an error if that is needed, else a note."""
+    message, takes_jobs = _describe_cluster()
+    if takes_jobs:
+        return Finding("SLURM", "ok", message)
+    if not needed:
+        return Finding("SLURM", "note", f"{message}; runs start on this machine only")
+    return Finding("SLURM", "error", message, fix=NO_CLUSTER)
+
+
+def _describe_cluster() -> tuple[str, bool]:
+    """What SLURM says of its cluster, and whether it takes jobs."""
     if not shutil.which("sinfo"):
-        return Finding("SLURM", "note", "sinfo not found; runs start on this machine only")
-    partitions = _output("sinfo", "--noheader", "--format=%P").split()
-    message = f"{_output('sinfo', '--version').strip()}, partitions: {', '.join(dict.fromkeys(partitions)) or 'none'}"
-    return Finding(
-        "SLURM", "ok" if partitions else "warning", message, fix="ask the administrators of the cluster for a partition"
-    )
+        return "sinfo not found", False
+    try:
+        partitions = dict.fromkeys(_output("sinfo", "--noheader", "--format=%P").split())
+        release = _output("sinfo", "--version").strip()
+    except OSError as error:
+        return first_line(error), False
+    return f"{release}, partitions: {', '.join(partitions) or 'none'}", bool(partitions)
 
 
 def check_space(folders: set[Path], low_gib: float = LOW_DISK_GIB) -> Finding:

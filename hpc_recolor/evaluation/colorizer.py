@@ -4,17 +4,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from hpc_recolor.config import Config
 from hpc_recolor.data.color_profiles import srgb_profile
 from hpc_recolor.data.entries import read_file
-from hpc_recolor.data.photo import UnfitPhotoError, decode_whole, to_rgb
+from hpc_recolor.data.photo import UnfitPhotoError, decode, decode_whole, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.models.build import Generator, build_generator, load_weights
@@ -33,7 +37,10 @@ LONGEST_ASPECT = 8  # the network's input is no longer than this many of its sho
 
 
 class Colorizer:
-    """A generator in eval mode that colors Pillow images and keeps their luminance.
+    """A generator in eval mode that colors photographs and keeps their luminance.
+
+        colorize = Colorizer.load()
+        colorize("photo.jpg").save("colored.png")
 
     vividness: of the predicted colors [0 or more, 1: as predicted], within the gamut; see `make_vivid`.
     """
@@ -45,12 +52,13 @@ class Colorizer:
         self.size = config.data.size
 
     @classmethod
-    def from_run(cls, run: Path = COLORIZER, vividness: float | None = None) -> "Colorizer":
+    def load(cls, run: str | PathLike[str] = COLORIZER, vividness: float | None = None) -> "Colorizer":
         """The generator of a run folder's newest checkpoint, or of a file that `checkpoint export` wrote, on the CPU.
 
-        vividness: None for the one chosen on validation; see `results.chosen_vividness`. Raises UserError if the
-        generator is missing or does not fit.
+        run: by default the colorizer that comes with this package. vividness: None for the one chosen on validation;
+        see `results.chosen_vividness`. Raises UserError if the generator is missing or does not fit.
         """
+        run = Path(run)
         trained = read_generator(run)
         if vividness is None:
             vividness = chosen_vividness(run) if trained.vividness is None else trained.vividness
@@ -58,12 +66,47 @@ class Colorizer:
         load_weights(generator, trained.weights, trained.path)
         return cls(generator, trained.config, vividness)
 
-    @torch.no_grad()
-    def __call__(self, photo: Image.Image) -> Image.Image:
+    @overload
+    def __call__(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+
+    @overload
+    def __call__(self, photo: Image.Image | str | PathLike[str]) -> Image.Image: ...
+
+    @overload
+    def __call__(self, photo: list[Image.Image] | list[str] | list[Path]) -> list[Image.Image]: ...
+
+    @overload
+    def __call__(self, photo: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]: ...
+
+    def __call__(self, photo: Any) -> Any:
         """A colored copy: same size, upright, with the photo's own L* at full resolution and the predicted a*, b*.
 
-        photo: any mode and size; of a color photograph only the luminance is used.
+        photo: a Pillow image of any mode and size, or the path of a photograph: a Pillow image in RGB comes back; or
+        uint8 (H,W), (H,W,3) or (N,H,W,3): an array (..., H,W,3); or a list of these: a list. Of a color photograph only
+        the luminance is used. Raises UserError for a file that cannot be read and for other arrays.
         """
+        if isinstance(photo, np.ndarray):
+            return self._color_array(photo)
+        if isinstance(photo, Image.Image):
+            return self._color(photo)
+        if isinstance(photo, str | PathLike):
+            return self._color(_read(Path(photo)))
+        return [self(one) for one in photo]
+
+    def _color_array(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        has_pixels = pixels.ndim == 2 or (pixels.ndim in (3, 4) and pixels.shape[-1] == 3)
+        if not has_pixels or not pixels.size or pixels.dtype != np.uint8:
+            raise UserError(
+                f"photo: array of {pixels.dtype}, {pixels.shape}",
+                "not the pixels of photographs",
+                "give uint8 of (height, width), (height, width, 3) or (number, height, width, 3)",
+            )
+        if pixels.ndim > 3:
+            return np.stack([self._color_array(one) for one in pixels])
+        return np.array(self._color(Image.fromarray(pixels)))
+
+    @torch.no_grad()
+    def _color(self, photo: Image.Image) -> Image.Image:
         upright = to_rgb(photo)
         upsampling = GuidedUpsampling(*self._predict_lab(upright))
         rgb_u8_NHWC = _as_tensor(upright)
@@ -85,6 +128,15 @@ class Colorizer:
         return lightness, make_vivid(lightness, predicted_ab(condition, output, self.color), self.vividness)
 
 
+def _read(file: Path) -> Image.Image:
+    """A photograph's file, as sRGB. Raises UserError if it cannot be read."""
+    try:
+        return decode(read_file(file))
+    except (UnfitPhotoError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"photo={file}", f"cannot be read ({reason})", "name a photograph, such as a JPEG") from None
+
+
 def _as_tensor(photo: Image.Image) -> Tensor:
     return torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(1, photo.height, photo.width, 3)
 
@@ -94,12 +146,12 @@ def colorize_files(
 ) -> list[str]:
     """Color photographs, or all of a folder, into out/NAME.png.
 
-    run: as for `Colorizer.from_run`; on_written: called with each result once it is written; vividness: see
+    run: as for `Colorizer.load`; on_written: called with each result once it is written; vividness: see
     `Colorizer`, None for the one chosen on validation. Returns a line for each photograph that cannot be read. Raises
     UserError before anything is written if a path does not exist or a result would replace one of the photographs.
     """
     targets = result_paths(photos, out)
-    colorizer = Colorizer.from_run(run, vividness)
+    colorizer = Colorizer.load(run, vividness)
     skipped = []
     with show_progress("colorizing", shown=len(targets) > 1) as progress:
         for done, (file, target) in enumerate(targets.items(), 1):

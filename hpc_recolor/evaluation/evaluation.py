@@ -66,10 +66,13 @@ class Survey:
     mean_ab: tuple[float, float]
 
 
-def evaluate(run: Path, options: EvaluationOptions, device: str = "auto", threads: int = 1) -> None:
-    """Measure a run's checkpoints, or an export, write the results, and print their table. All ranks call it.
+def evaluate(
+    run: Path, options: EvaluationOptions, device: str = "auto", threads: int = 1, printed: bool = True
+) -> list[Evaluation]:
+    """Measure a run's checkpoints, or an export, and write the results. All ranks call it.
 
-    device: "auto", "cpu" or "cuda"; threads: CPU threads of each rank, which decide the last bits of convolutions.
+    device: "auto", "cpu" or "cuda"; threads: CPU threads of each rank, which decide the last bits of convolutions;
+    printed: the table of each, too. Returns what was measured, in the order of the checkpoints.
     Raises UserError, with nothing written, if run, checkpoints, photographs or weights do not fit.
     """
     if device == "cuda" and not torch.cuda.is_available():
@@ -82,8 +85,7 @@ def evaluate(run: Path, options: EvaluationOptions, device: str = "auto", thread
         )
         photographs = find_photographs(config, options.data, chosen[-1].photos, world)
         evaluator = Evaluator(results, config, options, world, perceptual, photographs)
-        for choice in chosen:
-            evaluator.run_and_print(choice)
+        return [evaluator.run_and_print(choice, printed) for choice in chosen]
     finally:
         stop()
 
@@ -111,15 +113,16 @@ class Evaluator:
         self.name = on_main(world, lambda: result_writer.name_for(results, photographs.name, fingerprint))
         self._baselines: Measurements | None = None
 
-    def run_and_print(self, choice: Choice | ExportChoice) -> None:
-        """Measure a checkpoint that is not measured already; rank 0 prints its table."""
+    def run_and_print(self, choice: Choice | ExportChoice, printed: bool = True) -> Evaluation:
+        """Measure a checkpoint that is not measured already; rank 0 prints its table, if `printed`."""
         was_there, evaluation = self.run_one(choice)
-        if self.world.is_main:
+        if self.world.is_main and printed:
             with suppress(BrokenPipeError):
                 print(f"{self.file(choice)} is there already" if was_there else self.file(choice))
                 print(result_writer.summary_table(evaluation.rows), flush=True)
                 if evaluation.front:
                     print(result_writer.front_table(evaluation), flush=True)
+        return evaluation
 
     def run_one(self, choice: Choice | ExportChoice) -> tuple[bool, Evaluation]:
         """Whether a checkpoint was measured already, and its evaluation."""

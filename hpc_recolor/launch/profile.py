@@ -1,14 +1,15 @@
-"""Settings of a cluster (a YAML file in slurm/profiles/), and the options of one submission to it."""
+"""Settings of a cluster (a YAML file, as in slurm/profiles/), and the options of one submission to it."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from hpc_recolor.config import Section
 from hpc_recolor.config_file import explain, read_yaml
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.packaged import PROFILES, find_yaml
 
 
 def _one_line(text: str) -> str:
@@ -24,6 +25,13 @@ def _plain_path_text(text: str) -> str:
     return _one_line(text)
 
 
+def _quoted(value: object) -> object:
+    """YAML reads 30:00 as a number of the base 60."""
+    if not isinstance(value, str):
+        raise ValueError('must be in quotes, such as "30:00"')
+    return value
+
+
 def _shell_line(text: str) -> str:
     if text.rstrip().endswith("\\"):
         raise ValueError("must not end with a backslash, which would join it with the next line")
@@ -33,6 +41,7 @@ def _shell_line(text: str) -> str:
 # Names in SLURM: without characters that a shell would interpret, and without %, which SLURM would expand.
 SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+=-]+$")]
 TextLine = Annotated[str, AfterValidator(_one_line)]
+Duration = Annotated[str, BeforeValidator(_quoted), AfterValidator(_one_line)]
 ShellLine = Annotated[str, AfterValidator(_shell_line)]
 PlainPath = Annotated[str, AfterValidator(_plain_path_text)]
 Constraint = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@+=*&|,()\[\]-]+$")]
@@ -59,7 +68,7 @@ class Profile(Section):
     account: SlurmName | None = Field(None, description="Account to charge [default: the user's default one].")
     qos: SlurmName | None = Field(None, description="Quality of service.")
     constraint: Constraint | None = Field(None, description="Features that nodes must have, such as a100&nvlink.")
-    time: TextLine | None = Field(
+    time: Duration | None = Field(
         None, description="Time limit, after which the job is requeued: MINUTES, H:M:S or D-H:M:S."
     )
     gpus_per_node: int | None = Field(None, ge=0, description="GPUs, and so ranks, of a node [0: one rank on CPUs].")
@@ -100,7 +109,11 @@ class JobOptions(Profile):
 
 
 def load_profile(file: Path) -> Profile:
-    """Reads a profile file. Raises UserError if it cannot be read, or has an unknown key or an invalid value."""
+    """Reads a profile, named by its file or by its name in slurm/profiles/.
+
+    Raises UserError if it cannot be read, or has an unknown key or an invalid value.
+    """
+    file = find_yaml(file, PROFILES, "profile")
     try:
         values = {key: value for key, value in read_yaml(file).items() if value != {}}  # {}: a key without a value
         return Profile.model_validate(values)

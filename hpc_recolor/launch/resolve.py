@@ -27,24 +27,23 @@ VARIABLES = {
 }
 
 
-def resolve(profile: Profile, given: Mapping[str, object], cluster: str) -> JobOptions:
+def resolve(profile: Profile, given: Mapping[str, object], cluster: str, ask: bool = True) -> JobOptions:
     """The options of a submission to cluster "slurm" or "local".
 
-    given: flags of the command line, None where one was left out. Raises UserError if options are invalid, or if the
-    cluster cannot satisfy them.
+    given: flags of the command line, None where one was left out. ask: SLURM, what it has, and to complete them; else
+    they are taken as they are. Raises UserError if options are invalid, or if the cluster cannot satisfy them.
     """
     flags = {key: value for key, value in given.items() if value is not None}
-    defaults = {key: os.environ[name] for key, name in VARIABLES.items() if cluster == "slurm" and name in os.environ}
     chosen = profile.model_dump(exclude_none=True) | flags | {"cluster": cluster}
     try:
-        options = JobOptions.model_validate(defaults | chosen)
+        options = JobOptions.model_validate(of_environment(cluster) | chosen)
     except ValidationError as error:
         problems = "; ".join(f"--{_explain(detail)}" for detail in error.errors())
         raise UserError("command line", problems, "see --help") from None
     time_min = parse_time(options.time) if options.time else None
-    if cluster == "slurm":
+    if cluster == "slurm" and ask:
         options, time_min = _complete(options, time_min)
-    elif options.gpus_per_node is None:
+    elif cluster == "local" and options.gpus_per_node is None:
         options = options.model_copy(update={"gpus_per_node": _local_gpus()})
     if time_min is not None and time_min * 60 < options.signal_s + EARLY_S:
         raise UserError(
@@ -53,6 +52,11 @@ def resolve(profile: Profile, given: Mapping[str, object], cluster: str) -> JobO
             "use more time, or a smaller signal_s in the profile",
         )
     return options.model_copy(update={"time_min": time_min, "ranks_per_node": max(1, options.gpus_per_node or 0)})
+
+
+def of_environment(cluster: str) -> dict[str, str]:
+    """What sbatch's own variables say."""
+    return {key: os.environ[name] for key, name in VARIABLES.items() if cluster == "slurm" and name in os.environ}
 
 
 def _explain(detail: ErrorDetails) -> str:

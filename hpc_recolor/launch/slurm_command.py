@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.launcher_environment import foreign_names
 
+# The subject of its errors.
+SLURM = "SLURM"
 # For output that is parsed. SLURM_BITSTR_LEN=0: else long lists of an array's tasks are truncated.
 PARSABLE = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
 # How SLURM's commands write "no value".
@@ -84,12 +86,12 @@ def run_command(command: Sequence[str], timeout_s: float = 30) -> str:
         done = subprocess.run(command, env=environment | PARSABLE, capture_output=True, text=True, timeout=timeout_s)
     except FileNotFoundError:
         raise UserError(
-            "SLURM",
+            SLURM,
             f"not found on this machine ({command[0]} is not installed)",
-            "log in to the cluster, use --cluster local, or try slurm/dev_cluster/up",
+            "log in to the cluster, use --cluster local, or try python -m hpc_recolor.dev_cluster up",
         ) from None
     except subprocess.TimeoutExpired:
-        raise UserError("SLURM", f"{command[0]} did not respond within {timeout_s:.0f} s", "try again later") from None
+        raise UserError(SLURM, f"{command[0]} did not respond within {timeout_s:.0f} s", "try again later") from None
     if done.returncode:
         raise slurm_error(done.stderr or done.stdout)
     return done.stdout + done.stderr
@@ -104,7 +106,7 @@ def slurm_error(text: str, context: str = "") -> UserError:
     message = "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
     hint = next((hint for hint in HINTS if hint.message.lower() in message.lower()), Hint(message, "", OWN_MESSAGE_FIX))
     kind = InvalidJobIdError if hint.message == INVALID_JOB_ID else UserError
-    return kind("SLURM", f"{context}{message}{f' ({hint.cause})' if hint.cause else ''}", hint.fix)
+    return kind(SLURM, f"{context}{message}{f' ({hint.cause})' if hint.cause else ''}", hint.fix)
 
 
 def parse_rows(text: str, fields: int) -> list[list[str]]:

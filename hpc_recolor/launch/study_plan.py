@@ -1,5 +1,7 @@
 """A study: many runs as a sequence of our commands, each in a process of its own on this machine."""
 
+import math
+import re
 import shlex
 import signal
 import subprocess
@@ -10,9 +12,10 @@ from pathlib import Path
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config, to_yaml
-from hpc_recolor.data.package_photos import write_scenes, write_tiles
+from hpc_recolor.data.package_photos import count_tiles, write_scenes, write_tiles
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.packaged import CONFIGS, packaged
 
 # The name of a command of ours, and its arguments.
 Command = list[str]
@@ -46,6 +49,41 @@ class StudyRun:
         return self.config.run.folder / self.name
 
 
+def describe_study(configs: Path, photos: Path | None, seeds: int = 1) -> list[str]:
+    """What a study will do, as lines, with the training time that the configs state. Writes nothing.
+
+    Arguments and errors: see `plan_study`.
+    """
+    runs = read_runs(configs)
+    if photos:
+        prepare_commands(runs, photos)
+    tiles = None if photos else count_tiles()
+    width = max(len(run.name) for run in runs)
+    lines, minutes = [], 0.0
+    for run in runs:
+        count = run.count if tiles is None else tiles // thinning(run, runs)
+        stated = _stated_minutes(run.file)
+        time = "time unknown" if stated is None else f"about {max(1, round(stated * count / run.count))} minutes"
+        minutes = minutes + (math.nan if stated is None else stated * count / run.count)
+        lines.append(f"  {run.name:<{width}}  {run.config.train.epochs} epochs of {count} photographs, {time}")
+    known = not math.isnan(minutes)
+    total = f"about {round(minutes * seeds)} minutes on the hardware that the configs name" if known else "unknown"
+    of_seeds = f", each with {seeds} seeds" if seeds > 1 else ""
+    heading = f"{len(runs)} runs{of_seeds}, into {runs[0].config.run.folder}:"
+    return [heading, *lines, f"training: {total}; preparing, measuring and the report come on top"]
+
+
+def _stated_minutes(file: Path) -> float | None:
+    """The training time that a config's `# Hardware:` line states [minutes]."""
+    stated = re.search(r"^# Hardware:.*?(\d+) minutes", file.read_text(), re.MULTILINE)
+    return float(stated[1]) if stated else None
+
+
+def thinning(run: StudyRun, runs: Sequence[StudyRun]) -> int:
+    """One in how many of the tiles a run learns from: as it does of the photographs of its source."""
+    return max(other.count for other in runs if other.source == run.source) // run.count
+
+
 def plan_study(
     configs: Path, photos: Path | None, out: Path | None, seeds: int = 1, recognition: bool = False
 ) -> list[Command]:
@@ -76,7 +114,7 @@ def read_runs(configs: Path) -> list[StudyRun]:
 
     Raises UserError if there are none, if one has another data.shards, or if their run folders have several parents.
     """
-    files = sorted(configs.glob("*.yaml"))
+    files = sorted((configs if configs.is_dir() else packaged(CONFIGS) / configs).glob("*.yaml"))
     if not files:
         raise UserError(f"configs={configs}", "no .yaml file in it", "name a folder with one config per run")
     runs = [_read_run(file) for file in files]
@@ -122,8 +160,7 @@ def on_package_photos(runs: Sequence[StudyRun], results: Path) -> list[StudyRun]
     (results / "configs").mkdir(exist_ok=True)
     on_tiles = []
     for run in runs:
-        largest = max(other.count for other in runs if other.source == run.source)
-        photos = _every(largest // run.count, tiles / "train")
+        photos = _every(thinning(run, runs), tiles / "train")
         data = {"shards": None, "photos": photos, "held_out": tiles / "held_out"}
         file, config = results / "configs" / run.file.name, load_config(run.file, {"data": data})
         write_atomically(file, to_yaml(config).encode())

@@ -7,23 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import load_config, merge, nest, read_yaml
+from hpc_recolor.config_file import find_config, load_config, merge, nest, read_yaml
+from hpc_recolor.launch.defaults import DefaultValues
 from hpc_recolor.runtime.errors import UserError
+
+NO_DEFAULTS = DefaultValues()
 
 
 def find_configs(
-    file: Path | None, sweep: Sequence[Path], grid: Sequence[str], overrides: dict[str, Any]
+    file: Path | None,
+    sweep: Sequence[Path],
+    grid: Sequence[str],
+    overrides: dict[str, Any],
+    defaults: DefaultValues = NO_DEFAULTS,
 ) -> list[Config]:
-    """The configs of a submission: those of a sweep's files or of a grid, else the one of `file` and overrides."""
+    """The configs of a submission: those of a sweep's files or of a grid, else the one of `file` and overrides.
+
+    defaults: for what neither says; without `file`, that of the defaults and its values are taken, over one another.
+    """
     if sweep:
-        return of_files(sweep, overrides)
+        return of_files(sweep, overrides, defaults)
+    if file is None:
+        file, overrides = defaults.values.get("config"), _over_defaults(overrides, defaults, {})
+    else:
+        overrides = _over_defaults(overrides, defaults, read_yaml(find_config(file)))
     return of_grid(grid, file, overrides) if grid else [load_config(file, overrides)]
 
 
-def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
+def _over_defaults(overrides: dict[str, Any], defaults: DefaultValues, of_file: dict[str, Any]) -> dict[str, Any]:
+    """The overrides, completed by the defaults that the file does not set either."""
+    return merge(defaults.of_config(of_file, overrides), overrides)
+
+
+def of_files(files: Sequence[Path], overrides: dict[str, Any], defaults: DefaultValues = NO_DEFAULTS) -> list[Config]:
     """A config for each file, with the same overrides. Runs are named by `run.name`, or else by their file.
 
-    Raises UserError for an invalid file, or if the overrides name the run.
+    defaults: for what neither says. Raises UserError for an invalid file, or if the overrides name the run.
     """
     if overrides.get("run", {}).get("name"):
         raise UserError(
@@ -32,10 +51,12 @@ def of_files(files: Sequence[Path], overrides: dict[str, Any]) -> list[Config]:
             "set run.name in the files",
         )
     configs = []
-    for file in files:
-        run = read_yaml(file).get("run", {})
+    for file in map(find_config, files):
+        tree = read_yaml(file)
+        run = tree.get("run", {})
         name = {"name": file.stem} if isinstance(run, dict) and "name" not in run else {}
-        configs.append(load_config(file, merge(overrides, {"run": name} if name else {})))
+        values = _over_defaults(overrides, defaults, tree)
+        configs.append(load_config(file, merge(values, {"run": name} if name else {})))
     return configs
 
 

@@ -14,9 +14,12 @@ GENERATOR_WEIGHTS = "generator.safetensors"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths inside a run folder."""
+    """The paths inside a run folder. `Path(run)`, and all that takes a path, takes it."""
 
     path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @property
     def config(self) -> Path:

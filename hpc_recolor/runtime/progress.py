@@ -1,9 +1,10 @@
-"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
+"""Progress of long work: a bar on a terminal and in a notebook, a line every few seconds in a log."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,12 +26,17 @@ def stderr_console() -> Console:
     return Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
 
 
+def can_redraw(console: Console) -> bool:
+    """Whether a bar can be drawn there again and again: on a terminal, and in a notebook that has ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 @contextmanager
 def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Iterator[ProgressCallback]:
     """Yields a callback for (done, total). Shows both on stderr, with the rate and the time left."""
     console = stderr_console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (shown and can_redraw(console))) as bar:
         task = bar.add_task(doing, total=None)
         line_s = time.monotonic()
         began: tuple[float, int] | None = None  # time and items done at the first call
@@ -41,7 +47,7 @@ def show_progress(doing: str, unit: str = "images", shown: bool = True) -> Itera
             began_s, began_at = began = began or (now_s, done)
             rate = (done - began_at) / (now_s - began_s) if now_s > began_s else 0.0
             bar.update(task, completed=done, total=total, description=f"{doing}, {rate:.0f} {unit}/s")
-            if shown and not console.is_terminal and now_s - line_s > SECONDS_BETWEEN_LINES:
+            if shown and not can_redraw(console) and now_s - line_s > SECONDS_BETWEEN_LINES:
                 line_s = now_s
                 left = f", {(total - done) / rate:.0f} s left" if rate else ""
                 line = f"{doing}: {done} of {total}, {rate:.0f} {unit}/s{left}"

@@ -13,8 +13,7 @@ from hpc_recolor.evaluation.figures import photograph_table
 from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
-from hpc_recolor.runtime.signals import StopRequest
-from hpc_recolor.training.trainer import train
+from hpc_recolor.training.train_run import train_run
 
 VIVID = 1.6
 
@@ -45,8 +44,7 @@ def run_demo(file: Path, overrides: dict[str, Any], on_written: Callable[[Path],
     tiles = run.folder / f"{run.name}-tiles"
     write_tiles(tiles)
     on_tiles = {"data": {"photos": tiles / "train", "held_out": tiles / "held_out"}}
-    with StopRequest() as request:
-        folder = train(load_config(file, merge(on_tiles, overrides)), request)
+    folder = train_run(file, merge(on_tiles, overrides))
     colorize_files([tiles / HELD_OUT_PHOTO], folder.path, folder.path / "colorized", on_written)
     return folder
 

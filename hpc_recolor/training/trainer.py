@@ -11,6 +11,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
 from hpc_recolor.data.order import SampleOrder
+from hpc_recolor.data.pipeline import describe_loader
 from hpc_recolor.data.sets import SampleSets
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.full_disk import full_disk_as_rank_error
@@ -235,6 +236,7 @@ class Trainer:
             f"training {self.run.path} on {world.size} x {world.device.type}: {len(photos.train)} photographs, "
             f"{len(photos.held_out)} held out, from image {self.images_seen} to {self.length.total}"
         )
+        self._print(f"loader: {describe_loader(self.config.data)}")
         if cost := self.state.engines.cost_of_stage:
             self._print(cost)
 

@@ -148,9 +148,9 @@ def test_a_half_export_is_half_as_large_and_colors_photographs_alone(run: RunFol
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
     assert 0.45 < sizes[0] / sizes[1] < 0.55
     photo = paint_photo(1, 60, 40)
-    expected = np.asarray(Colorizer.from_run(run.path)(photo)).astype(int)
-    np.testing.assert_array_equal(np.asarray(Colorizer.from_run(tmp_path / "whole.safetensors")(photo)), expected)
-    half = np.asarray(Colorizer.from_run(tmp_path / "half.safetensors")(photo))
+    expected = np.asarray(Colorizer.load(run.path)(photo)).astype(int)
+    np.testing.assert_array_equal(np.asarray(Colorizer.load(tmp_path / "whole.safetensors")(photo)), expected)
+    half = np.asarray(Colorizer.load(tmp_path / "half.safetensors")(photo))
     assert np.abs(half - expected).max() <= tolerances.HALF_WEIGHTS_LEVELS
 
 
@@ -158,18 +158,18 @@ def test_an_export_keeps_the_vividness_that_was_chosen(run: RunFolder, tmp_path:
     write_front(run.path, "val", 16, {1.0: 8.0, 1.5: 8.1})
     assert call("export", run.path, "--out", tmp_path / "one.safetensors") == 0
     for source in (run.path, tmp_path / "one.safetensors"):
-        assert Colorizer.from_run(source).vividness == 1.5
-        assert Colorizer.from_run(source, 2.0).vividness == 2
+        assert Colorizer.load(source).vividness == 1.5
+        assert Colorizer.load(source, 2.0).vividness == 2
 
 
 def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "generator.safetensors"
     write(file, {"weight": torch.zeros(3)})
     with pytest.raises(UserError, match="has no card of a generator"):
-        Colorizer.from_run(file)
+        Colorizer.load(file)
     file.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a safetensors file"):
-        Colorizer.from_run(file)
+        Colorizer.load(file)
 
 
 def test_export_of_a_named_checkpoint_to_another_place(run: RunFolder, tmp_path: Path) -> None:

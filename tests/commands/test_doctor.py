@@ -83,7 +83,7 @@ def test_a_failing_check_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatc
     # Other tests of this process may have joined a group, which must not be left: see `world`.
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: False)
     monkeypatch.setenv("RANK", "0")  # and none of the other variables that torchrun sets
-    findings = {finding.subject: finding for finding in machine.check_machine(tmp_path / "gone")}
+    findings = {finding.subject: finding for finding in machine.check_machine(tmp_path / "gone", needs_cluster=True)}
     assert len(findings) == 11
     for subject, text in (
         ("SLURM", "slurm_load_partitions: no controller"),
@@ -130,3 +130,16 @@ def test_a_gpu_that_could_round_to_tf32_does_so_only_if_asked(major: int, expect
     message = machine.describe_gpus([gpu, gpu])
     assert message.startswith(f"2 x NVIDIA X, 80 GiB, compute capability {major}.0")
     assert ("unless train.tf32" in message) == expected
+
+
+def test_a_cluster_is_asked_for_only_where_one_is_to_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for script in (None, "echo 'no controller' >&2; exit 1", "exit 0"):
+        if script:
+            (tmp_path / "sinfo").write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / "sinfo").chmod(0o755)
+        optional, needed = machine.check_slurm(needed=False), machine.check_slurm(needed=True)
+        assert (optional.severity, optional.fix) == ("note", "")
+        assert needed.severity == "error" and "dev_cluster up" in needed.fix
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho main\n")
+    assert machine.check_slurm(needed=True).severity == "ok"

@@ -1,17 +1,18 @@
 """`--help` is complete, and costs no heavy import."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from hpc_recolor.__main__ import COMMANDS
+from hpc_recolor.cli import COMMANDS
 from hpc_recolor.config import Config
 from tests.conftest import ROOT
 
 MODULES = (
-    *(f"hpc_recolor.{name}" for name in (*COMMANDS, "demo")),
+    *(f"hpc_recolor.{name}" for name in COMMANDS),
     *("benchmarks.data", "benchmarks.step", "benchmarks.kernels.__main__"),
 )
 HEAVY = ("torch", "deepspeed", "nvidia.dali", "triton", "submitit", "matplotlib")
@@ -56,3 +57,22 @@ def test_help_lists_every_field_with_type_default_and_meaning(pages: dict[str, s
                 assert {int: "INT", float: "FLOAT"}[info.annotation] in row, row
             if info.default is not None:
                 assert f"[default: {info.default}]" in row.replace("'", ""), row
+
+
+def test_help_groups_the_fields_by_section_of_the_config(pages: dict[str, str]) -> None:
+    for module in ("hpc_recolor.train", "hpc_recolor.submit", "hpc_recolor.demo"):
+        titles = re.findall(r"^╭─ (.+?) ─", pages[module], re.MULTILINE)
+        assert titles == ["Parameters", *Config.model_fields]
+    for name, box in re.findall(r"^╭─ (\w+) ─+╮$(.*?)^╰", pages["hpc_recolor.train"], re.MULTILINE | re.DOTALL)[1:]:
+        assert {flag.split(".")[0] for flag in re.findall(r"^│ +--(\S+)", box, re.MULTILINE)} == {name}
+
+
+def test_no_command_has_a_box_for_help_alone(pages: dict[str, str]) -> None:
+    for module, page in pages.items():
+        assert "--help" not in page, module
+        assert ("Commands" in page) == (module.rpartition(".")[2] in ("jobs", "checkpoint", "dev_cluster")), module
+
+
+def test_a_command_is_named_as_part_of_the_program(pages: dict[str, str]) -> None:
+    for name in COMMANDS:
+        assert pages[f"hpc_recolor.{name}"].startswith(f"Usage: hpc-recolor {name} ")

@@ -13,7 +13,7 @@ from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.launch import study_plan
 from hpc_recolor.launch.study_plan import TEST, VAL, on_package_photos, read_runs, run_commands
-from tests.conftest import Command, error_line, paint_photo
+from tests.conftest import Command, contents, error_line, paint_photo
 from tests.support.commands import run_forked
 from tests.support.fork_server import ForkServer
 
@@ -67,7 +67,7 @@ def test_all_rows_end_in_one_report_and_again_costs_nothing(
 ) -> None:
     for name in ("cars", "general"):
         write_row(tmp_path / "rows", name)
-    first = invoke("study", "--configs", "rows", "--photos", sources)
+    first = invoke("study", "--configs", "rows", "--photos", sources, "--yes")
     assert first.returncode == 0, first.stderr
     results = tmp_path / "runs" / "tiny"
     page = (results / "report.html").read_text()
@@ -78,7 +78,7 @@ def test_all_rows_end_in_one_report_and_again_costs_nothing(
             measured = sorted(path.stem for path in (results / name / "evaluations" / data).glob("*.json"))
             assert measured == ["epoch-0001", "epoch-0002"]
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*.safetensors")}
-    again = invoke("study", "--configs", "rows", "--photos", sources)
+    again = invoke("study", "--configs", "rows", "--photos", sources, "--yes")
     assert again.returncode == 0, again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in results.rglob("*.safetensors")}
 
@@ -87,7 +87,7 @@ def test_each_row_may_be_trained_with_several_seeds_into_one_line(
     invoke: Command, forked: None, sources: Path, tmp_path: Path
 ) -> None:
     write_row(tmp_path / "rows", "cars")
-    done = invoke("study", "--configs", "rows", "--photos", sources, "--seeds", "2")
+    done = invoke("study", "--configs", "rows", "--photos", sources, "--seeds", "2", "--yes")
     assert done.returncode == 0, done.stderr
     results = tmp_path / "runs" / "tiny"
     seeds = [load_config(results / f"cars-seed{seed}" / "config.yaml", {}).run.seed for seed in (0, 1)]
@@ -97,6 +97,7 @@ def test_each_row_may_be_trained_with_several_seeds_into_one_line(
     assert re.search(r'<th scope="row">cars</th><td class="n">2</td><td class="n">[\d.]+ ± [\d.]+</td>', page)
 
 
+@pytest.mark.parametrize("yes", [[], ["--yes"]], ids=["plan", "start"])
 @pytest.mark.parametrize(
     ("shards", "parts"),
     [
@@ -105,12 +106,37 @@ def test_each_row_may_be_trained_with_several_seeds_into_one_line(
     ],
 )
 def test_a_row_without_photographs_is_refused_in_one_line(
-    invoke: Command, sources: Path, tmp_path: Path, shards: str, parts: list[str]
+    invoke: Command, sources: Path, tmp_path: Path, shards: str, parts: list[str], yes: list[str]
 ) -> None:
     write_row(tmp_path / "rows", "cars", shards=shards)
-    line = error_line(invoke("study", "--configs", "rows", "--photos", sources))
+    line = error_line(invoke("study", "--configs", "rows", "--photos", sources, *yes))
     assert all(part in line for part in parts)
     assert not (tmp_path / "runs").exists()
+
+
+def test_without_yes_it_shows_its_plan_and_time_and_starts_nothing(
+    invoke: Command, sources: Path, tmp_path: Path
+) -> None:
+    for name, stated in (("cars", "# Hardware: two CPU cores, about 8 minutes\n"), ("general", "")):
+        write_row(tmp_path / "rows", name)
+        (tmp_path / "rows" / f"{name}.yaml").write_text(stated + (tmp_path / "rows" / f"{name}.yaml").read_text())
+    before = contents(tmp_path)
+    done = invoke("study", "--configs", "rows", "--photos", sources)
+    assert error_line(done) == "error: --yes: missing, so nothing was started; add it to start all this"
+    heading, cars, general, total = done.stdout.splitlines()
+    assert heading == "2 runs, into runs/tiny:"
+    assert cars.split(maxsplit=1) == ["cars", "2 epochs of 8 photographs, about 8 minutes"]
+    assert general.endswith("time unknown") and "training: unknown" in total
+    (tmp_path / "rows" / "general.yaml").unlink()
+    assert "about 24 minutes" in invoke("study", "--configs", "rows", "--photos", sources, "--seeds", "3").stdout
+    assert contents(tmp_path).items() <= before.items()
+
+
+def test_the_bare_study_is_the_small_one_on_tiles(invoke: Command) -> None:
+    done = invoke("study")
+    assert "--yes" in error_line(done)
+    assert done.stdout.startswith("9 runs, into runs/study-small:")
+    assert "12 epochs of 370 photographs, about 3 minutes" in done.stdout  # half of the tiles, as of the photographs
 
 
 def test_a_folder_without_configs_is_refused_in_one_line(command: Command) -> None:

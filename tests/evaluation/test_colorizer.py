@@ -102,7 +102,7 @@ def test_results_lie_as_their_photographs_do(
 @pytest.fixture(scope="module")
 def packaged() -> Colorizer:
     """The colorizer that comes with this package."""
-    return Colorizer.from_run()
+    return Colorizer.load()
 
 
 def chroma_of(photo: Image.Image) -> "np.typing.NDArray[np.float64]":

@@ -20,7 +20,7 @@ from hpc_recolor.run_folder.metrics_log import append_metrics, rewind_metrics
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.process import processor_name
-from hpc_recolor.runtime.progress import SECONDS_BETWEEN_LINES, stderr_console
+from hpc_recolor.runtime.progress import SECONDS_BETWEEN_LINES, can_redraw, stderr_console
 from hpc_recolor.training.background_writer import SavedCheckpoint
 from hpc_recolor.training.schedule import RunLength
 from hpc_recolor.training.tracking.boards import Board, open_boards
@@ -73,7 +73,7 @@ class RunTracker(Tracker):
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,  # or it would print empty lines
+            disable=not can_redraw(self.console),  # or it would print empty lines
         )
 
     def open(self, images_seen: int) -> None:
@@ -171,7 +171,7 @@ class RunTracker(Tracker):
         )
         self.progress.update(self.task, completed=images_seen, description=text)
         now_s = time.monotonic()
-        if not self.console.is_terminal and (now_s - self.line_s > SECONDS_BETWEEN_LINES or images_seen >= total):
+        if not can_redraw(self.console) and (now_s - self.line_s > SECONDS_BETWEEN_LINES or images_seen >= total):
             self.line_s = now_s
             left_s = (total - images_seen) * (now_s - self.started_s) / (images_seen - self.first_seen)
             self.print_line(f"{text}  {max(0.0, left_s):.0f} s left")
