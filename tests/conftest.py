@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from hpc_recolor.runtime.distributed import World, start
 from tests.support.commands import Done, run_forked, run_fresh, run_here
 from tests.support.fork_server import ForkServer
 
@@ -84,6 +85,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place = folder / "nested" / "deeper" if number % 3 == 0 else folder
         paint_photo(number).save(place / f"photo{number:02d}.{'jpg' if number % 2 else 'png'}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """This process as the only rank; stays for the session, since DeepSpeed cannot leave a process group."""
+    from tests.support.training_runs import without_plots  # imports DeepSpeed
+
+    without_plots()
+    return start("cpu", threads=1)
 
 
 @pytest.fixture(scope="session")

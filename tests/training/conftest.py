@@ -6,20 +6,11 @@ from typing import Any
 
 import pytest
 
-from hpc_recolor.runtime.distributed import World, start
 from tests.conftest import ROOT
 from tests.support.commands import run_forked
 from tests.support.fork_server import ForkServer
-from tests.support.training_runs import without_plots
 
 Worker = Callable[..., list[Any]]
-
-
-@pytest.fixture(scope="session")
-def world() -> World:
-    """This process as the only rank; stays for the session, since DeepSpeed cannot leave a process group."""
-    without_plots()
-    return start("cpu", threads=1)
 
 
 @pytest.fixture(scope="session")
