@@ -16,6 +16,7 @@ from hpc_recolor.config_file import explain, load_config, to_yaml
 from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, INTERRUPTED
+from hpc_recolor.runtime.output import escaped, print_any_name
 
 # If a rank exited before rank 0 has printed the error, the launcher would end rank 0 silently.
 WAIT_FOR_MAIN_S = 20
@@ -83,6 +84,7 @@ def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
     """
     prints = not distributed or is_main_process()
     _wait_for_threads_without_spinning()
+    print_any_name()
     try:
         result = action()
     except CycloptsError as error:
@@ -117,7 +119,7 @@ def _check_working_directory() -> None:
 
 def _fail(error: Exception, prints: bool) -> int:
     if prints:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", escaped(" ".join(str(error).split())), file=sys.stderr)
     else:
         time.sleep(WAIT_FOR_MAIN_S)  # the launcher ends this rank sooner, once rank 0 has exited
     return BAD_INPUT

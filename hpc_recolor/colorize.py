@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from hpc_recolor import cli
 from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import escaped
 
 app = cli.command("hpc_recolor.colorize")
 
@@ -42,7 +43,9 @@ def colorize(
         raise UserError("PHOTO", "missing", "name at least one photograph or folder")
     from hpc_recolor.evaluation.colorizer import colorize_files  # after the parsing: it imports torch
 
-    skipped = colorize_files(list(photos), run, out, on_written=print, vividness=vividness)
+    skipped = colorize_files(
+        list(photos), run, out, on_written=lambda file: print(escaped(str(file))), vividness=vividness
+    )
     if skipped:
         problem = f"{len(skipped)} of the photographs cannot be read and were skipped: {', '.join(skipped)}"
         raise UserError("PHOTO", problem, "replace or remove them")

@@ -12,6 +12,7 @@ from rich.table import Table
 from hpc_recolor import cli
 from hpc_recolor.diagnostics.findings import Finding, Severity
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
+from hpc_recolor.runtime.output import escaped
 
 app = cli.command("hpc_recolor.doctor")
 
@@ -46,16 +47,11 @@ def show(findings: list[Finding]) -> None:
     table = Table("subject", "severity", box=SIMPLE_HEAD)
     table.add_column("finding and suggested fix", overflow="fold")
     for finding in findings:
-        lines = [_printable(finding.message)]
+        lines = [escaped(finding.message)]
         if finding.fix and finding.severity != "ok":
-            lines.append(f"fix: {_printable(finding.fix)}")
+            lines.append(f"fix: {escaped(finding.fix)}")
         table.add_row(finding.subject, finding.severity, "\n".join(lines), style=COLORS[finding.severity])
     Console(markup=False, highlight=False, emoji=False).print(table)
-
-
-def _printable(text: str) -> str:
-    """File names may contain any bytes: unprintable characters are escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 if __name__ == "__main__":

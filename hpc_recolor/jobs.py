@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from hpc_recolor.launch.overview import Overview, inspect, inspect_one, runs_in
 from hpc_recolor.launch.restart import restart as restart_run
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import shell_command
 
 app = cli.command("hpc_recolor.jobs")
 
@@ -177,7 +177,7 @@ def _warn(failure: UserError | None) -> None:
 
 
 def _command(name: str, run: Path, *flags: str) -> str:
-    return shlex.join(["python", "-m", "hpc_recolor.jobs", name, str(run), *flags])
+    return shell_command("python", "-m", "hpc_recolor.jobs", name, run, *flags)
 
 
 def _logs_pattern(logs: Sequence[Path]) -> str:

@@ -1,7 +1,6 @@
 """`python -m hpc_recolor.submit`: train as a SLURM job, or several runs as an array."""
 
 import re
-import shlex
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from hpc_recolor.launch.submission import Plan, plan
 from hpc_recolor.launch.submission import submit as submit_plan
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import INTERRUPTED
+from hpc_recolor.runtime.output import shell_command
 
 app = cli.command("hpc_recolor.submit")
 
@@ -87,7 +87,7 @@ def submit(
     configs = sweeps.find_configs(config, sweep, grid, overrides)
     options = resolve(load_profile(profile) if profile else Profile(), given, cluster)
     array = _array_name(name) if sweep or grid else None
-    planned = plan(configs, options, shlex.join(["python", "-m", "hpc_recolor.submit", *sys.argv[1:]]), array)
+    planned = plan(configs, options, shell_command("python", "-m", "hpc_recolor.submit", *sys.argv[1:]), array)
     if dry_run:
         return _print_plan(planned, check)
     _print_submissions(planned, submit_plan(planned))
@@ -141,7 +141,7 @@ def _print_submissions(planned: Plan, submissions: Sequence[Submission]) -> None
         logs = JobFolder(submission.logs).log(submission.job, 0)
         path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
         print(f"job {submission.job}: {path}, {submission.ranks} ranks on {submission.nodes} nodes, logs {logs}")
-    print(f"follow it: python -m hpc_recolor.jobs logs {path} --follow")
+    print(f"follow it: {shell_command('python', '-m', 'hpc_recolor.jobs', 'logs', path, '--follow')}")
 
 
 def _wait(planned: Plan, follow: bool) -> int:

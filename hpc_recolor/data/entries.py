@@ -61,7 +61,7 @@ def list_entries(sources: Sequence[Path], unpack_in: Path) -> Listing:
 
     A file with a photograph's suffix is one; another only if it begins like one; an image of another kind has a
     problem. Hidden files and what `walk` skips are left out, and so is the folder unpack_in. Unsafe archive members
-    (paths that lead outside, links, devices, ...) are never opened; those with a photograph's suffix have a problem.
+    (links, devices, ...) are never opened; those with a photograph's suffix have a problem.
     Names that exist already get "~2" after the first part.
     unpack_in: existing folder; compressed tar archives are unpacked there into nameless files, which are gone with the
         listing, or with the process however it ends.

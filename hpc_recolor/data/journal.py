@@ -1,7 +1,6 @@
 """The progress of `prepare` on disk: a header, and a line for each finished shard."""
 
 import fcntl
-import json
 import os
 import re
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from hpc_recolor.data.shards import MANIFEST, LeftOut, PrepareOptions, SetManifest, Split
-from hpc_recolor.run_folder.files import FileRecord
+from hpc_recolor.run_folder.files import FileRecord, parse_json, to_json
 from hpc_recolor.runtime.errors import UserError
 
 JOURNAL = "progress.jsonl"
@@ -118,7 +117,7 @@ class Journal:
             for line in others:
                 if not line.endswith(b"\n"):
                     break
-                shard = FinishedShard.model_validate(json.loads(line))
+                shard = FinishedShard.model_validate(parse_json(line))
                 if not self._is_intact(shard):
                     break
                 self.shards.append(shard)
@@ -132,7 +131,7 @@ class Journal:
 
     def _read_header(self, line: bytes) -> int:
         """Check that the line continues what was begun, and take its header. Returns its length in bytes."""
-        begun = JournalHeader.model_validate(json.loads(line))
+        begun = JournalHeader.model_validate(parse_json(line))
         check_same(begun, self.header, self.out, "is being prepared as")
         if begun.versions != self.header.versions:
             raise UserError(
@@ -148,8 +147,7 @@ class Journal:
         return file.is_file() and file.stat().st_size == shard.record.size_bytes
 
     def _write(self, line: BaseModel) -> None:
-        # Through json: names may hold bytes that are not UTF-8, which JSON escapes.
-        self.file.write(json.dumps(line.model_dump()).encode() + b"\n")
+        self.file.write(to_json(line) + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 from hpc_recolor.config import FitName, Section
 from hpc_recolor.data.inputs import check_shards_folder
 from hpc_recolor.data.samples import SampleKind
-from hpc_recolor.run_folder.files import FileRecord, file_damage
+from hpc_recolor.run_folder.files import FileRecord, file_damage, parse_json
 from hpc_recolor.runtime.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -112,7 +112,7 @@ def read_set(folder: Path, key: str) -> SetManifest:
     subject = f"{key}={folder}"
     check_shards_folder(folder, key)
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
+        content = parse_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise UserError(
             subject,
@@ -142,7 +142,7 @@ def read_set(folder: Path, key: str) -> SetManifest:
 
 
 def verify(folder: Path, names: Iterable[str], manifest: SetManifest, key: str) -> None:
-    """Raise UserError unless these files exist with the SHA-256 in the manifest. key: as for `read_set`."""
+    """Raise UserError unless these files exist with the hash in the manifest. key: as for `read_set`."""
     for name in names:
         if name not in manifest.files:
             raise UserError(f"{key}={folder}", f"{MANIFEST} does not list {name}", COPY_AGAIN)

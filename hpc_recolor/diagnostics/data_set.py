@@ -65,7 +65,7 @@ def _examine_set(folder: Path, pool: ThreadPoolExecutor) -> list[Finding]:
     inspections = list(_map(pool, inspect_sample, numbered, f"decoding {folder}"))
     unusable = [one for one in inspections if one.problem]
     return [
-        Finding("files", "ok", f"{len(manifest.files)} files are as written (SHA-256)"),
+        Finding("files", "ok", f"{len(manifest.files)} files are as written"),
         *_counts(manifest),
         Finding("samples", "error" if unusable else "ok", _reasons(unusable, inspections), fix=PREPARE_AGAIN),
         _near_gray(inspections),

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from hpc_recolor.config_file import explain
+from hpc_recolor.run_folder.files import parse_json
 from hpc_recolor.runtime.errors import UserError, cannot_read
 
 FORMAT: Final = 1
@@ -154,10 +155,7 @@ class Evaluation(BaseModel):
 
 def parse(content: bytes) -> Evaluation:
     """An evaluation from the content of its file. Raises ValueError, such as ValidationError, if damaged."""
-    try:
-        return Evaluation.model_validate(json.loads(content))
-    except RecursionError:
-        raise ValueError("too deeply nested") from None
+    return Evaluation.model_validate(parse_json(content))
 
 
 @dataclass(frozen=True)
@@ -237,8 +235,8 @@ def read_if_whole(file: Path) -> Evaluation | None:
 def read_fingerprint(file: Path) -> str | None:
     """The fingerprint of the photographs that an evaluation was measured on, even if the rest of it is damaged."""
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(file.read_bytes())
+    except (OSError, ValueError):
         return None
     protocol = content.get("protocol") if isinstance(content, dict) else None
     found = protocol.get("fingerprint") if isinstance(protocol, dict) else None

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import submitit
-from pydantic import ValidationError
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from hpc_recolor import cli
@@ -24,7 +23,7 @@ from hpc_recolor.launch.job_folder import (
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.staging import keep_caches, stage
 from hpc_recolor.run_folder.checkpoints import newest_images
-from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.files import parse_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder, read_config
 from hpc_recolor.runtime.code_version import code_commit
 from hpc_recolor.runtime.distributed import adopt
@@ -165,8 +164,8 @@ def _folder_of_task(submitted: JobFolder) -> JobFolder:
 
 def _read_options(folder: JobFolder) -> JobOptions:
     try:
-        return JobOptions.model_validate_json(folder.options.read_bytes())
-    except (OSError, ValidationError) as error:
+        return JobOptions.model_validate(parse_json(folder.options.read_bytes()))
+    except (OSError, ValueError) as error:
         raise UserError(str(folder.options), f"cannot be read ({error})", "submit the run again") from None
 
 

@@ -1,6 +1,5 @@
 """A study: many runs as a sequence of our commands, each in a process of its own on this machine."""
 
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.data.package_photos import write_scenes, write_tiles
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import shell_command
 
 # The name of a command of ours, and its arguments.
 Command = list[str]
@@ -157,7 +157,8 @@ def training_commands(run: StudyRun, scenes: Path | None, recognition: bool = Fa
 def run_commands(commands: Sequence[Command]) -> int:
     """Run and print commands one after the other, until one fails. Returns its exit code, or 0."""
     for number, (command, *arguments) in enumerate(commands, 1):
-        print(f"[{number}/{len(commands)}] python -m hpc_recolor.{command} {shlex.join(arguments)}", flush=True)
+        line = shell_command("python", "-m", f"hpc_recolor.{command}", *arguments)
+        print(f"[{number}/{len(commands)}] {line}", flush=True)
         code = _run([sys.executable, "-m", f"hpc_recolor.{command}", *arguments])
         if code:
             print("stopped here; the same command resumes from it", file=sys.stderr)

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from hpc_recolor.run_folder.checkpoints import MANIFEST, Manifest, committed, find_damage, folder_name
-from hpc_recolor.run_folder.files import fsync, write_atomically
+from hpc_recolor.run_folder.files import fsync, to_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 
 WRITING = ".writing-"
@@ -38,7 +38,7 @@ def commit(run: RunFolder, beside: Path, manifest: Manifest) -> Path:
     final = run.checkpoints / folder_name(manifest.images_seen)
     try:
         _check_sizes(beside, manifest)
-        write_atomically(beside / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        write_atomically(beside / MANIFEST, to_json(manifest, indent=1))
         fsync(beside)
         if final.exists() and find_damage(final) is None:
             _delete(beside)

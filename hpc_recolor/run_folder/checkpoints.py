@@ -10,7 +10,6 @@
 State is stored by parameter name, so any number of ranks can read it at any ZeRO stage. Nothing is ever unpickled.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hpc_recolor.run_folder.files import FileRecord, file_damage
+from hpc_recolor.run_folder.files import FileRecord, file_damage, parse_json
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.tensor_files import Fragments, format_damage
 from hpc_recolor.runtime.errors import UserError
@@ -219,19 +218,18 @@ def weights_kind(saved: Fragments) -> Literal["ema", "weight"]:
 
 def _manifest_or_damage(checkpoint: Path) -> Manifest | str:
     try:
-        text = (checkpoint / MANIFEST).read_bytes()
-        content = json.loads(text)
+        content = parse_json((checkpoint / MANIFEST).read_bytes())
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except OSError as error:
         return f"{MANIFEST} cannot be read ({error.strerror})"
-    except (ValueError, RecursionError):
+    except ValueError:
         return f"{MANIFEST} is not JSON"
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(found, int) and found != FORMAT:
         return f"{MANIFEST} has format {found}, this version reads {FORMAT}: it was written by another version"
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

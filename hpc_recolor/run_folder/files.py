@@ -1,11 +1,12 @@
 """Atomic and durable file operations, and the file records that manifests hold."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import xxhash
 from pydantic import BaseModel, model_serializer, model_validator
@@ -92,6 +93,19 @@ def write_atomically(file: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(file)  # a failed write does not name its file
         raise
+
+
+def to_json(model: BaseModel, indent: int | None = None) -> bytes:
+    """A model as JSON. pydantic's own writer refuses paths and names that are not UTF-8, which JSON can escape."""
+    return json.dumps(model.model_dump(mode="json"), indent=indent).encode()
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Values from JSON, with names as `to_json` wrote them. Raises ValueError if it is none, or too deeply nested."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
 
 
 @contextmanager
