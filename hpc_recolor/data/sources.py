@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from hpc_recolor.config import DataConfig
-from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_other_image, is_photo, read_file, walk
+from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, kind_of, read_file, walk
 from hpc_recolor.data.inputs import check_photos_folder
 from hpc_recolor.data.parallel import decoding_threads
 from hpc_recolor.data.photo import UnfitPhotoError, decode
@@ -46,8 +46,9 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
             f"use {shell_command('--data.shards', folder)}",
         )
     files = [Path(inside, name) for inside, names in walk(folder, without) for name in names]
-    photos = [file for file in files if is_photo(file)]
-    _name_other_images(sorted({*files} - {*photos}))
+    kinds = {file: kind_of(file) for file in files}
+    photos = [file for file, kind in kinds.items() if kind == "photograph"]
+    _name_other_images(sorted(file for file, kind in kinds.items() if kind == "other image"))
     if not photos:
         raise UserError(
             f"{key}={folder}",
@@ -58,11 +59,10 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
 
 
 def _name_other_images(files: Sequence[Path]) -> None:
-    others = [str(file) for file in files if is_other_image(file.name)]
-    if others:
-        more = f" and {len(others) - OTHERS_SHOWN} more" if len(others) > OTHERS_SHOWN else ""
-        shown = ", ".join(map(escaped, others[:OTHERS_SHOWN]))
-        print(f"left out {len(others)} images of kinds that cannot be read: {shown}{more}", file=sys.stderr)
+    if files:
+        more = f" and {len(files) - OTHERS_SHOWN} more" if len(files) > OTHERS_SHOWN else ""
+        shown = ", ".join(escaped(str(file)) for file in files[:OTHERS_SHOWN])
+        print(f"left out {len(files)} images of kinds that cannot be read: {shown}{more}", file=sys.stderr)
 
 
 def print_left_out(photos: Sequence[UnreadablePhoto]) -> None:
