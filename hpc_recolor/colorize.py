@@ -37,7 +37,7 @@ def colorize(
 ) -> None:
     """Color photographs, keeping their luminance at full resolution.
 
-    Writes OUT/NAME.png for each photograph. One that cannot be read is skipped and named.
+    Writes OUT/NAME.png for each photograph, with 8 bits a channel. One that cannot be read is skipped and named.
     """
     if not photos:
         raise UserError("PHOTO", "missing", "name at least one photograph or folder")

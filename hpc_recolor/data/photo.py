@@ -82,24 +82,28 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
     MAX_PIXELS (according to its header, before it is decoded).
     """
     with _opened(content, min_side, at_least) as photo:
-        return to_rgb(photo)
+        return _without_info(_turned(to_srgb(photo), photo))  # not copied: a large one takes much memory
 
 
 @dataclass(frozen=True)
 class WholePhoto:
     """A photograph with all that its colored copy keeps. rgb: as `decode` returns it; alpha: its transparency, 8 bits,
-    None without; metadata: EXIF without orientation and thumbnail, and resolution, as arguments of Pillow's `save`."""
+    None without; metadata: EXIF without orientation and thumbnail, and resolution, as arguments of Pillow's `save`;
+    is_deep: whether the file has more than 8 bits a channel."""
 
     rgb: Image.Image
     alpha: Image.Image | None
     metadata: dict[str, Any]
+    is_deep: bool
 
 
 def decode_whole(content: bytes) -> WholePhoto:
     """A photograph and what belongs to it. Raises UnfitPhotoError as `decode` does."""
     with _opened(content) as photo:
         alpha = photo.convert("RGBA").getchannel("A") if photo.has_transparency_data else None
-        return WholePhoto(to_rgb(photo), alpha and _turned(alpha, photo), _kept_metadata(photo))
+        metadata = _kept_metadata(photo)  # before the photograph loses it
+        rgb = _without_info(_turned(to_srgb(photo), photo))
+        return WholePhoto(rgb, alpha and _turned(alpha, photo), metadata, _is_deep(content))
 
 
 @contextmanager
@@ -132,8 +136,12 @@ def _open(content: bytes) -> Image.Image:
 
 
 def to_rgb(photo: Image.Image) -> Image.Image:
-    """Upright 8-bit sRGB of a Pillow image of any mode, by its color profile; transparency dropped."""
+    """Upright 8-bit sRGB of a Pillow image of any mode, by its color profile, as a new one; transparency dropped."""
     upright = _turned(to_srgb(photo), photo)
+    return _without_info(upright.copy() if upright is photo else upright)
+
+
+def _without_info(upright: Image.Image) -> Image.Image:
     upright.info = {}  # else the caller might apply the orientation again
     return upright
 
@@ -224,6 +232,13 @@ def _is_raw(photo: Image.Image, content: bytes) -> bool:
     tags = getattr(photo, "tag_v2", {})
     is_preview = int(tags.get(NEW_SUBFILE_TYPE, 0)) & 1 and SUB_IFDS in tags
     return bool(DNG_VERSION in tags or is_preview or content[8:10] == b"CR") and photo.format == "TIFF"
+
+
+def _is_deep(content: bytes) -> bool:
+    """Whether a file that can be decoded has more than 8 bits a channel. Pillow keeps these in gray alone."""
+    with _open(content) as photo:
+        formats = [tile.args[0] if isinstance(tile.args, tuple) else tile.args for tile in photo.tile[:1]]
+        return photo.mode.startswith("I") or "16" in str(formats) or photo.info.get("bit_depth", 8) > 8
 
 
 def _reason(error: Exception, content: bytes) -> str:

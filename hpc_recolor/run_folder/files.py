@@ -79,7 +79,7 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
     return f"{file.name} differs from what was written ({ALGORITHM_NAMES[expected.algorithm]})"
 
 
-def write_atomically(file: Path, content: bytes) -> None:
+def write_atomically(file: Path, content: bytes | memoryview) -> None:
     """Replace a file so that readers see the old content or the new, even after a kill. Raises OSError."""
     beside = file.with_name(f".{file.name}.writing")
     try:

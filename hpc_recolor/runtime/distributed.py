@@ -1,6 +1,7 @@
 """Ranks: start-up, identity and collectives. The only reader of RANK and the like."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,6 +92,8 @@ def start(device: str, threads: int | None, check_stop: Callable[[], None] = lam
         # One rank needs no address and no port.
         store = meet(_meeting(rank, size), check_stop) if size > 1 else dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        if backend == "gloo":  # a rank that leaves at once, as after bad input, would break the others' connecting
+            dist.barrier()
     return World(rank, size, local_rank, torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu"))
 
 
@@ -119,11 +122,14 @@ def _meeting(rank: int, size: int) -> Meeting:
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group; this process may join another."""
     import torch.distributed as dist
 
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    # DeepSpeed, if it was used, keeps groups of its own, and would use them again after a new start.
+    deepspeed = sys.modules.get("deepspeed.comm")
+    (deepspeed if deepspeed and deepspeed.is_initialized() else dist).destroy_process_group()
 
 
 def on_main(world: World, action: Callable[[], Result]) -> Result:
