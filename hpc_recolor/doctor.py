@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from hpc_recolor import cli
 from hpc_recolor.diagnostics.findings import Finding, Severity
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
+from hpc_recolor.runtime.output import escaped
+from hpc_recolor.runtime.tables import Heading, Row, print_table
 
 app = cli.command("doctor")
 
@@ -48,19 +47,13 @@ def doctor(
 
 def show(findings: list[Finding]) -> None:
     """Print findings as a table. Nothing is cut off: long lines are wrapped."""
-    table = Table("subject", "severity", box=SIMPLE_HEAD)
-    table.add_column("finding and suggested fix", overflow="fold")
+    rows = []
     for finding in findings:
-        lines = [_printable(finding.message)]
+        lines = [escaped(finding.message)]
         if finding.fix and finding.severity != "ok":
-            lines.append(f"fix: {_printable(finding.fix)}")
-        table.add_row(finding.subject, finding.severity, "\n".join(lines), style=COLORS[finding.severity])
-    Console(markup=False, highlight=False, emoji=False).print(table)
-
-
-def _printable(text: str) -> str:
-    """File names may contain any bytes: unprintable characters are escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+            lines.append(f"fix: {escaped(finding.fix)}")
+        rows.append(Row([finding.subject, finding.severity, "\n".join(lines)], COLORS[finding.severity]))
+    print_table([Heading("subject"), Heading("severity"), Heading("finding and suggested fix", folds=True)], rows)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,14 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from hpc_recolor import cli
 from hpc_recolor.launch.cancel import cancel as cancel_run
@@ -23,6 +19,8 @@ from hpc_recolor.launch.overview import Overview, inspect, inspect_one, runs_in
 from hpc_recolor.launch.restart import restart as restart_run
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import escaped, shell_command
+from hpc_recolor.runtime.tables import Heading, Row, print_table
 
 app = cli.command("jobs")
 
@@ -177,7 +175,7 @@ def _warn(failure: UserError | None) -> None:
 
 
 def _command(name: str, run: Path, *flags: str) -> str:
-    return shlex.join(["python", "-m", "hpc_recolor.jobs", name, str(run), *flags])
+    return shell_command("python", "-m", "hpc_recolor.jobs", name, run, *flags)
 
 
 def _logs_pattern(logs: Sequence[Path]) -> str:
@@ -221,42 +219,36 @@ def _duration(seconds: float | None) -> str:
 class Column(NamedTuple):
     """A column of `jobs list`, and a line of `jobs status`."""
 
-    name: str
+    heading: Heading
     cell: Callable[[Overview], str]
-    is_number: bool = False
 
 
 COLUMNS = (
-    Column("run", lambda row: str(row.run)),
-    Column("job", lambda row: row.job),
-    Column("state", _state),
-    Column("epoch", _epoch, is_number=True),
-    Column("images/s", _rate, is_number=True),
-    Column("time left", _time_left, is_number=True),
-    Column("restarts", lambda row: str(row.restarts), is_number=True),
-    Column("last stop", lambda row: row.last_stop),
+    Column(Heading("run", folds=True), lambda row: str(row.run)),
+    Column(Heading("job"), lambda row: row.job),
+    Column(Heading("state", folds=True), _state),
+    Column(Heading("epoch", is_number=True), _epoch),
+    Column(Heading("images/s", is_number=True), _rate),
+    Column(Heading("time left", is_number=True), _time_left),
+    Column(Heading("restarts", is_number=True), lambda row: str(row.restarts)),
+    Column(Heading("last stop", folds=True), lambda row: row.last_stop),
 )
 
 
 def _cells(row: Overview) -> dict[str, str]:
-    return {column.name: printable(column.cell(row)) for column in COLUMNS}
+    return {column.heading.name: escaped(printable(column.cell(row))) for column in COLUMNS}
 
 
 def _print_table(rows: Sequence[Overview]) -> None:
     """Fits the table to a terminal; prints it aligned and unwrapped for other programs."""
-    if not sys.stdout.isatty():
-        lines = [[column.name for column in COLUMNS], *([*_cells(row).values()] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        return
-    table = Table(box=SIMPLE_HEAD)
-    for column in COLUMNS:
-        justify: Literal["left", "right"] = "right" if column.is_number else "left"
-        table.add_column(column.name, justify=justify, overflow="fold", no_wrap=column.is_number)
-    for row in rows:
-        table.add_row(*_cells(row).values(), style=COLORS.get(row.state))
-    Console(markup=False, highlight=False, emoji=False).print(table)
+    cells = [[*_cells(row).values()] for row in rows]
+    if sys.stdout.isatty():
+        styled = [Row(of_row, COLORS.get(row.state)) for of_row, row in zip(cells, rows, strict=True)]
+        return print_table([column.heading for column in COLUMNS], styled)
+    lines = [[column.heading.name for column in COLUMNS], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

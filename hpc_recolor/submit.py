@@ -1,7 +1,6 @@
 """`python -m hpc_recolor.submit`: train as a SLURM job, or several runs as an array."""
 
 import re
-import shlex
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from hpc_recolor.launch.submission import Plan, plan
 from hpc_recolor.launch.submission import submit as submit_plan
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import INTERRUPTED
+from hpc_recolor.runtime.output import shell_command
 
 app = cli.command("submit")
 
@@ -99,7 +99,7 @@ def submit(
     _require_photographs(configs)
     array = _array_name(name) if sweep or grid else None
     complete, unchecked = options.complete(needs_cluster=not dry_run or check)
-    planned = plan(configs, complete, shlex.join([*SUBMIT, *_arguments()]), array)
+    planned = plan(configs, complete, shell_command(*SUBMIT, *_arguments()), array)
     sources = options.sources(planned.options, configs[0])
     if dry_run:
         notes = [f"not checked against the cluster: {unchecked}"] if unchecked else []
@@ -116,7 +116,7 @@ def _arguments() -> list[str]:
 
 def _require_photographs(configs: Sequence[Config]) -> None:
     if any(config.data.photos is None and config.data.shards is None for config in configs):
-        example = shlex.join([*SUBMIT, *_arguments(), "--data.photos", "DIR"])
+        example = shell_command(*SUBMIT, *_arguments(), "--data.photos", "DIR")
         raise UserError(
             "--data.photos",
             "missing, as is --data.shards",
@@ -174,7 +174,7 @@ def _print_submissions(planned: Plan, submissions: Sequence[Submission]) -> None
         logs = JobFolder(submission.logs).log(submission.job, 0)
         path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
         print(f"job {submission.job}: {path}, {submission.ranks} ranks on {submission.nodes} nodes, logs {logs}")
-    print(f"follow it: python -m hpc_recolor.jobs logs {path} --follow")
+    print(f"follow it: {shell_command('python', '-m', 'hpc_recolor.jobs', 'logs', path, '--follow')}")
 
 
 def _wait(planned: Plan, follow: bool) -> int:

@@ -45,6 +45,7 @@ DOORS = {
     "yaml": "hpc_recolor/config_file.py",
     "wandb": "hpc_recolor/training/tracking/boards.py",
     "timm": "hpc_recolor/models/backbone.py",
+    "pillow_heif": "hpc_recolor/data/photo.py",
     "jinja2": "hpc_recolor/reporting/page.py",
 }
 

@@ -5,7 +5,6 @@ import gzip
 import io
 import lzma
 import os
-import re
 import stat
 import struct
 import tarfile
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
+
+from hpc_recolor.data.member_names import tar_label, zip_label
 
 MAX_MEMBERS = 5_000_000  # of an archive; each takes about a kilobyte of memory
 MAX_UNPACKED_BYTES = 2**38
@@ -42,7 +43,7 @@ ReadBeginning = Callable[[int], bytes]
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive. problem: why it must not be opened."""
+    """A file in an archive. name: a label, see `member_names`. problem: why it must not be opened."""
 
     name: str
     size_bytes: int
@@ -53,7 +54,7 @@ class Member:
 def list_members(archive: Path, unpack_in: Path) -> Iterator[Member]:
     """Every file in a zip or tar archive that is not hidden. The kind of archive is decided by content, not by suffix.
 
-    Problems: unsafe paths, links, devices, sparse or encrypted files.
+    Problems: links, devices, sparse or encrypted files.
     unpack_in: existing folder; a compressed tar archive is unpacked there into a nameless file. Raises ARCHIVE_ERRORS
     if the archive is damaged, also during iteration.
     """
@@ -97,11 +98,8 @@ class _Archive(io.FileIO):
 
 
 def _checked(name: str, size_bytes: int, read: ReadBeginning, problem: str | None) -> Iterator[Member]:
-    """The member, with a problem if its path or kind is unsafe; nothing if it is hidden."""
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name):
-        problem = "its path is absolute, leads outside or is one of Windows"
-    elif any(part.startswith(".") and part != "." for part in parts):
+    """The member, with a problem if its kind is unsafe; nothing if it is hidden. name: its label."""
+    if any(part.startswith(".") and part != "." for part in name.split("/")):
         return
     unsafe = f"unsafe archive member: {problem}" if problem else None
     yield Member(name=name, size_bytes=size_bytes, read=read, problem=unsafe)
@@ -134,7 +132,7 @@ def _in_tar(file: _Archive) -> Iterator[Member]:
         if not member.isdir():
             problem = None if member.isreg() and not member.issparse() else "a link, device or sparse file"
             read = partial(file.read_member, member.offset_data, member.size)
-            yield from _checked(member.name, member.size, read, problem)
+            yield from _checked(tar_label(member.name), member.size, read, problem)
     # tarfile takes a damaged header, and the end of a truncated file, for the end of the archive.
     file.seek(tar.offset)
     end = file.read(MAX_HEADER_BYTES)
@@ -155,7 +153,8 @@ def _in_zip(archive: zipfile.ZipFile) -> Iterator[Member]:
         elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             problem = "neither stored nor deflated"  # readers of other methods unpack without a limit
         if not info.is_dir():
-            yield from _checked(info.filename, info.file_size, partial(_read_zip, archive, lock, info), problem)
+            read = partial(_read_zip, archive, lock, info)
+            yield from _checked(zip_label(info), info.file_size, read, problem)
 
 
 def _read_zip(archive: zipfile.ZipFile, lock: Lock, info: zipfile.ZipInfo, limit: int) -> bytes:

@@ -12,14 +12,18 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 8
 
 
 def to_srgb(photo: Image.Image) -> Image.Image:
-    """A Pillow image as sRGB of 8 bits, not turned. A profile that cannot be read, or is of another color space than
-    the pixels, is ignored, as browsers do."""
+    """A Pillow image as sRGB of 8 bits, not turned; itself, if it is that already.
+
+    A profile that cannot be read, or is of another color space than the pixels, is ignored, as browsers do.
+    """
     profile = _foreign_profile(photo)
     if photo.mode.startswith("I"):
         return _gray_16_to_srgb(photo, profile)
     if photo.mode in ("P", "PA"):  # a palette with transparency would otherwise cause a warning
         photo = photo.convert("RGBA")
-    return _converted(photo, profile) if profile else photo.convert("RGB")
+    if profile:
+        return _converted(photo, profile)
+    return photo if photo.mode == "RGB" else photo.convert("RGB")
 
 
 def has_foreign_profile(photo: Image.Image) -> bool:

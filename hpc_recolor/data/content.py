@@ -9,7 +9,10 @@ from pathlib import Path
 import xxhash
 
 from hpc_recolor.data.entries import Entry
-from hpc_recolor.runtime.progress import ProgressCallback, silent
+from hpc_recolor.data.parallel import decoding_threads, map_in_order
+from hpc_recolor.runtime.progress import ProgressCallback, silent, timed
+
+READERS = 8  # at once: on a file server each open file costs a round trip
 
 # A file is the same as long as these are: device, inode, size, and the times at which its content and its inode
 # changed, of which programs can set only the first. In the last place: the photograph's name, as archives have many.
@@ -24,15 +27,18 @@ def content_hashes(entries: Sequence[Entry], progress: ProgressCallback = silent
     """XXH3 with 128 bits of each photograph's content, hex; "" for one that cannot be read.
 
     Only photographs that are new or changed are read; their hashes are kept in the user's cache folder, where there is
-    one. progress: called with (photographs hashed, all).
+    one. progress: called with (photographs hashed, all that have to be). If that takes long, its cost is printed.
     """
     identities = [_identity(entry) for entry in entries]
     with _store() as store:
         hashes = [_recall(store, identity) for identity in identities]
-        for number, entry in enumerate(entries):
-            if not hashes[number]:
-                hashes[number] = _hash(entry)
-                progress(number + 1, len(entries))
+        unknown = [number for number, one in enumerate(hashes) if not one]
+        with timed("hashed", advice="again only those that change") as cost, decoding_threads(READERS) as pool:
+            found = map_in_order(pool, _hash, [entries[number] for number in unknown], ahead=4 * READERS)
+            for done, (number, one) in enumerate(zip(unknown, found, strict=True), 1):
+                hashes[number] = one
+                cost.add(entries[number].size_bytes)
+                progress(done, len(unknown))
         _keep(store, identities, hashes)
     return hashes
 

@@ -10,23 +10,33 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from hpc_recolor.data.archives import ARCHIVE_ERRORS, ReadBeginning, describe_error, list_members
 from hpc_recolor.runtime.errors import UserError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif"})
+PHOTO_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif", ".hif"}
+)
 # Images that people keep among photographs, and that cannot be read: named where they are left out.
 OTHER_IMAGE_SUFFIXES = frozenset(
-    {".heic", ".heif", ".gif", ".jxl", ".jp2", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"}
+    {".gif", ".jxl", ".jp2", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"}
 )
-# The first bytes: JPEG, PNG, WebP, AVIF, TIFF and BigTIFF, and BMP with the length of its second header.
+# The brands of HEIF, as ISO/IEC 23008-12 names them; its two neutral ones may also be AVIF.
+HEIF_BEGINNING = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.S)
+# The first bytes: JPEG, PNG, WebP, AVIF, HEIF, TIFF and BigTIFF, and BMP with the length of its second header.
 PHOTO_BEGINNING = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftypavi[fs]|II[*+]\0|MM\0[*+]"
-    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    rb"|%b"
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0" % HEIF_BEGINNING.pattern,
     re.S,
 )
-PHOTO_BEGINNING_BYTES = 18
+# GIF, JPEG 2000, JPEG XL in its container, and Photoshop.
+OTHER_IMAGE_BEGINNING = re.compile(rb"GIF8[79]a|\0\0\0\x0c(jP  |JXL )\r\n|8BPS\0")
+BEGINNING_BYTES = 18
 MAX_PHOTO_BYTES = 2**29  # as a file
+
+FileKind = Literal["photograph", "other image", "other file"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def list_entries(sources: Sequence[Path], unpack_in: Path) -> Listing:
 
     A file with a photograph's suffix is one; another only if it begins like one; an image of another kind has a
     problem. Hidden files and what `walk` skips are left out, and so is the folder unpack_in. Unsafe archive members
-    (paths that lead outside, links, devices, ...) are never opened; those with a photograph's suffix have a problem.
+    (links, devices, ...) are never opened; those with a photograph's suffix have a problem.
     Names that exist already get "~2" after the first part.
     unpack_in: existing folder; compressed tar archives are unpacked there into nameless files, which are gone with the
         listing, or with the process however it ends.
@@ -124,25 +134,26 @@ def is_photo_name(name: str) -> bool:
     return _suffix(name) in PHOTO_SUFFIXES
 
 
-def is_photo(path: Path) -> bool:
-    """Whether a file has a photograph's suffix, or begins like one."""
-    return is_photo_name(path.name) or _begins_like_one(partial(read_file, path))
-
-
-def is_other_image(name: str) -> bool:
-    """Whether a name has the suffix of an image that cannot be read."""
-    return _suffix(name) in OTHER_IMAGE_SUFFIXES
+def kind_of(path: Path) -> FileKind:
+    """What a file is by its suffix, or by its first bytes."""
+    return _kind_of(path.name, partial(read_file, path))
 
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _begins_like_one(read: ReadBeginning) -> bool:
+def _kind_of(name: str, read: ReadBeginning) -> FileKind:
+    if is_photo_name(name):
+        return "photograph"
     try:
-        return PHOTO_BEGINNING.match(read(PHOTO_BEGINNING_BYTES)) is not None
+        beginning = read(BEGINNING_BYTES)
     except OSError:
-        return False
+        beginning = b""
+    if PHOTO_BEGINNING.match(beginning):
+        return "photograph"
+    is_other_image = _suffix(name) in OTHER_IMAGE_SUFFIXES or OTHER_IMAGE_BEGINNING.match(beginning)
+    return "other image" if is_other_image else "other file"
 
 
 def read_file(path: str | Path, limit: int = MAX_PHOTO_BYTES) -> bytes:
@@ -184,10 +195,11 @@ def _entry(name: str, size_bytes: int, read: ReadBeginning, problem: str | None,
     """The entry for a file, or None if it is not a photograph. With a problem it is not opened."""
     if not problem and size_bytes > MAX_PHOTO_BYTES:
         problem = f"too large: more than {MAX_PHOTO_BYTES} bytes"
-    if not is_photo_name(name) and (problem or not _begins_like_one(read)):
-        if not is_other_image(name):
-            return None
-        problem = problem or f"foreign: {_suffix(name)} files cannot be read"
+    kind = _kind_of(name, (lambda limit: b"") if problem else read)
+    if kind == "other file":
+        return None
+    if kind == "other image":
+        problem = problem or "foreign: an image of a kind that cannot be read"
     return Entry(name=name, size_bytes=size_bytes, read=partial(_read_whole, read), problem=problem, file=file)
 
 

@@ -1,7 +1,6 @@
 """The progress of `prepare` on disk: a header, and a line for each finished shard."""
 
 import fcntl
-import json
 import os
 import re
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from hpc_recolor.data.shards import MANIFEST, LeftOut, PrepareOptions, SetManifest, Split
-from hpc_recolor.run_folder.files import FileRecord
+from hpc_recolor.run_folder.files import FileRecord, to_json
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
 
@@ -149,8 +148,7 @@ class Journal:
         return file.is_file() and file.stat().st_size == shard.record.size_bytes
 
     def _write(self, line: BaseModel) -> None:
-        # Through json: names may hold bytes that are not UTF-8, which JSON escapes.
-        self.file.write(json.dumps(line.model_dump()).encode() + b"\n")
+        self.file.write(to_json(line) + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
 

@@ -6,7 +6,6 @@ that was left out since the shard before. Whatever the journal does not record, 
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,14 @@ from hpc_recolor.data.journal import JOURNAL, FinishedShard, Journal, JournalHea
 from hpc_recolor.data.pack_sample import PackedSample, pack_sample
 from hpc_recolor.data.parallel import decoding_threads, map_in_order
 from hpc_recolor.data.shards import SPLITS, LeftOut, PrepareOptions, SetManifest, Split
-from hpc_recolor.run_folder.files import FileRecord, fsync, record_of_bytes, without_empty_folders, write_atomically
+from hpc_recolor.run_folder.files import (
+    FileRecord,
+    fsync,
+    record_of_bytes,
+    to_json,
+    without_empty_folders,
+    write_atomically,
+)
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import ProgressCallback, silent
@@ -185,7 +191,7 @@ class SetWriter:
             left_out=sorted(left_out, key=lambda one: one.name),
         )
         fsync(self.out)
-        write_atomically(self.out / shards.MANIFEST, json.dumps(manifest.model_dump(), indent=2).encode() + b"\n")
+        write_atomically(self.out / shards.MANIFEST, to_json(manifest, indent=2) + b"\n")
         fsync(self.out)
         self.journal.remove()
         return manifest

@@ -15,9 +15,10 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hpc_recolor.config import FitName
 from hpc_recolor.data.color_profiles import has_foreign_profile, to_srgb
+from hpc_recolor.data.entries import HEIF_BEGINNING
 
-# Pillow's names of the formats; decided by content, not by suffix. DALI decodes all but AVIF too.
-PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "AVIF"})
+# Pillow's names of the formats; decided by content, not by suffix. DALI decodes all but the last two.
+PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "AVIF", "HEIF"})
 # A decoded photograph takes three bytes per pixel, in every thread at the same time.
 MAX_PIXELS = 100_000_000
 # A JPEG is decoded at a half, quarter or eighth of its size where it stays this many times larger than the result.
@@ -39,6 +40,8 @@ MARKS = (b"ICC_PROFILE", b"iCCP", b"tiff:Orientation", b"ftypavif")
 TIFF_OR_WEBP = (b"II", b"MM", b"RIFF")
 # Of large photographs and odd metadata. What cannot be used has an error of its own.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# TIFF tags (TIFF 6.0, TIFF/EP and DNG 1.7): what an image is beside others, where those are, and DNG's own.
+NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
 MOST_DPI = 1e5  # more, or infinitely many, are no resolution, and cannot be written
 # What Pillow's decoders raise on damaged files.
 DECODER_ERRORS = (
@@ -79,32 +82,38 @@ def decode(content: bytes, min_side: int = 1, at_least: int | None = None) -> Im
     MAX_PIXELS (according to its header, before it is decoded).
     """
     with _opened(content, min_side, at_least) as photo:
-        return to_rgb(photo)
+        return _without_info(_turned(to_srgb(photo), photo))  # not copied: a large one takes much memory
 
 
 @dataclass(frozen=True)
 class WholePhoto:
     """A photograph with all that its colored copy keeps. rgb: as `decode` returns it; alpha: its transparency, 8 bits,
-    None without; metadata: EXIF without orientation and thumbnail, and resolution, as arguments of Pillow's `save`."""
+    None without; metadata: EXIF without orientation and thumbnail, and resolution, as arguments of Pillow's `save`;
+    is_deep: whether the file has more than 8 bits a channel."""
 
     rgb: Image.Image
     alpha: Image.Image | None
     metadata: dict[str, Any]
+    is_deep: bool
 
 
 def decode_whole(content: bytes) -> WholePhoto:
     """A photograph and what belongs to it. Raises UnfitPhotoError as `decode` does."""
     with _opened(content) as photo:
         alpha = photo.convert("RGBA").getchannel("A") if photo.has_transparency_data else None
-        return WholePhoto(to_rgb(photo), alpha and _turned(alpha, photo), _kept_metadata(photo))
+        metadata = _kept_metadata(photo)  # before the photograph loses it
+        rgb = _without_info(_turned(to_srgb(photo), photo))
+        return WholePhoto(rgb, alpha and _turned(alpha, photo), metadata, _is_deep(content))
 
 
 @contextmanager
 def _opened(content: bytes, min_side: int = 1, at_least: int | None = None) -> Iterator[Image.Image]:
     """A file's photograph as Pillow decodes it. Arguments, and errors raised inside the context too: see `decode`."""
     try:
-        with Image.open(io.BytesIO(content)) as photo:
+        with _open(content) as photo:
             _check_header(photo, min_side)
+            if _is_raw(photo, content):
+                raise UnfitPhotoError("foreign: a camera's raw image, of which only a preview could be read")
             if at_least:
                 photo.draft(None, (at_least, at_least))
             photo.load()
@@ -115,9 +124,24 @@ def _opened(content: bytes, min_side: int = 1, at_least: int | None = None) -> I
         raise UnfitPhotoError(_reason(error, content)) from None
 
 
+def _open(content: bytes) -> Image.Image:
+    """As Pillow opens a file. Raises UnfitPhotoError if it is HEIC and its package is missing, and DECODER_ERRORS."""
+    if HEIF_BEGINNING.match(content) and "HEIF" not in Image.OPEN:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise UnfitPhotoError("foreign: HEIC is read after pip install 'hpc-recolor[heic]'") from None
+        register_heif_opener()
+    return Image.open(io.BytesIO(content))
+
+
 def to_rgb(photo: Image.Image) -> Image.Image:
-    """Upright 8-bit sRGB of a Pillow image of any mode, by its color profile; transparency dropped."""
+    """Upright 8-bit sRGB of a Pillow image of any mode, by its color profile, as a new one; transparency dropped."""
     upright = _turned(to_srgb(photo), photo)
+    return _without_info(upright.copy() if upright is photo else upright)
+
+
+def _without_info(upright: Image.Image) -> Image.Image:
     upright.info = {}  # else the caller might apply the orientation again
     return upright
 
@@ -131,15 +155,16 @@ def _turned(image: Image.Image, photo: Image.Image) -> Image.Image:
 def for_dali(content: bytes) -> bytes:
     """A file that DALI decodes to the pixels of `decode`: this one, or an uncompressed copy of these pixels.
 
-    DALI applies no color profile and no orientation in XMP, and reads neither AVIF nor a lossless WebP with EXIF. The
-    copy costs what Pillow takes to decode it. A file that Pillow cannot decode is returned as it is.
+    DALI applies no color profile and no orientation in XMP, and reads neither AVIF, HEIC nor lossless WebP with EXIF.
+    The copy costs what Pillow takes to decode it. A file that Pillow cannot decode is returned as it is.
     """
-    if not content.startswith(TIFF_OR_WEBP) and not any(mark in content for mark in MARKS):
+    is_plain = not content.startswith(TIFF_OR_WEBP) and not HEIF_BEGINNING.match(content)
+    if is_plain and not any(mark in content for mark in MARKS):
         return content  # parsing the header takes half as long as decoding
     try:
-        with Image.open(io.BytesIO(content)) as photo:
+        with _open(content) as photo:
             turned_by_xmp = "xmp" in photo.info and ExifTags.Base.Orientation in photo.getexif()
-            unread = photo.format == "AVIF" or (photo.format == "WEBP" and "exif" in photo.info)
+            unread = photo.format in ("AVIF", "HEIF") or (photo.format == "WEBP" and "exif" in photo.info)
             if not (has_foreign_profile(photo) or turned_by_xmp or unread):
                 return content
         copy = io.BytesIO()
@@ -200,6 +225,22 @@ def _check_header(photo: Image.Image, min_side: int) -> None:
         raise UnfitPhotoError(f"too small: {photo.width} x {photo.height}, a side is below {min_side} pixels")
     if photo.format in ("PNG", "WEBP", "AVIF") and getattr(photo, "is_animated", False):
         raise UnfitPhotoError("animated")
+
+
+def _is_raw(photo: Image.Image, content: bytes) -> bool:
+    """Whether a TIFF is what a camera's sensor saw. Pillow would take the small preview in it for the photograph."""
+    tags = getattr(photo, "tag_v2", {})
+    is_preview = int(tags.get(NEW_SUBFILE_TYPE, 0)) & 1 and SUB_IFDS in tags
+    return bool(DNG_VERSION in tags or is_preview or content[8:10] == b"CR") and photo.format == "TIFF"
+
+
+def _is_deep(content: bytes) -> bool:
+    """Whether a file that can be decoded has more than 8 bits a channel. Pillow keeps these in gray alone."""
+    with _open(content) as photo:
+        formats = [
+            tile.args[0] if isinstance(tile.args, tuple) else tile.args for tile in getattr(photo, "tile", [])[:1]
+        ]
+        return photo.mode.startswith("I") or "16" in str(formats) or photo.info.get("bit_depth", 8) > 8
 
 
 def _reason(error: Exception, content: bytes) -> str:

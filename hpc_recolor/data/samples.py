@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hpc_recolor.data.entries import read_file
 from hpc_recolor.data.photo import UnfitPhotoError
 from hpc_recolor.runtime.errors import RankError
+from hpc_recolor.runtime.output import escaped
 
 # photo: a file of any size; jpeg: already of the run's size; raw: pixels of that size.
 SampleKind = Literal["photo", "jpeg", "raw"]
@@ -97,7 +98,7 @@ class SampleReader:
                 f"{count} of {total} photographs became unreadable during the run, the last: {line}",
                 "check the disk, or allow a larger share",
             )
-        print(f"{line}; replaced by the next one ({count} of {total} so far)", file=sys.stderr)
+        print(f"{escaped(line)}; replaced by the next one ({count} of {total} so far)", file=sys.stderr)
 
     def read(self, number: int, read: Callable[[int], T]) -> tuple[int, T]:
         """(n, read(n)) for the first sample n, from `number` on, that can be read. Raises RankError if none can."""

@@ -14,7 +14,7 @@ from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
 from hpc_recolor.data.sources import UnreadablePhoto, find_photos, find_unreadable_photos
 from hpc_recolor.runtime.distributed import World, gather, on_main
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.progress import ProgressCallback, silent
+from hpc_recolor.runtime.progress import ProgressCallback, silent, timed
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def _from_photos(config: Config, world: World, progress: ProgressCallback) -> Sa
     assert data.photos
     photos, held_out_folder = data.photos, data.held_out
     train, held_out = on_main(world, lambda: _list_both(photos, held_out_folder))
-    shares = gather(world, find_unreadable_photos((train + held_out)[world.rank :: world.size], data, progress))
+    with timed("checked", shown=world.is_main, advice="`prepare` does that once for all runs") as cost:
+        cost.photographs = len(train) + len(held_out)
+        shares = gather(world, find_unreadable_photos((train + held_out)[world.rank :: world.size], data, progress))
     unreadable = sorted((photo for found, _ in shares for photo in found), key=lambda photo: photo.path)
     hashes = {path: one for _, share in shares for path, one in share.items()}
     unreadable_paths = {photo.path for photo in unreadable}

@@ -10,12 +10,13 @@ import numpy as np
 import xxhash
 
 from hpc_recolor.config import DataConfig
-from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, is_other_image, is_photo, read_file, walk
+from hpc_recolor.data.entries import PHOTO_SUFFIXES, is_data_set, kind_of, read_file, walk
 from hpc_recolor.data.inputs import check_photos_folder
 from hpc_recolor.data.parallel import decoding_threads
 from hpc_recolor.data.photo import UnfitPhotoError, decode
 from hpc_recolor.data.pipeline import chosen_loader, undecodable
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import escaped, shell_command
 from hpc_recolor.runtime.progress import ProgressCallback, silent
 
 CHECKED_TOGETHER = 32
@@ -40,11 +41,14 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
     check_photos_folder(folder, key)
     if is_data_set(os.listdir(folder)):
         raise UserError(
-            f"{key}={folder}", "is a prepared data set, not a folder of photographs", f"use --data.shards {folder}"
+            f"{key}={folder}",
+            "is a prepared data set, not a folder of photographs",
+            f"use {shell_command('--data.shards', folder)}",
         )
     files = [Path(inside, name) for inside, names in walk(folder, without) for name in names]
-    photos = [file for file in files if is_photo(file)]
-    _name_other_images(sorted({*files} - {*photos}))
+    kinds = {file: kind_of(file) for file in files}
+    photos = [file for file, kind in kinds.items() if kind == "photograph"]
+    _name_other_images(sorted(file for file, kind in kinds.items() if kind == "other image"))
     if not photos:
         raise UserError(
             f"{key}={folder}",
@@ -55,11 +59,18 @@ def find_photos(folder: Path, key: str, without: Path | None = None) -> list[Pat
 
 
 def _name_other_images(files: Sequence[Path]) -> None:
-    others = [str(file) for file in files if is_other_image(file.name)]
-    if others:
-        more = f" and {len(others) - OTHERS_SHOWN} more" if len(others) > OTHERS_SHOWN else ""
-        shown = ", ".join(others[:OTHERS_SHOWN])
-        print(f"left out {len(others)} images of kinds that cannot be read: {shown}{more}", file=sys.stderr)
+    if files:
+        more = f" and {len(files) - OTHERS_SHOWN} more" if len(files) > OTHERS_SHOWN else ""
+        shown = ", ".join(escaped(str(file)) for file in files[:OTHERS_SHOWN])
+        print(f"left out {len(files)} images of kinds that cannot be read: {shown}{more}", file=sys.stderr)
+
+
+def print_left_out(photos: Sequence[UnreadablePhoto]) -> None:
+    """Name photographs that cannot be read, and why, on stderr."""
+    if photos:
+        print(f"left out {len(photos)} photographs that cannot be read:", file=sys.stderr)
+    for photo in photos:
+        print(escaped(f"  {photo.path}: {photo.reason}"), file=sys.stderr)
 
 
 def find_unreadable_photos(

@@ -37,6 +37,7 @@ from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.tables import print_lines
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,9 @@ class Evaluator:
         if self.world.is_main and printed:
             with suppress(BrokenPipeError):
                 print(f"{self.file(choice)} is there already" if was_there else self.file(choice))
-                print(result_writer.summary_table(evaluation.rows), flush=True)
+                print_lines(result_writer.summary_table(evaluation.rows))
                 if evaluation.front:
-                    print(result_writer.front_table(evaluation), flush=True)
+                    print_lines(result_writer.front_table(evaluation))
         return evaluation
 
     def run_one(self, choice: Choice | ExportChoice) -> tuple[bool, Evaluation]:

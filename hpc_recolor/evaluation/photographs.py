@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from hpc_recolor.data.batches import load_images
 from hpc_recolor.data.entries import is_data_set
 from hpc_recolor.data.samples import PhotoFiles, Samples, Subset
 from hpc_recolor.data.sets import collect
-from hpc_recolor.data.sources import find_photos, find_unreadable_photos
+from hpc_recolor.data.sources import find_photos, find_unreadable_photos, print_left_out
 from hpc_recolor.runtime.distributed import World, gather, on_main
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
@@ -157,9 +156,8 @@ def _photos(folder: Path, name: str, key: str, data: DataConfig, world: World) -
     paths = on_main(world, lambda: find_photos(folder, key))
     with show_progress("checking photographs", shown=world.is_main) as progress:
         shares = gather(world, find_unreadable_photos(paths[world.rank :: world.size], data, progress)[0])
-    bad = {photo.path: photo.reason for share in shares for photo in share}
-    if bad and world.is_main:
-        print(f"left out {len(bad)} photographs that cannot be read:", file=sys.stderr)
-        for path in sorted(bad):
-            print(f"  {path}: {bad[path]}", file=sys.stderr)
+    unreadable = sorted((photo for share in shares for photo in share), key=lambda photo: photo.path)
+    if world.is_main:
+        print_left_out(unreadable)
+    bad = {photo.path for photo in unreadable}
     return Photographs(name, PhotoFiles([path for path in paths if path not in bad]), data, world, root=folder)

@@ -61,8 +61,8 @@ def write_results(
     _on_all(world, lambda: write_atomically(file, evaluation.to_json()) if world.is_main else None)
 
 
-def summary_table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
-    """The main metrics of each method as aligned text. rows: by method and metric."""
+def summary_table(rows: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
+    """The main metrics of each method: lines of cells, the first of headings. rows: by method and metric."""
     measured = {metric for means in rows.values() for metric in means}
     columns = [metric for metric in METRICS if metric.short and metric.key in measured]
     names = {method.key: method.name for method in METHODS}
@@ -70,27 +70,22 @@ def summary_table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
     for method, means in rows.items():
         values = [(means[metric.key], metric.digits) for metric in columns]
         lines.append([names[method], *("-" if value is None else f"{value:.{digits}f}" for value, digits in values)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
+    return lines
 
 
-def front_table(evaluation: Evaluation) -> str:
-    """The front from faithful to vivid as aligned text.
+def front_table(evaluation: Evaluation) -> list[list[str]]:
+    """The front from faithful to vivid: lines of cells, the first of headings.
 
     CIEDE2000 is also given as a share of the gray copy's, and colorfulness as a share of the originals'.
     """
     gray, originals = evaluation.gray_ciede2000, evaluation.original_colorfulness
-    lines = [f"{'vividness':>9}{'CIEDE2000':>12}{'of gray':>10}{'colorfulness':>15}{'of originals':>15}"]
+    lines = [["vividness", "CIEDE2000", "of gray", "colorfulness", "of originals"]]
     for point in evaluation.front:
         color, colorful = point.ciede2000, point.colorfulness
         cells = (color, 3), (_share(color, gray), 3), (colorful, 1), (_share(colorful, originals), 3)
         shown = ("-" if value is None else f"{value:.{digits}f}" for value, digits in cells)
-        widths = (12, 10, 15, 15)
-        lines.append(f"{point.vividness:>9g}" + "".join(f"{cell:>{w}}" for cell, w in zip(shown, widths, strict=True)))
-    return "\n".join(lines)
+        lines.append([f"{point.vividness:g}", *shown])
+    return lines
 
 
 def _share(value: float | None, of: float | None) -> float | None:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.files import to_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
@@ -173,15 +173,15 @@ def check_private(path: Path) -> None:
 
 def write_submission(folder: JobFolder, submission: Submission) -> None:
     """Record the last submission."""
-    write_atomically(folder.submission, submission.model_dump_json(indent=1).encode())
+    write_atomically(folder.submission, to_json(submission, indent=1))
 
 
 def read_submission(folder: JobFolder) -> Submission:
     """The last submission. Raises UserError if there is none, or if the folder is not private."""
     folder.check()
     try:
-        submission = Submission.model_validate_json(folder.submission.read_bytes())
-    except (OSError, ValidationError) as error:
+        submission = Submission.model_validate(parse_json(folder.submission.read_bytes()))
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not written by `submit`"
         raise UserError(str(folder.submission), f"cannot be read ({reason})", "submit the run again") from None
     of_sweep = "_" in submission.job
@@ -206,7 +206,7 @@ def append_event(folder: JobFolder, event: Event) -> None:
     """Record a start or an end. Only rank 0 appends."""
     with folder.history.open("ab+") as file:
         cut_short = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
-        file.write((b"\n" if cut_short else b"") + event.model_dump_json().encode() + b"\n")
+        file.write((b"\n" if cut_short else b"") + to_json(event) + b"\n")
 
 
 def read_history(folder: JobFolder) -> list[Event]:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import submitit
-from pydantic import ValidationError
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from hpc_recolor import cli
@@ -30,6 +29,7 @@ from hpc_recolor.runtime.code_version import code_commit
 from hpc_recolor.runtime.distributed import adopt
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
+from hpc_recolor.runtime.json_text import parse_json
 from hpc_recolor.runtime.output import lossy_output
 from hpc_recolor.runtime.signals import StopRequest
 
@@ -165,8 +165,8 @@ def _folder_of_task(submitted: JobFolder) -> JobFolder:
 
 def _read_options(folder: JobFolder) -> JobOptions:
     try:
-        return JobOptions.model_validate_json(folder.options.read_bytes())
-    except (OSError, ValidationError) as error:
+        return JobOptions.model_validate(parse_json(folder.options.read_bytes()))
+    except (OSError, ValueError) as error:
         raise UserError(str(folder.options), f"cannot be read ({error})", "submit the run again") from None
 
 

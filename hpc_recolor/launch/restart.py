@@ -1,6 +1,5 @@
 """Resume a run whose job has ended or waits after a requeue, with the config, options and code of its submission."""
 
-import shlex
 import shutil
 
 from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission
@@ -11,6 +10,8 @@ from hpc_recolor.launch.snapshot import Snapshot
 from hpc_recolor.launch.submission import Plan, check_no_job, submit
 from hpc_recolor.run_folder.folder import RunFolder, read_config
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.json_text import parse_json
+from hpc_recolor.runtime.output import shell_command
 
 # SLURM refuses to start a job within the second in which it revoked the job's last allocation.
 START_DELAY_S = 3
@@ -41,7 +42,7 @@ def resubmit(run: RunFolder) -> Submission:
     last = read_submission(folder)
     check_no_job(run)
     try:
-        options = JobOptions.model_validate_json(folder.options.read_bytes())
+        options = JobOptions.model_validate(parse_json(folder.options.read_bytes()))
         code = _code_of(folder, last)
     except (OSError, ValueError, shutil.Error) as error:
         raise UserError(str(folder.path), f"lacks what `restart` needs ({error})", "submit the run again") from None
@@ -73,5 +74,5 @@ def _not_now(overview: Overview) -> UserError:
         return UserError(job, f"is already waiting ({overview.why})", "cancel it first to submit it again")
     if overview.state == "ending":
         return UserError(job, "is just ending", "try again in a moment")
-    command = shlex.join(["python", "-m", "hpc_recolor.jobs", "cancel", str(overview.run)])
+    command = shell_command("python", "-m", "hpc_recolor.jobs", "cancel", overview.run)
     return UserError(job, "is running", f"cancel it first: {command}")

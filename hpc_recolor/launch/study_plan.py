@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.data.package_photos import count_tiles, write_scenes, write_tiles
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import shell_command
 from hpc_recolor.runtime.packaged import CONFIGS, packaged
 
 # The name of a command of ours, and its arguments.
@@ -194,7 +194,8 @@ def training_commands(run: StudyRun, scenes: Path | None, recognition: bool = Fa
 def run_commands(commands: Sequence[Command]) -> int:
     """Run and print commands one after the other, until one fails. Returns its exit code, or 0."""
     for number, (command, *arguments) in enumerate(commands, 1):
-        print(f"[{number}/{len(commands)}] python -m hpc_recolor.{command} {shlex.join(arguments)}", flush=True)
+        line = shell_command("python", "-m", f"hpc_recolor.{command}", *arguments)
+        print(f"[{number}/{len(commands)}] {line}", flush=True)
         code = _run([sys.executable, "-m", f"hpc_recolor.{command}", *arguments])
         if code:
             print("stopped here; the same command resumes from it", file=sys.stderr)

@@ -16,9 +16,10 @@ from hpc_recolor.launch.job_states import JobState, job_of, job_states
 from hpc_recolor.launch.profile import JobOptions, plain_path, working_directory
 from hpc_recolor.launch.slurm_time import format_time
 from hpc_recolor.launch.snapshot import Snapshot
-from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.run_folder.files import to_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import shell_command
 from hpc_recolor.training import preflight
 
 
@@ -107,7 +108,7 @@ def submit(plan: Plan) -> list[Submission]:
         for run, home, config in zip(plan.runs, homes, plan.configs, strict=True):
             claim(run, config)
             write_atomically(home.config, to_yaml(config).encode())
-            write_atomically(home.options, plan.options.model_dump_json(indent=1).encode())
+            write_atomically(home.options, to_json(plan.options, indent=1))
         if plan.is_sweep:
             write_atomically(plan.folder.tasks, json.dumps([str(run.path) for run in plan.runs]).encode())
         job, script = _start(plan)
@@ -135,7 +136,7 @@ def check_no_job(run: RunFolder) -> None:
         raise UserError(
             f"run {run.path}",
             f"already has job {last.job} ({job.state.lower()})",
-            f"see python -m hpc_recolor.jobs status {run.path}, or cancel it first",
+            f"see {shell_command('python', '-m', 'hpc_recolor.jobs', 'status', run.path)}, or cancel it first",
         )
 
 

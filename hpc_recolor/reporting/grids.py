@@ -8,6 +8,7 @@ from hpc_recolor.evaluation.results import ImageScores, StoredEvaluation
 from hpc_recolor.reporting.numbers import number
 from hpc_recolor.reporting.runs import Run
 from hpc_recolor.reporting.thumbnails import Thumbnails
+from hpc_recolor.runtime.output import escaped
 
 EXTREMES = 20
 
@@ -142,7 +143,7 @@ def _row(
     made = [_cell(evaluation, one, thumbnails) for evaluation, one in cells]
     first = next((one for one in made if one), None)
     return {
-        "name": photo.name,
+        "name": escaped(photo.name),
         "number": photo.number,
         "gray": first["gray"] if first else None,
         "original": first["original"] if first else None,

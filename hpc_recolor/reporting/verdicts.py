@@ -10,6 +10,7 @@ from hpc_recolor.evaluation.results import ImageScores, StoredEvaluation
 from hpc_recolor.reporting.compare import Group, one_key_apart, why_apart
 from hpc_recolor.reporting.numbers import APOSTROPHE, MINUS, Difference, number, pair, plural
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
+from hpc_recolor.runtime.output import shell_command
 
 COMPARED = ("ciede2000", "ab_error", "colorfulness")
 NAMES = {key: BY_KEY[key].short for key in COMPARED}
@@ -86,7 +87,7 @@ def verdict_on(run: Run, data: str | None) -> Verdict:
 
 def how_to_measure(run: Run, data: str | None) -> str:
     """A sentence with the command for the numbers that are missing."""
-    command = f"python -m hpc_recolor.evaluate {run.given}"
+    command = shell_command("python", "-m", "hpc_recolor.evaluate", run.given)
     others = ", ".join(run.evaluations)
     if not others or data is None:
         return f"No evaluation yet; run {command}"

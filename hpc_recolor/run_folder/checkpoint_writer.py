@@ -15,7 +15,7 @@ from hpc_recolor.run_folder.checkpoints import (
     folder_name,
     manifest_hash,
 )
-from hpc_recolor.run_folder.files import fsync, write_atomically
+from hpc_recolor.run_folder.files import fsync, to_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.json_text import parse_json
 
@@ -47,7 +47,7 @@ def commit(run: RunFolder, beside: Path, manifest: Manifest) -> Path:
     final = run.checkpoints / folder_name(manifest.images_seen)
     try:
         _check_sizes(beside, manifest)
-        content = manifest.model_dump_json(indent=1).encode()
+        content = to_json(manifest, indent=1)
         write_atomically(beside / MANIFEST, content)
         write_atomically(beside / MANIFEST_HASH, manifest_hash(content))
         fsync(beside)

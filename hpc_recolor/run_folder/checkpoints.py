@@ -236,8 +236,7 @@ def _is_altered(checkpoint: Path) -> bool:
 
 def _manifest_or_damage(checkpoint: Path) -> Manifest | str:
     try:
-        text = (checkpoint / MANIFEST).read_bytes()
-        content = parse_json(text)
+        content = parse_json((checkpoint / MANIFEST).read_bytes())
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except OSError as error:
@@ -248,7 +247,7 @@ def _manifest_or_damage(checkpoint: Path) -> Manifest | str:
     if isinstance(found, int) and found != FORMAT:
         return f"{MANIFEST} has format {found}, this version reads {FORMAT}: it was written by another version"
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

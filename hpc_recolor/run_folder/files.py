@@ -1,6 +1,7 @@
 """Atomic and durable file operations, and the file records that manifests hold."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
     return f"{file.name} differs from what was written ({ALGORITHM_NAMES[expected.algorithm]})"
 
 
-def write_atomically(file: Path, content: bytes) -> None:
+def write_atomically(file: Path, content: bytes | memoryview) -> None:
     """Replace a file so that readers see the old content or the new, even after a kill. Raises OSError."""
     beside = file.with_name(f".{file.name}.writing")
     try:
@@ -92,6 +93,11 @@ def write_atomically(file: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(file)  # a failed write does not name its file
         raise
+
+
+def to_json(model: BaseModel, indent: int | None = None) -> bytes:
+    """A model as JSON. pydantic's own writer refuses paths and names that are not UTF-8, which JSON can escape."""
+    return json.dumps(model.model_dump(mode="json"), indent=indent).encode()
 
 
 @contextmanager

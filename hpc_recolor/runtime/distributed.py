@@ -1,6 +1,7 @@
 """Ranks: start-up, identity and collectives. The only reader of RANK and the like."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -93,6 +94,8 @@ def start(device: str, threads: int | None, check_stop: Callable[[], None] = lam
         # NCCL then need not guess the device, and connects here.
         device_id = place if kind == "cuda" else None
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=device_id)
+        if backend == "gloo":  # a rank that leaves at once, as after bad input, would break the others' connecting
+            dist.barrier()
     return World(rank, size, local_rank, place)
 
 
@@ -129,11 +132,14 @@ def _meeting(rank: int, size: int) -> Meeting:
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group; this process may join another."""
     import torch.distributed as dist
 
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    # DeepSpeed, if it was used, keeps groups of its own, and would use them again after a new start.
+    deepspeed = sys.modules.get("deepspeed.comm")
+    (deepspeed if deepspeed and deepspeed.is_initialized() else dist).destroy_process_group()
 
 
 def on_main(world: World, action: Callable[[], Result]) -> Result:

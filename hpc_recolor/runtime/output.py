@@ -1,9 +1,49 @@
-"""Output that may get lost: a run must not end because its log's disk is full, or its terminal is gone."""
+"""What is printed: texts with any file name in them, and output that may get lost.
 
+Names of files may hold any bytes. A terminal would obey control characters in them, and a strict stream refuses bytes
+that are not UTF-8. A run must not end because its log's disk is full, or its terminal is gone.
+"""
+
+import io
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
+
+# Control characters, line separators, marks that turn the direction of text around (Unicode, UAX 9), and surrogates,
+# which are bytes that are not UTF-8 as os.fsdecode returns them.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escaped(text: str) -> str:
+    """A text in one line that a terminal shows as it is: what is not printable is \\n, \\xff, \\u202e and so on."""
+    return UNPRINTABLE.sub(lambda found: _escape(found[0]), text)
+
+
+def shell_command(*words: object) -> str:
+    """A command line to be printed, for bash or zsh to read: words are quoted where necessary."""
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return f"\\u{ord(character):04x}" if ord(character) > 0x7F else character.encode("unicode_escape").decode()
+
+
+def _quoted(word: str) -> str:
+    if not UNPRINTABLE.search(word):
+        return shlex.quote(word)
+    return "$'" + escaped(word.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+
+
+def print_any_name() -> None:
+    """Let stdout and stderr print every text: what their encoding lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class LossyOutput:

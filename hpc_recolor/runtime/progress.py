@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 from rich.console import Console
@@ -12,12 +13,43 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # Where no terminal redraws the line, a new one is printed at most this often.
 SECONDS_BETWEEN_LINES = 5.0
 
+# What takes longer is worth a line when it is done.
+LONG_S = 10.0
+
 # Called with (items done, total).
 ProgressCallback = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
     """A ProgressCallback that shows nothing."""
+
+
+@dataclass
+class Cost:
+    """Photographs that were read, and their bytes."""
+
+    photographs: int = 0
+    size_bytes: int = 0
+
+    def add(self, size_bytes: int) -> None:
+        """Count a photograph."""
+        self.photographs += 1
+        self.size_bytes += size_bytes
+
+
+@contextmanager
+def timed(done: str, shown: bool = True, advice: str = "") -> Iterator[Cost]:
+    """Yields a counter. Afterwards, if it took long, prints what was done on stderr: "hashed 9 photographs, ...".
+
+    shown: whether this rank prints. advice: what would spare it the next time.
+    """
+    cost, start_s = Cost(), time.monotonic()
+    yield cost
+    elapsed_s = time.monotonic() - start_s
+    if shown and elapsed_s >= LONG_S:
+        size = f", {cost.size_bytes / 1e9:.1f} GB," if cost.size_bytes else ""
+        line = f"{done} {cost.photographs:,} photographs{size} in {elapsed_s:.0f} s"
+        print("; ".join(filter(None, (line, advice))), file=sys.stderr)
 
 
 def stderr_console() -> Console:

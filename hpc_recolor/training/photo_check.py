@@ -1,10 +1,10 @@
 """Collects and checks the photographs of a run before it trains."""
 
-import sys
 from collections.abc import Callable
 
 from hpc_recolor.config import Config
 from hpc_recolor.data.sets import SampleSets, collect
+from hpc_recolor.data.sources import print_left_out
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
@@ -23,10 +23,8 @@ def collect_photographs(config: Config, world: World, enter_phase: Callable[[str
             progress(done, total)
 
         photos = collect(config, world, report)
-    if photos.unreadable and world.is_main:
-        print(f"left out {len(photos.unreadable)} photographs that cannot be read:", file=sys.stderr)
-        for bad in photos.unreadable:
-            print(f"  {bad.path}: {bad.reason}", file=sys.stderr)
+    if world.is_main:
+        print_left_out(photos.unreadable)
     if config.train.batch_size > len(photos.train):
         raise UserError(
             f"train.batch_size={config.train.batch_size}",

@@ -1,10 +1,13 @@
 """Checks of a run before anything slow: no torch is imported, no process group joined, no image opened."""
 
+from pathlib import Path
+
 from hpc_recolor.config import Config, check_ranks
 from hpc_recolor.data.adoption import check_given, with_set_options
 from hpc_recolor.data.inputs import check_inputs
 from hpc_recolor.models.weights_package import start_of, weights_file
 from hpc_recolor.run_folder.folder import RunFolder, find_run
+from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 
 
@@ -18,6 +21,7 @@ def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
     check_ranks(config, ranks)
     check_inputs(config.data)
     adopted = with_set_options(config)
+    _check_is_utf8(config.run.folder)
     run = RunFolder(config.run.folder / config.run.name)
     if not run.config.is_file():  # earlier versions began runs whose config contradicts their data set
         check_given(config, adopted)
@@ -27,3 +31,10 @@ def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
         weights_file(config.model)
     deepspeed_config(config, ranks)
     return config, find_run(config)
+
+
+def _check_is_utf8(folder: Path) -> None:
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"run.folder={folder}", "is not UTF-8, which TensorBoard requires", "name another") from None

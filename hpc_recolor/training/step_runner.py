@@ -58,7 +58,7 @@ class StepGraphs:
         size, share = config.data.size, config.train.batch_size // world.size
         self._step = step
         self._rgb_u8_NHWC = torch.zeros((share, size, size, 3), dtype=torch.uint8, device=world.device)
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
 

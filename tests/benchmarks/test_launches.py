@@ -5,9 +5,6 @@ import pytest
 from benchmarks.launches import count
 from hpc_recolor.config_file import load_config
 from hpc_recolor.runtime.distributed import World
-from tests.training.conftest import world
-
-__all__ = ["world"]
 
 # What the study trains with. Lower a number when the step needs fewer.
 MOST = {

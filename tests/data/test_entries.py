@@ -8,11 +8,13 @@ import os
 import random
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_recolor.data import archives, entries
+from hpc_recolor.data import archives, entries, member_names
 from hpc_recolor.data.entries import Entry, Listing, list_entries
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.runtime.errors import UserError
@@ -123,9 +125,8 @@ def test_any_tree_of_files_is_read_back_from_folder_and_tar(tree: dict[tuple[str
             (folder / "photo.jpg").write_bytes(content)
             expected["/".join(["root", *folders, "photo.jpg"])] = content
         assert contents(listed(root)) == expected
-        if not any("\\" in name for name in expected):
-            for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
-                assert contents(listed(make_tar(Path(place, "photos.tar"), expected, form))) == expected
+        for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+            assert contents(listed(make_tar(Path(place, "photos.tar"), expected, form))) == expected
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
@@ -265,19 +266,19 @@ def test_run_folders_and_data_sets_are_not_sources(tree: Path) -> None:
     assert find_photos(tree, "key", without=tree / "out") == [tree / "a.JPG", tree / "deep" / "b.png"]
 
 
-UNSAFE_NAMES = {
-    "/tmp/absolute.jpg": "its path",
-    "../up.jpg": "its path",
-    "x/../../up.jpg": "its path",
-    "C:/windows.jpg": "its path",
-    "x\\windows.jpg": "its path",
+# Names that lead outside of a folder, and their labels.
+OUTSIDE = {
+    "/tmp/absolute.jpg": "tmp/absolute.jpg",
+    "../up.jpg": "up.jpg",
+    "x/../../up-again.jpg": "x/up-again.jpg",
+    "C:/windows.jpg": "windows.jpg",
 }
 
 
 def test_unsafe_members_of_a_tar_are_named_and_never_opened(tmp_path: Path) -> None:
     kinds = {tarfile.SYMTYPE: "sym", tarfile.LNKTYPE: "hard", tarfile.FIFOTYPE: "fifo", tarfile.CHRTYPE: "char"}
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-        for name in ("x/good.jpg", *UNSAFE_NAMES, "../other.txt"):
+        for name in ("x/good.jpg", *OUTSIDE, "../other.txt"):
             member = tarfile.TarInfo(name)
             member.size = 3
             tar.addfile(member, io.BytesIO(b"abc"))
@@ -288,18 +289,17 @@ def test_unsafe_members_of_a_tar_are_named_and_never_opened(tmp_path: Path) -> N
                 tar.addfile(member)
     before = sorted(tmp_path.rglob("*"))
     listing = listed(tmp_path / "x.tar", unpack_in=tmp_path)
-    assert contents(listing) == {"x/good.jpg": b"abc"}
+    assert contents(listing) == dict.fromkeys(("x/good.jpg", *OUTSIDE.values()), b"abc")
     found = problems(listing)
-    assert found.keys() == UNSAFE_NAMES.keys() | {f"x/{name}.jpg" for name in kinds.values()}
+    assert found.keys() == {f"x/{name}.jpg" for name in kinds.values()}
     assert all(problem.startswith("unsafe archive member: ") for problem in found.values())
-    assert all("path" in found[name] for name in UNSAFE_NAMES)
     assert listing.other_files == 5
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_unsafe_members_of_a_zip_are_named_and_never_opened(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        for name in ("x/good.jpg", *UNSAFE_NAMES, "../other.txt"):
+        for name in ("x/good.jpg", *OUTSIDE, "../other.txt"):
             archive.writestr(name, b"abc")
         link = zipfile.ZipInfo("x/link.jpg")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -308,12 +308,61 @@ def test_unsafe_members_of_a_zip_are_named_and_never_opened(tmp_path: Path) -> N
         archive.writestr("x/secret.jpg", b"abc")
         archive.infolist()[-1].flag_bits |= 1
     listing = listed(tmp_path / "x.zip")
-    assert contents(listing) == {"x/good.jpg": b"abc"}
+    assert contents(listing) == dict.fromkeys(("x/good.jpg", *OUTSIDE.values()), b"abc")
     found = problems(listing)
-    assert found.keys() == UNSAFE_NAMES.keys() | {"x/link.jpg", "x/packed.jpg", "x/secret.jpg"}
+    assert found.keys() == {"x/link.jpg", "x/packed.jpg", "x/secret.jpg"}
     assert "link" in found["x/link.jpg"] and "encrypted" in found["x/secret.jpg"]
     assert "stored nor deflated" in found["x/packed.jpg"]
     assert listing.other_files == 1
+
+
+def zip_of_raw_name(path: Path, name: bytes, extra: bytes = b"") -> Path:
+    """A zip with one member, whose name is not marked as UTF-8."""
+    placeholder = "n" * len(name)
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo(placeholder)
+        info.extra = extra
+        archive.writestr(info, b"abc")
+    path.write_bytes(path.read_bytes().replace(placeholder.encode(), name))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "label"),
+    [
+        ("写真/表示.jpg", "cp932", None),  # 表 ends in the byte of a backslash
+        ("ソ.jpg", "cp932", None),
+        ("2019年/ポスター.jpg", "cp932", None),
+        ("写真\\表.jpg", "cp932", "写真/表.jpg"),
+        ("café/Größe.jpg", "utf-8", None),
+        ("café/Größe.jpg", "cp437", None),
+        ("Köln.jpg", "cp437", None),
+        ("2019\\trip\\IMG_1.JPG", "ascii", "2019/trip/IMG_1.JPG"),
+        ("C:\\Users\\me\\a.jpg", "ascii", "Users/me/a.jpg"),
+        ("..\\..\\up.jpg", "ascii", "up.jpg"),
+        ("功.jpg", "big5", "Ñ_.jpg"),  # of unknown encoding; its backslash does not hide it
+    ],
+)
+def test_names_in_a_zip_are_labels_of_photographs_of_any_system(
+    tmp_path: Path, name: str, encoding: str, label: str | None
+) -> None:
+    source = zip_of_raw_name(tmp_path / "x.zip", name.encode(encoding))
+    assert contents(listed(source)) == {label or name: b"abc"}
+
+
+def test_the_name_of_a_zip_member_in_unicode_comes_first(tmp_path: Path) -> None:
+    name = b"Gr\x94\xe1e.jpg"
+    body = b"\1" + zlib.crc32(name).to_bytes(4, "little") + "写真.jpg".encode()
+    extra = struct.pack("<HH", 0x9999, 2) + b"ab" + struct.pack("<HH", 0x7075, len(body)) + body
+    assert contents(listed(zip_of_raw_name(tmp_path / "x.zip", name, extra))) == {"写真.jpg": b"abc"}
+
+
+@given(st.binary(min_size=1, max_size=30).filter(lambda name: b"\0" not in name))
+def test_no_label_leads_outside(name: bytes) -> None:
+    info = zipfile.ZipInfo(name.decode("cp437"))
+    for label in (member_names.zip_label(info), member_names.tar_label(os.fsdecode(name))):
+        parts = label.split("/")
+        assert label and parts[0] and ".." not in parts
 
 
 @pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])

@@ -25,6 +25,7 @@ from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.tables import print_lines
 from recolor_kernels import discriminator_loss, generator_loss
 from tests.conftest import contents, paint_photo
 from tests.support import tolerances
@@ -68,8 +69,7 @@ def test_the_front_leads_from_the_gray_copy_through_the_model_to_more_color(meas
     assert colorfulness[0] < colorfulness[1] < colorfulness[2]
     if content.protocol.color == "lab":
         assert gray.ciede2000 == pytest.approx(content.rows["gray"]["ciede2000"])
-    head, *lines = front_table(content).splitlines()
-    assert head.split()[0] == "vividness" and [line.split()[0] for line in lines] == ["0", "1", "2"]
+    assert [line[0] for line in front_table(content)] == ["vividness", "0", "1", "2"]
     assert read_json(run, "held-out", "epoch-0003")["front"][2]["vividness"] == 2
     ((again, _),) = evaluate(run, images_kept=2, vividness=(0, 1, 2))
     assert again
@@ -338,9 +338,10 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
         evaluate_run(tmp_path, EvaluationOptions(), device="cuda")
 
 
-def test_the_table_is_aligned_and_has_a_dash_where_there_is_no_number() -> None:
+def test_the_table_is_aligned_and_has_a_dash_where_there_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     numbers: dict[str, Any] = {"ciede2000": 8.123, "ab_error": 7.0, "ssim": 0.91, "colorfulness": 20.0}
-    lines = summary_table({"model": numbers | {"psnr": 21.0}, "gray": numbers | {"psnr": None}}).splitlines()
+    print_lines(summary_table({"model": numbers | {"psnr": 21.0}, "gray": numbers | {"psnr": None}}))
+    lines = capsys.readouterr().out.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].split() == ["model", "8.12", "7.00", "21.00", "0.9100", "20.0"]
     assert lines[2].split() == ["gray", "copy", "8.12", "7.00", "-", "0.9100", "20.0"]

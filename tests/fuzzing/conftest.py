@@ -3,7 +3,6 @@
 import pytest
 
 from tests.support.fuzzing import Fuzz, first_seed_now
-from tests.training.conftest import world as world
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,10 @@ from hpc_recolor.evaluation.validation_scores import score
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.models.norm import CrossRankBatchNorm2d
+from hpc_recolor.run_folder.files import record_of
 from hpc_recolor.runtime.distributed import World, gather, start, stop
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training import device_step
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
@@ -25,7 +28,7 @@ from hpc_recolor.training.engine.engine import Engines
 from hpc_recolor.training.run_state import RunState
 from hpc_recolor.training.schedule import Phase
 from hpc_recolor.training.step import gan_step
-from hpc_recolor.training.trainer import Trainer
+from hpc_recolor.training.trainer import Trainer, train
 from tests.support.training_runs import differences, make, networks, run_config, state, without_plots
 from tests.support.training_runs import train as train_run
 
@@ -306,6 +309,35 @@ def rank_agreement(world: World) -> dict[str, Any]:
         "scores": scores(world),
         "bad step": bad_steps(world),
     }
+
+
+def trainings_in_turn(world: World, photos: str, folder: str) -> list[str]:
+    """Trains the same run again and again under other names; in between, one is refused before its networks are made,
+    and one after, since it is to end before it is.
+
+    Returns what each came to: the hash of its weights, or why it ended.
+    """
+    stop()  # each training joins a process group of its own
+    came_to = []
+    for name, place, epochs in (
+        ("first", photos, 2),
+        ("refused", "nowhere", 2),
+        ("second", photos, 2),
+        ("first", photos, 1),
+        ("third", photos, 2),
+    ):
+        config = small_config(
+            data={"photos": place, "size": 32, "held_out_count": 3},
+            train={"batch_size": 4, "epochs": epochs, "device": "cpu", "threads": 1},
+            run={"name": name, "folder": folder},
+        )
+        try:
+            *_, file = sorted(train(config, StopRequest()).path.glob("checkpoints/*/shard-00000-*"))
+            came_to.append(record_of(file).hash)
+        except UserError as error:
+            came_to.append(error.problem)
+    start("cpu", threads=1)
+    return came_to
 
 
 def main() -> None:
