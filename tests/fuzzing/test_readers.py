@@ -52,7 +52,7 @@ from tests.support.submitted_runs import end, start, submitted
 SIDE = 32
 
 # The module of the photographs asks for it, but pytest resets what modules ask for.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 
 @pytest.fixture
