@@ -45,8 +45,13 @@ def without_plots() -> None:
     setattr(tracker, "plot_losses", lambda *_: None)  # noqa: B010
 
 
-def make(config: Config, world: World, stop_at_step: int | None = None, in_phase: str = "training") -> Trainer:
-    """A trainer; its last rank alone receives a signal in that phase of that step."""
+def make(
+    config: Config, world: World, stop_at_step: int | None = None, in_phase: str = "training", at_once: bool = True
+) -> Trainer:
+    """A trainer; its last rank alone receives a signal in that phase of that step.
+
+    at_once: all ranks stop after that step, as if something were due after each; else they may stop two steps later.
+    """
     request = StopRequest()
 
     def enter_phase(phase: str, step: int) -> None:
@@ -54,12 +59,15 @@ def make(config: Config, world: World, stop_at_step: int | None = None, in_phase
             request.signal = "SIGTERM"
 
     run = on_main(world, lambda: find_run(config))
-    return Trainer(config, world, collect(config, world), run, request, enter_phase)
+    trainer = Trainer(config, world, collect(config, world), run, request, enter_phase)
+    if stop_at_step is not None and at_once:
+        setattr(trainer, "_is_due", lambda: True)  # noqa: B010
+    return trainer
 
 
-def train(config: Config, world: World, stop_at_step: int | None = None) -> Trainer:
-    """Train to the end, or to the stop."""
-    trainer = make(config, world, stop_at_step)
+def train(config: Config, world: World, stop_at_step: int | None = None, at_once: bool = True) -> Trainer:
+    """Train to the end, or to the stop, as of `make`."""
+    trainer = make(config, world, stop_at_step, at_once=at_once)
     try:
         trainer.run_loop()
     except EarlyEndError:

@@ -292,7 +292,7 @@ def late_stop(world: World, photos: str, folder: str) -> dict[str, Any]:
     sections = {"tracking": {"log_every_steps": 1000}, "train": {"batch_size": 6, "epochs": 4}}
     expected = state(train_run(run_config(photos, f"{folder}/whole", **sections), world))
     config = run_config(photos, f"{folder}/parts", **sections)
-    stopped = train_run(config, world, stop_at_step=2)
+    stopped = train_run(config, world, stop_at_step=2, at_once=False)
     torch.manual_seed(123)  # what another process would start with
     return {
         "stopped_after_steps": stopped.images_seen // config.train.batch_size,

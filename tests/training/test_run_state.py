@@ -147,8 +147,7 @@ def test_a_checkpoint_holds_the_moment_it_was_begun_in(
     trainer = train(config, world)
     assert trainer.images_seen == 36
     for images in (4, 20):
-        # Saving reads all verdicts, so that a stop is obeyed at once.
-        part = training_runs.run_config(photos, tmp_path / f"{background}-{images}", checkpoint=section)
+        part = training_runs.run_config(photos, tmp_path / f"{background}-{images}")
         expected = state(train(part, world, stop_at_step=images // 4 - 1))
         run = RunFolder(tmp_path / f"from-{background}-{images}" / "train")
         claim(run, training_runs.run_config(photos, run.path.parent))
@@ -337,7 +336,9 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_its_last_good_checkpoint(
 
 def test_a_run_that_is_stopped_says_how_and_where_it_stands(photos: Path, tmp_path: Path, world: World) -> None:
     config = training_runs.run_config(photos, tmp_path, tracking={"log_every_steps": 1000})
-    trainer = make(config, world, stop_at_step=4)  # which ends at 20 images, and its verdict is read two steps later
+    trainer = make(
+        config, world, stop_at_step=4, at_once=False
+    )  # which ends at 20 images, and its verdict is read two steps later
     with pytest.raises(EarlyEndError, match=r"stopped by SIGTERM after 28 images") as end:
         trainer.run_loop()
     assert end.value.exit_code == STOPPED
