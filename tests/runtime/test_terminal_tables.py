@@ -12,7 +12,7 @@ from hpc_recolor.diagnostics.findings import Finding
 from hpc_recolor.evaluation.result_writer import summary_table
 from hpc_recolor.launch.overview import Overview
 from hpc_recolor.launch.training_progress import TrainingProgress
-from hpc_recolor.runtime.tables import Row, print_lines, print_table
+from hpc_recolor.runtime.terminal_tables import Row, print_lines, print_table
 
 LONG = "many words that explain " * 4
 
