@@ -18,7 +18,7 @@ from hpc_recolor.run_folder.export import check_target, export_generator
 from hpc_recolor.run_folder.folder import GENERATOR_WEIGHTS, RunFolder, open_run
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
-from hpc_recolor.runtime.tables import Heading, Row, print_table
+from hpc_recolor.runtime.terminal_tables import Heading, Row, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from hpc_recolor import cli
 from hpc_recolor.diagnostics.findings import Finding, Severity
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
 from hpc_recolor.runtime.output import escaped
-from hpc_recolor.runtime.tables import Heading, Row, print_table
+from hpc_recolor.runtime.terminal_tables import Heading, Row, print_table
 
 app = cli.command("doctor")
 

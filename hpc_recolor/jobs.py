@@ -20,7 +20,7 @@ from hpc_recolor.launch.restart import restart as restart_run
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.output import escaped, shell_command
-from hpc_recolor.runtime.tables import Heading, Row, print_table
+from hpc_recolor.runtime.terminal_tables import Heading, Row, print_table
 
 app = cli.command("jobs")
 

@@ -101,9 +101,9 @@ def decode_whole(content: bytes) -> WholePhoto:
     """A photograph and what belongs to it. Raises UnfitPhotoError as `decode` does."""
     with _opened(content) as photo:
         alpha = photo.convert("RGBA").getchannel("A") if photo.has_transparency_data else None
-        metadata = _kept_metadata(photo)  # before the photograph loses it
-        rgb = _without_info(_turned(to_srgb(photo), photo))
-        return WholePhoto(rgb, alpha and _turned(alpha, photo), metadata, _is_deep(content))
+        alpha, upright = alpha and _turned(alpha, photo), _turned(to_srgb(photo), photo)
+        metadata = _kept_metadata(photo)  # takes the orientation out, and needs what the next line removes
+        return WholePhoto(_without_info(upright), alpha, metadata, _is_deep(content))
 
 
 @contextmanager

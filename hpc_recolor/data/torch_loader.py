@@ -1,10 +1,15 @@
 """Samples -> batches through torch's DataLoader and Pillow, where DALI is not installed."""
 
 import multiprocessing
+import shutil
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
+from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +22,18 @@ from hpc_recolor.data.batch import Batch, flipped
 from hpc_recolor.data.order import DrawBatch
 from hpc_recolor.data.photo import SquareFit, to_square
 from hpc_recolor.data.samples import SampleReader, Samples, first_readable
-from hpc_recolor.runtime.distributed import World
+from hpc_recolor.data.shards import pixel_bytes
+from hpc_recolor.runtime.distributed import World, ranks_here
+from hpc_recolor.runtime.errors import RankError
 from hpc_recolor.runtime.signals import SIGNALS
 
 # (sample number, flip horizontally, flip vertically)
 SampleRequest = tuple[int, bool, bool]
-# (images, numbers, why samples could not be read by number)
-LoadedBatch = tuple[torch.Tensor, torch.Tensor, dict[int, str]]
+# (images, numbers, why samples could not be read by number); workers pass tensors in shared memory, arrays in pipes
+LoadedBatch = tuple[torch.Tensor | NDArray[np.uint8], torch.Tensor | NDArray[np.int64], dict[int, str]]
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCHED = 2  # batches of each worker
 
 
 def torch_batches(reader: SampleReader, draw_batch: DrawBatch, data: DataConfig, world: World) -> Generator[Batch]:
@@ -37,10 +47,18 @@ def torch_batches(reader: SampleReader, draw_batch: DrawBatch, data: DataConfig,
     # Forked workers would copy a process with threads and a GPU. The fork server imports torch once for all of them.
     workers = multiprocessing.get_context("forkserver")
     workers.set_forkserver_preload([__name__])
+    batch_bytes = len(draw_batch(0)[0]) * pixel_bytes(data.size)
+    through_pipes = not _has_shared_memory((data.threads * PREFETCHED + 1) * batch_bytes * ranks_here())
+    if through_pipes:
+        with _signals_blocked():  # of the process that keeps track of them
+            _check_semaphores(workers, data.threads)
+    if through_pipes and world.is_main:
+        _print_once(f"{SHARED_MEMORY} is too small for batches: they take the slower way, through pipes")
     loader: DataLoader[LoadedBatch] = DataLoader(
-        _RequestedSamples(reader.samples, data),
+        _RequestedSamples(reader.samples, data, through_pipes),
         batch_sampler=_requests(draw_batch),  # endless, and so not a Sampler
         num_workers=data.threads,
+        prefetch_factor=PREFETCHED,
         collate_fn=_identity,
         pin_memory=on_gpu,
         multiprocessing_context=workers,
@@ -51,7 +69,34 @@ def torch_batches(reader: SampleReader, draw_batch: DrawBatch, data: DataConfig,
     for images, numbers, failures in batches:
         for number, reason in failures.items():
             reader.report(number, reason)
+        images, numbers = (torch.as_tensor(values) for values in (images, numbers))
         yield Batch(rgb_u8_NHWC=images.to(world.device, non_blocking=on_gpu), numbers=numbers)
+
+
+@cache
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _check_semaphores(workers: BaseContext, count: int) -> None:
+    """Raise RankError if there is no room for those of the queues, which are files in shared memory, too.
+
+    torch makes the same ones, but leaves a traceback behind where it fails.
+    """
+    try:
+        _ = workers.Event(), [workers.Queue() for _ in range(count + 1)]
+    except OSError as error:
+        problem = f"its workers cannot be started ({error.strerror}: {SHARED_MEMORY})"
+        fix = "mount it larger (docker run --shm-size=1g), or use fewer threads"
+        raise RankError(f"data.threads={count}", problem, fix) from None
+
+
+def _has_shared_memory(size_bytes: int) -> bool:
+    """Whether tensors of so many bytes can be passed in shared memory. A worker that finds it full is killed."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free >= size_bytes
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -78,7 +123,8 @@ def _identity(loaded: Any) -> Any:  # __getitems__ returns a whole batch
 
 
 class _RequestedSamples(Dataset[LoadedBatch]):
-    def __init__(self, samples: Samples, data: DataConfig) -> None:
+    def __init__(self, samples: Samples, data: DataConfig, as_arrays: bool) -> None:
+        self.as_arrays = as_arrays
         self.samples, self.square = samples, SquareFit(size=data.size, fit=data.fit)
 
     def __getitems__(self, requests: list[SampleRequest]) -> LoadedBatch:
@@ -88,7 +134,10 @@ class _RequestedSamples(Dataset[LoadedBatch]):
             number, pixels = first_readable(wanted, len(self.samples), self._pixels, failures.__setitem__)
             images.append(flipped(pixels, horizontal, vertical))
             numbers.append(number)
-        return torch.from_numpy(np.stack(images)), torch.tensor(numbers), failures
+        stacked, indexes = np.stack(images), np.array(numbers)
+        if self.as_arrays:
+            return stacked, indexes, failures
+        return torch.from_numpy(stacked), torch.from_numpy(indexes), failures
 
     def _pixels(self, number: int) -> NDArray[np.uint8]:
         content = self.samples.read(number)

@@ -37,7 +37,7 @@ from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.tables import print_lines
+from hpc_recolor.runtime.terminal_tables import print_lines
 
 
 @dataclass(frozen=True)

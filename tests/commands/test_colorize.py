@@ -12,6 +12,7 @@ from sklearn.datasets import load_sample_image
 
 from hpc_recolor.data.color_profiles import has_foreign_profile
 from tests.conftest import TINY, Command, CommandIn, changed, contents, error_line, paint_photo
+from tests.support.bad_photos import sixteen_bit_png
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,20 @@ def test_without_a_run_the_colorizer_of_the_package_is_used(command: Command, tm
         lab = rgb2lab(np.asarray(colored))
     assert lab.shape[:2] == (427, 640)
     assert np.hypot(lab[..., 1], lab[..., 2]).mean() > 5
+
+
+@pytest.mark.parametrize("kind", ["gray", "color"])
+def test_eight_bits_are_announced_where_sixteen_came_in(
+    command: Command, tmp_path: Path, trained: Path, kind: str
+) -> None:
+    if kind == "gray":
+        Image.fromarray(gray_photo(8).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    else:
+        (tmp_path / "deep.png").write_bytes(sixteen_bit_png(np.asarray(paint_photo(8))))
+    paint_photo(1).save(tmp_path / "plain.png")
+    done = command("colorize", "deep.png", "plain.png", "--run", trained, "--out", "out")
+    line = "1 of the photographs have more than 8 bits a channel; colored copies have 8"
+    assert done.stderr.splitlines()[-1] == line and done.returncode == 0
 
 
 def test_unreadable_photograph_is_skipped_and_named(command: Command, tmp_path: Path, trained: Path) -> None:

@@ -33,7 +33,7 @@ def data_set(photos: Path, tmp_path: Path) -> Path:
 def rows(table: str) -> dict[str, tuple[str, str]]:
     """Severity and the first line of what was found, by subject."""
     return {
-        row[1]: (row[2], row[3]) for row in re.finditer(r"^  (\S.*?)  +(ok|note|warning|error)  +(.*?) *$", table, re.M)
+        row[1]: (row[2], row[3]) for row in re.finditer(r"^ (\S.*?)  +(ok|note|warning|error)  +(.*?) *$", table, re.M)
     }
 
 

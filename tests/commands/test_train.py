@@ -1,14 +1,17 @@
 """Training by command: what a run writes, how it goes on, and what it refuses to mix."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import TINY, Command, CommandIn, changed, contents, error_line, paint_photo
-from tests.support.commands import Done
+from tests.support.commands import DEADLINE_S, Done, environment
 
 # Checkpoints after 8 and 12 photographs.
 FLAGS = (*TINY, "--checkpoint.every_images", "4")
@@ -169,3 +172,27 @@ def test_run_from_shards_goes_on_after_they_were_moved(command: Command, photos:
     other = command("prepare", photos, "--out", "other", "--size", 32, "--val", 3, "--seed", 1)
     assert other.returncode == 0, other.stderr
     assert "other photographs" in error_line(command("train", "--data.shards", "other", *flags))
+
+
+def can_mount() -> bool:
+    done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True)
+    return done.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs to be root")
+@pytest.mark.parametrize("threads", [1, 16])
+def test_little_shared_memory_is_enough_for_the_torch_loader_or_named(
+    photos: Path, tmp_path: Path, threads: int
+) -> None:
+    flags = changed(TINY, **{"data.loader": "torch", "data.threads": threads, "data.size": 128})
+    command = [sys.executable, "-m", "hpc_recolor.train", "--data.photos", str(photos), *flags]
+    script = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && cd {tmp_path} && exec {shlex.join(command)}"
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", script], env=environment(), capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    if threads == 1:
+        assert done.returncode == 0 and "/dev/shm is too small" in done.stderr, done.stderr
+        return
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "error: data.threads=16: its workers cannot be started" in done.stderr.splitlines()[-1]

@@ -25,7 +25,7 @@ from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.tables import print_lines
+from hpc_recolor.runtime.terminal_tables import print_lines
 from recolor_kernels import discriminator_loss, generator_loss
 from tests.conftest import contents, paint_photo
 from tests.support import tolerances

@@ -38,14 +38,15 @@ class Row:
 def print_table(headings: Sequence[Heading], rows: Sequence[Row]) -> None:
     """Print rows as a table on stdout; below each other, one cell a line, where the terminal is too narrow for that."""
     console = Console(markup=False, highlight=False, emoji=False)
-    if sum(_least_widths(headings, rows)) + GAP * len(headings) + 1 > console.width:
+    widths = _widths(headings, rows, console.width - GAP * len(headings) - 1)
+    if widths is None:
         for row in rows:
             _print_stacked(console, headings, row)
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading, least in zip(headings, _least_widths(headings, rows), strict=True):
+    for heading, width in zip(headings, widths, strict=True):
         justify: Literal["left", "right"] = "right" if heading.is_number else "left"
-        table.add_column(heading.name, justify=justify, overflow="fold", min_width=least, no_wrap=heading.is_number)
+        table.add_column(heading.name, justify=justify, overflow="fold", width=width)
     for row in rows:
         table.add_row(*row.cells, style=row.style)
     console.print(table)
@@ -67,9 +68,20 @@ def print_lines(lines: Sequence[Sequence[str]]) -> None:
     sys.stdout.flush()
 
 
-def _least_widths(headings: Sequence[Heading], rows: Sequence[Row]) -> list[int]:
-    columns = zip(headings, zip(*(row.cells for row in rows), strict=True), strict=True)
-    return [_least_width(heading, cells) for heading, cells in columns]
+def _widths(headings: Sequence[Heading], rows: Sequence[Row], room: int) -> list[int] | None:
+    """The columns' widths, or None if there is too little room. What is left over goes to those that lack least."""
+    columns = [[row.cells[place] for row in rows] for place in range(len(headings))]
+    widths = [_least_width(heading, cells) for heading, cells in zip(headings, columns, strict=True)]
+    if sum(widths) > room:
+        return None
+    wanted = [
+        max(len(line) for cell in (heading.name, *cells) for line in cell.split("\n"))
+        for heading, cells in zip(headings, columns, strict=True)
+    ]
+    lacking = [max(0, want - width) for want, width in zip(wanted, widths, strict=True)]
+    for place in sorted(range(len(headings)), key=lacking.__getitem__):
+        widths[place] += min(lacking[place], room - sum(widths))
+    return widths
 
 
 def _least_width(heading: Heading, cells: Sequence[str]) -> int:
