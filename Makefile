@@ -13,7 +13,7 @@ WORKERS := $(shell expr $$(nproc) + 1)
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare nine small runs, and write a report (90 minutes on two cores)'
-	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (two hours)'
+	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (75 minutes)'
 	@echo 'make test       run all tests (12 minutes on two cores)'
 	@echo 'make test-fast  run those that start no processes, clusters and browsers (2 minutes)'
 	@echo 'make fuzz       look for damaged files that cause more than an error line (10 minutes; MINUTES=30)'
@@ -26,15 +26,13 @@ demo: $(READY)
 	$(RUN) -m hpc_recolor.demo
 
 # Nothing but the two train folders is learned from. The export keeps the vividness that the measured front suggests.
-VIVIDNESS := 1 1.2 1.4 1.6 1.8 2
+VIVIDNESS := 1 1.1 1.2 1.3 1.4 1.6 1.8 2
 colorizer: $(READY)
 	$(RUN) -m hpc_recolor.prepare '$(PHOTOS)/general/train' '$(PHOTOS)/cars/train' --out runs/colorizer-photos \
 	  --fit crop --val 256 --min-side 1 --min-colorfulness 0
 	$(RUN) -m hpc_recolor.train --config configs/colorizer.yaml
-	$(RUN) -m hpc_recolor.train --config configs/finetune.yaml --run.name colorizer-finetuned \
-	  --data.shards runs/colorizer-photos --train.start_from runs/colorizer
-	$(RUN) -m hpc_recolor.evaluate runs/colorizer-finetuned --vividness $(VIVIDNESS)
-	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer-finetuned --half --force --out runs/colorizer.safetensors
+	$(RUN) -m hpc_recolor.evaluate runs/colorizer --vividness $(VIVIDNESS)
+	$(RUN) -m hpc_recolor.checkpoint export runs/colorizer --half --force --out runs/colorizer.safetensors
 
 study-small: $(READY)
 	$(RUN) -m hpc_recolor.study --yes $(if $(PHOTOS),--photos '$(PHOTOS)')

@@ -1,10 +1,15 @@
-"""Shapes of the networks' inputs and outputs. Imports no torch, so that a config is checked without it."""
+"""What the networks' inputs and outputs are. Imports no torch, so that a config is checked without it."""
+
+import math
 
 from hpc_recolor.config import ColorName, Config, GeneratorName
 from hpc_recolor.runtime.errors import UserError
 
 # Gray, or Lab's L.
 CONDITION_CHANNELS = 1
+
+# A vividness of 2 triples chroma: what the colorizer in the package needs to be as colorful as the originals are.
+VIVIDNESS_POWER = math.log2(3)
 
 # How often each generator halves its input; for the U-Net at least (see unet.depth_for).
 HALVINGS: dict[GeneratorName, int] = {"unet": 5, "autoencoder": 4, "resnet": 2, "backbone_unet": 5}

@@ -5,10 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from hpc_recolor.models.shapes import VIVIDNESS_POWER
 from recolor_kernels import lab_to_rgb
-
-# A vividness of 2 triples chroma: what the colorizer in the package needs to be as colorful as the originals are.
-POWER = math.log2(3)
 
 # Share of the most chroma in the gamut up to which a color is multiplied; what lies above approaches the gamut's limit.
 KNEE = 0.8
@@ -27,7 +25,7 @@ def make_vivid(l_N1HW: Tensor, ab_N2HW: Tensor, vividness: float) -> Tensor:
     Clamping RGB in its place would shift hue and lightness; soft compression of chroma is what gamut mapping of images
     does (Morovic 2008, Color Gamut Mapping, chapter 10).
     """
-    factor = math.pow(vividness, POWER)
+    factor = math.pow(vividness, VIVIDNESS_POWER)
     if factor <= 1:  # never leaves the gamut
         return factor * ab_N2HW
     chroma = torch.linalg.vector_norm(ab_N2HW, dim=1, keepdim=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from hpc_recolor.config import ColorName, Config
-from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
+from hpc_recolor.models.shapes import CONDITION_CHANNELS, VIVIDNESS_POWER, target_channels
 from hpc_recolor.run_folder import checkpoints, tensor_files
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.files import sha256_of, write_atomically
@@ -100,12 +100,18 @@ def read_export(file: Path) -> TrainedGenerator:
             weights = {name: opened.get_tensor(name) for name in names}
         data = {"size": card["size"], "fit": card.get("fit", "stretch")}
         config = Config.model_validate({"model": card["model"], "data": data, "loss": {"adversarial": "none"}})
-        vividness, images_seen = float(card.get("vividness", 1.0)), int(card["images_seen"])
+        vividness, images_seen = _vividness(card), int(card["images_seen"])
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"not a safetensors file ({error})", fix) from None
     except (KeyError, TypeError, ValueError):
         raise UserError(str(file), "has no card of a generator in its header", fix) from None
     return TrainedGenerator(file, config, weights, vividness, images_seen)
+
+
+def _vividness(card: dict[str, Any]) -> float:
+    """The vividness in a card; in one of format 1, where it is a factor on chroma, what has the same effect."""
+    value = float(card.get("vividness", 1.0))
+    return value if card.get("format") != 1 else float(value ** (1 / VIVIDNESS_POWER))
 
 
 def export_generator(
@@ -162,7 +168,7 @@ def _card(config: Config, checkpoint: Path, manifest: Manifest, target: Path) ->
     color = config.model.color
     layout = "float32 (N,{channels},H,W) in [-1, 1]: {meaning}"
     return {
-        "format": 1,
+        "format": 2,
         "weights": target.name,
         "averaged": checkpoints.weights_kind(checkpoints.fragments(checkpoint, manifest)) == "ema",
         "model": config.model.model_dump(mode="json"),

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hpc_recolor.models.vividness import POWER, make_vivid
+from hpc_recolor.models.shapes import VIVIDNESS_POWER
+from hpc_recolor.models.vividness import make_vivid
 from recolor_kernels import lab_to_rgb, rgb_to_lab
 from tests.support import tolerances
 
@@ -39,8 +40,8 @@ def test_chroma_grows_with_vividness_and_at_most_by_the_factor(vividness: float,
     less, greater = chroma(make_vivid(L, AB, vividness)), chroma(make_vivid(L, AB, vividness + more))
     own = chroma(AB)
     assert (greater - less).min() >= -tolerances.KERNEL_FLOAT32
-    assert (less - vividness**POWER * own).max() / max(1, vividness**POWER) <= tolerances.KERNEL_FLOAT32
-    assert (less - min(vividness, 1) ** POWER * own).min() >= -tolerances.KERNEL_FLOAT32
+    assert (less - vividness**VIVIDNESS_POWER * own).max() / max(1, vividness**VIVIDNESS_POWER) <= tolerances.KERNEL_FLOAT32
+    assert (less - min(vividness, 1) ** VIVIDNESS_POWER * own).min() >= -tolerances.KERNEL_FLOAT32
 
 
 def test_a_vividness_of_two_triples_the_chroma_of_pale_colors() -> None:
