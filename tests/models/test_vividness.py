@@ -40,7 +40,9 @@ def test_chroma_grows_with_vividness_and_at_most_by_the_factor(vividness: float,
     less, greater = chroma(make_vivid(L, AB, vividness)), chroma(make_vivid(L, AB, vividness + more))
     own = chroma(AB)
     assert (greater - less).min() >= -tolerances.KERNEL_FLOAT32
-    assert (less - vividness**VIVIDNESS_POWER * own).max() / max(1, vividness**VIVIDNESS_POWER) <= tolerances.KERNEL_FLOAT32
+    assert (less - vividness**VIVIDNESS_POWER * own).max() / max(
+        1, vividness**VIVIDNESS_POWER
+    ) <= tolerances.KERNEL_FLOAT32
     assert (less - min(vividness, 1) ** VIVIDNESS_POWER * own).min() >= -tolerances.KERNEL_FLOAT32
 
 
