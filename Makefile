@@ -38,7 +38,8 @@ study-small: $(READY)
 	$(RUN) -m hpc_recolor.study --yes $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/fuzzing
+	$(RUN) -m pytest tests/fuzzing
 
 test-fast: $(READY)
 	$(RUN) -m pytest -n $$(nproc) --dist loadfile -m 'not slow'

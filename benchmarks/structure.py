@@ -91,10 +91,11 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 def room_of(module: str) -> str | None:
-    """The room of a module, or of a name in one; None outside this repository."""
+    """The room of a module, or of a name in one; None outside this repository, and of hpc_recolor/__init__.py, which is
+    above all rooms with the names that it offers and below them with the version."""
     package, _, inner = module.partition(".")
     room = PACKAGES.get(package)
-    return inner.split(".")[0] or room if room == "hpc_recolor" else room
+    return inner.split(".")[0] or None if room == "hpc_recolor" else room
 
 
 def _training_room(module: str) -> str | None:

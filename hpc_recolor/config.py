@@ -316,7 +316,7 @@ class CheckpointConfig(Section):
 
     every_s: float = Field(300.0, gt=0, description="Time between two checkpoints [s].")
     every_images: int = Field(
-        10_000, ge=1, description="Images between two checkpoints; the last step always saves one [images, 1 or more]."
+        0, ge=0, description="Images between two checkpoints; the last step always saves one [images, 0: time decides]."
     )
     keep: int = Field(
         2, ge=1, description="Newest checkpoints that are kept, beside train.snapshots [checkpoints, 1 or more]."

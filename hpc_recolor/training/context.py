@@ -68,5 +68,5 @@ class RunContext:
         return finished_snapshot(self.config.train.snapshots, self.images_seen, self.length)
 
     def is_due(self, every_images: int) -> bool:
-        """Whether the last step passed a multiple of `every_images`, or ended the run."""
+        """As `schedule.is_due`."""
         return is_due(every_images, self.images_seen, self.length)

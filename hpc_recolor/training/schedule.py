@@ -62,9 +62,10 @@ def backbone_scale(train: TrainConfig, images_seen: int) -> float:
 
 
 def is_due(every_images: int, images_seen: int, length: RunLength) -> bool:
-    """Whether the last step passed a multiple of `every_images`, or ended the run."""
-    before = images_seen - length.per_step
-    return images_seen >= length.total or images_seen // every_images > before // every_images
+    """Whether the last step passed a multiple of `every_images`, unless that is 0, or ended the run."""
+    if images_seen >= length.total or not every_images:
+        return images_seen >= length.total
+    return images_seen // every_images > (images_seen - length.per_step) // every_images
 
 
 def finished_snapshot(snapshots: Iterable[int], images_seen: int, length: RunLength) -> int | None:

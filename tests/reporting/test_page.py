@@ -14,6 +14,7 @@ from hpc_recolor.reporting.compare import config_rows, group
 from hpc_recolor.reporting.page import ReportOptions, build, read_notes, script_json, write_report
 from hpc_recolor.reporting.runs import read_runs
 from hpc_recolor.reporting.thumbnails import Thumbnails
+from hpc_recolor.runtime.output import escaped
 from tests.conftest import paint_photo
 from tests.reporting.conftest import HOSTILE, LAB, LAB_L1, RGB, MadeRun
 
@@ -58,7 +59,7 @@ def test_names_notes_and_titles_are_shown_and_never_run(tmp_path: Path) -> None:
     assert page.tags.count("script") == 4  # theme, data, the plots' library, ours
     assert "img" not in page.tags
     assert f"one {evil} line" in page.text
-    assert data_of(html)["grids"]["together-0"]["rows"][0]["name"] == HOSTILE
+    assert data_of(html)["grids"]["together-0"]["rows"][0]["name"] == escaped(HOSTILE)
 
 
 def test_json_in_a_script_element_cannot_end_it() -> None:

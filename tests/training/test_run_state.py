@@ -23,6 +23,7 @@ from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training.run_state import restore
+from hpc_recolor.training.schedule import RunLength, is_due
 from hpc_recolor.training.trainer import Trainer
 from tests.support import training_runs
 from tests.support.commands import environment
@@ -131,11 +132,17 @@ def test_a_checkpoint_says_where_it_comes_from(photos: Path, tmp_path: Path, wor
 
 
 def test_time_alone_makes_a_checkpoint_due(photos: Path, tmp_path: Path, world: World) -> None:
-    config = training_runs.run_config(photos, tmp_path, checkpoint={"every_s": 1e-9, "every_images": 10**9, "keep": 20})
+    config = training_runs.run_config(photos, tmp_path, checkpoint={"every_s": 1e-9, "every_images": 0, "keep": 20})
     trainer = train(config, world)
     saved = names(trainer.run)
     assert len(saved) > 2
     assert saved[-1] == 36
+
+
+def test_without_either_only_the_end_makes_a_checkpoint_due() -> None:
+    length = RunLength(total=36, per_epoch=12, per_step=4)
+    assert [seen for seen in range(4, 37, 4) if is_due(0, seen, length)] == [36]
+    assert [seen for seen in range(4, 37, 4) if is_due(10, seen, length)] == [12, 20, 32, 36]
 
 
 @pytest.mark.parametrize("background", [True, False])
