@@ -87,9 +87,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def world() -> World:
-    """This process as the only rank; stays for the session, since DeepSpeed cannot leave a process group."""
+    """This process as the only rank."""
+    return this_rank()
+
+
+def this_rank() -> World:
+    """As the fixture `world`, for fixtures of longer scope: on one thread, whatever trainings in this process have left
+    behind."""
     from tests.support.training_runs import without_plots  # imports DeepSpeed
 
     without_plots()

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpc_recolor.runtime.distributed import World
+from tests.conftest import this_rank
 from tests.support import tolerances, workers
 from tests.training.conftest import Worker
 
 
 @pytest.fixture(scope="module")
-def one_rank(world: World) -> dict[str, Any]:
-    return workers.rank_agreement(world)
+def one_rank() -> dict[str, Any]:
+    return workers.rank_agreement(this_rank())
 
 
 @pytest.fixture(scope="module")

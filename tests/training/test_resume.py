@@ -9,6 +9,7 @@ import torch
 
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.distributed import World
+from tests.conftest import this_rank
 from tests.support import tolerances, workers
 from tests.support.training_runs import differences, run_config, state, train
 from tests.training.conftest import Worker
@@ -22,11 +23,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(photos: Path, folder: Path, world: World, on_ranks: Worker) -> Found:
+def found(photos: Path, folder: Path, on_ranks: Worker) -> Found:
     """What each rank found, by number of ranks; a launch costs half a minute, so there is one for each number."""
     arguments = (str(photos), str(folder))
     return {
-        1: [workers.resumptions(world, *arguments, None)],
+        1: [workers.resumptions(this_rank(), *arguments, None)],
         4: on_ranks(4, workers.resumptions, *arguments, None),
         2: on_ranks(2, workers.resumptions, *arguments, 4),
     }
