@@ -14,7 +14,7 @@ help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare nine small runs, and write a report (90 minutes on two cores)'
 	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (75 minutes)'
-	@echo 'make test       run all tests (12 minutes on two cores)'
+	@echo 'make test       run all tests (15 minutes on two cores)'
 	@echo 'make test-fast  run those that start no processes, clusters and browsers (2 minutes)'
 	@echo 'make fuzz       look for damaged files that cause more than an error line (10 minutes; MINUTES=30)'
 	@echo 'make lint       check style, spelling and types'
