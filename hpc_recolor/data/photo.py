@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from hpc_recolor.config import FitName
 from hpc_recolor.data.color_profiles import has_foreign_profile, to_srgb
 from hpc_recolor.data.entries import HEIF_BEGINNING
+from hpc_recolor.data.made_profiles import add_named_profile
 
 # Pillow's names of the formats; decided by content, not by suffix. DALI decodes all but the last two.
 PHOTO_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "AVIF", "HEIF"})
@@ -34,9 +35,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What files contain that DALI does not read as Pillow does: a color profile of JPEG or PNG, an orientation in XMP. In
-# TIFF and WebP such have no names that are as easy to find.
-MARKS = (b"ICC_PROFILE", b"iCCP", b"tiff:Orientation", b"ftypavif")
+# What files contain that DALI does not read as Pillow does: a color profile of JPEG or PNG, Adobe RGB in EXIF, a gamma,
+# an orientation in XMP. In TIFF and WebP such have no names that are as easy to find.
+MARKS = (b"ICC_PROFILE", b"iCCP", b"R03\0", b"gAMA", b"tiff:Orientation", b"ftypavif")
 TIFF_OR_WEBP = (b"II", b"MM", b"RIFF")
 # Of large photographs and odd metadata. What cannot be used has an error of its own.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -132,7 +133,9 @@ def _open(content: bytes) -> Image.Image:
         except ImportError:
             raise UnfitPhotoError("foreign: HEIC is read after pip install 'hpc-recolor[heic]'") from None
         register_heif_opener()
-    return Image.open(io.BytesIO(content))
+    photo = Image.open(io.BytesIO(content))
+    add_named_profile(photo)
+    return photo
 
 
 def to_rgb(photo: Image.Image) -> Image.Image:
@@ -207,6 +210,7 @@ def _kept_metadata(photo: Image.Image) -> dict[str, Any]:
     with suppress(*DECODER_ERRORS):
         exif = photo.getexif()
         exif.pop(ExifTags.Base.Orientation, None)
+        _mark_as_srgb(exif)
         if exif:
             kept["exif"] = exif.tobytes()
     with suppress(*DECODER_ERRORS):
@@ -214,6 +218,14 @@ def _kept_metadata(photo: Image.Image) -> dict[str, Any]:
         if dpi and all(0 < value < MOST_DPI for value in dpi):
             kept["dpi"] = dpi
     return kept
+
+
+def _mark_as_srgb(exif: Image.Exif) -> None:
+    """The copy's pixels are sRGB, whatever the photograph's were."""
+    details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
+    if ExifTags.Base.ColorSpace in details:
+        details[ExifTags.Base.ColorSpace] = 1
+    details.pop(ExifTags.IFD.Interop, None)
 
 
 def _check_header(photo: Image.Image, min_side: int) -> None:

@@ -177,9 +177,9 @@ def _check_bounds(folder: Path, split: Split, manifest: SetManifest, subject: st
         missing = shard_name(split, len(names), options.format)
         raise UserError(subject, f"{file.name} names {missing}, which {MANIFEST} does not list", COPY_AGAIN)
     ends = np.array([manifest.files[name].size_bytes for name in names], np.int64)
-    lengths_fit = options.format == "jpeg" or (length == pixel_bytes(options.size)).all()
     # Without a sum, which might overflow.
     bounds_fit = (index >= 0).all() and (length <= ends[shard]).all() and (offset <= ends[shard] - length).all()
+    lengths_fit = (length > 0).all() and (options.format == "jpeg" or (length == pixel_bytes(options.size)).all())
     if len(index) != manifest.splits[split] or not lengths_fit or not bounds_fit:
         raise UserError(subject, f"{file.name} does not fit the shards", COPY_AGAIN)
 

@@ -19,9 +19,9 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hpc_recolor.run_folder.files import to_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
@@ -32,6 +32,9 @@ FOLDER_MODE = 0o700
 
 # A job that is requeued so often without training an image further is ended: it would go on for ever.
 IDLE_STARTS = 5
+
+# Part of file names, and an argument of SLURM's commands.
+JobId = Annotated[str, Field(pattern=r"^\d+(_\d+)?$", max_length=40)]
 
 
 class _FrozenModel(BaseModel):
@@ -48,7 +51,7 @@ class Submission(_FrozenModel):
     """
 
     cluster: Literal["slurm", "local"]
-    job: str
+    job: JobId
     ranks: int
     nodes: int
     logs: Path
@@ -68,7 +71,7 @@ class Event(_FrozenModel):
     """
 
     kind: Literal["start", "end"]
-    job: str
+    job: JobId
     restart: int
     time: str
     ranks: int
@@ -181,6 +184,7 @@ def read_submission(folder: JobFolder) -> Submission:
     folder.check()
     try:
         submission = Submission.model_validate(parse_json(folder.submission.read_bytes()))
+        submission.logs.exists()  # raises OSError where this cannot be a folder
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not written by `submit`"
         raise UserError(str(folder.submission), f"cannot be read ({reason})", "submit the run again") from None

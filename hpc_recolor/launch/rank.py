@@ -104,14 +104,15 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
     if info.is_main:
         history, images = read_history(folder), newest_images(run)
         append_event(folder, _event(info, "start", images=images))
-    code, reason, requeue = FAILED, "", False
+    code, reason, end = FAILED, "", None
     try:
         if info.is_main:
             _check_progress(history, info.job, images)
         keep_caches(options.scratch)
         _use_network(options.network_interface)
         config = stage(read_config(folder.config, run), options.scratch, info.local_rank == 0)
-        code, reason, requeue = _train(config, request)
+        end = _train(config, request)
+        code, reason = (end.exit_code, str(end)) if end else (0, "finished")
     except BaseException as error:
         code = BAD_INPUT if isinstance(error, UserError) else code
         reason = _one_line(error)
@@ -119,7 +120,7 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
     finally:
         if info.is_main:
             append_event(folder, _event(info, "end", exit_code=code, reason=reason))
-    return _request_requeue(submitted, folder, info) if requeue else code
+    return _request_requeue(submitted, folder, info, end) if end and end.requeue else code
 
 
 def _check_progress(history: Sequence[Event], job: str, images: int) -> None:
@@ -131,15 +132,15 @@ def _check_progress(history: Sequence[Event], job: str, images: int) -> None:
         raise UserError(f"job {job}", problem, fix)
 
 
-def _train(config: Config, request: StopRequest) -> tuple[int, str, bool]:
-    """Exit code, reason, and whether the job should be requeued."""
+def _train(config: Config, request: StopRequest) -> EarlyEndError | None:
+    """Returns how the run ended before its end, if it did."""
     from hpc_recolor.training import trainer  # imports torch, which reads the cache variables
 
     try:
         trainer.train(config, request)
     except EarlyEndError as end:
-        return end.exit_code, str(end), end.requeue
-    return 0, "finished", False
+        return end
+    return None
 
 
 def _one_line(error: BaseException) -> str:
@@ -147,13 +148,16 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def _request_requeue(submitted: JobFolder, folder: JobFolder, info: RankInfo) -> int:
-    """Ask the script that started the ranks to requeue the job once all of them have exited."""
+def _request_requeue(submitted: JobFolder, folder: JobFolder, info: RankInfo, end: EarlyEndError) -> int:
+    """Ask the script that started the ranks to requeue the job once all of them have exited. Returns the exit code.
+
+    A rank that ends alone fails, so that srun ends those that wait for it.
+    """
     if info.cluster == "local":
         return LOCAL_REQUEUE_RETURN_CODE
-    if info.is_main:
+    if info.is_main or end.alone:
         write_atomically(submitted.requeue(info.job, info.restart), str(folder.path.parent).encode())
-    return 0
+    return end.exit_code if end.alone else 0
 
 
 def _folder_of_task(submitted: JobFolder) -> JobFolder:

@@ -30,9 +30,14 @@ CHECK = f"""\
 # On SIGTERM the ranks save for as long as SLURM allows; this shell must not exit before them.
 OUTLIVE_RANKS = "trap : TERM"
 
-# Runs after srun. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its handler; nothing is
-# lost. A job that SLURM already ends may be one that the user cancelled after a signal, which only accounting tells, a
-# little late.
+# SIGUSR2 waits until a rank has its handler (`StopRequest`): interpreters take a while to start, and the first rank
+# that it ended would have srun end the others by another signal. env has the option since coreutils 8.31.
+HOLD = "$hold"
+HOLD_SIGNAL = 'hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold='
+
+# Runs after srun. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its handler, where nothing
+# held it; nothing is lost. A job that SLURM already ends may be one that the user cancelled after a signal, which only
+# accounting tells, a little late.
 REQUEUE = f"""\
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
 job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
@@ -162,14 +167,14 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -
 def _setup(code: Path, options: JobOptions) -> list[str]:
     modules = [f"module load {shlex.quote(module)}" for module in options.modules]
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
-    return [*modules, *options.setup, path]
+    return [*modules, *options.setup, path, *([] if _is_pyxis(options) else [HOLD_SIGNAL])]
 
 
 def _srun_arguments(folder: JobFolder, options: JobOptions, cpus_per_rank: int | None) -> list[str]:
     # Since SLURM 22.05 srun does not inherit it from sbatch.
     cpus = [f"--cpus-per-task={cpus_per_rank}"] if cpus_per_rank else []
     container = options.container
-    if not container or container.runtime != "pyxis":
+    if not container or not _is_pyxis(options):
         return cpus
     mounts = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in _mounts(folder, options, container))
     return [*cpus, f"--container-image={container.image}", f"--container-mounts={mounts}"]
@@ -178,11 +183,16 @@ def _srun_arguments(folder: JobFolder, options: JobOptions, cpus_per_rank: int |
 def _python(folder: JobFolder, options: JobOptions) -> str:
     container = options.container
     if not container:
-        return shlex.quote(options.python or sys.executable)
-    if container.runtime == "pyxis":
+        return f"{HOLD} {shlex.quote(options.python or sys.executable)}"
+    if _is_pyxis(options):
         return shlex.quote(container.python)
     binds = [part for mount in _mounts(folder, options, container) for part in ("--bind", mount)]
-    return shlex.join(["apptainer", "exec", "--nv", *binds, container.image, container.python])
+    return f"{HOLD} {shlex.join(['apptainer', 'exec', '--nv', *binds, container.image, container.python])}"
+
+
+def _is_pyxis(options: JobOptions) -> bool:
+    """Whether srun starts the container: its env is not the one that the script has tried."""
+    return options.container is not None and options.container.runtime == "pyxis"
 
 
 def _mounts(folder: JobFolder, options: JobOptions, container: Container) -> list[str]:

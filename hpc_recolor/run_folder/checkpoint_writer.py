@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import sys
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,13 +25,16 @@ REMOVING = ".removing-"
 
 
 def begin(run: RunFolder) -> Path:
-    """Remove what an earlier process left half written or half removed, and return an empty folder to write into."""
+    """Remove what an earlier process left half written or half removed, and return an empty folder to write into.
+
+    What cannot be removed is reported, and left: no save fails for it.
+    """
     if not run.checkpoints.is_dir():
         run.checkpoints.mkdir(parents=True)
         fsync(run.path)
     for path in run.checkpoints.iterdir():
         if path.name.startswith((WRITING, REMOVING)):
-            _delete(path)
+            _delete_or_tell(path)
     # A unique name: network file systems cache names, so another host could resolve a reused one to the checkpoint
     # that the last was renamed to, and write into it.
     beside = run.checkpoints / f"{WRITING}{uuid.uuid4().hex}"
@@ -52,7 +56,7 @@ def commit(run: RunFolder, beside: Path, manifest: Manifest) -> Path:
         write_atomically(beside / MANIFEST_HASH, manifest_hash(content))
         fsync(beside)
         if final.exists() and find_damage(final) is None:
-            _delete(beside)
+            _delete_or_tell(beside)
             return final
         replaced = _set_aside(final) if final.exists() else None
         beside.rename(final)
@@ -61,7 +65,7 @@ def commit(run: RunFolder, beside: Path, manifest: Manifest) -> Path:
         raise
     fsync(run.checkpoints)
     if replaced:
-        _delete(replaced)
+        _delete_or_tell(replaced)
     return final
 
 
@@ -101,9 +105,18 @@ def _may_be_milestone(checkpoint: Path) -> bool:
 def _set_aside(checkpoint: Path) -> Path:
     """Rename a committed checkpoint so that it no longer counts: a kill cannot leave half of one."""
     aside = checkpoint.with_name(REMOVING + checkpoint.name)
+    if aside.exists():  # what could not be removed of an earlier one
+        aside = checkpoint.with_name(REMOVING + uuid.uuid4().hex)
     checkpoint.rename(aside)
     fsync(checkpoint.parent)
     return aside
+
+
+def _delete_or_tell(path: Path) -> None:
+    try:
+        _delete(path)
+    except OSError as error:
+        print(f"{path} could not be removed ({error.strerror}); it is not needed: remove it by hand", file=sys.stderr)
 
 
 def _delete(path: Path) -> None:

@@ -34,10 +34,11 @@ class EarlyEndError(Exception):
     """A run that ends before its last step, with its last checkpoint kept.
 
     message: already printed by rank 0. requeue: whether the scheduler only preempted it, so that the job should be
-    queued again. All ranks raise it together.
+    queued again. All ranks raise it together; alone: where this one raises it alone, and others may wait for it.
     """
 
-    def __init__(self, message: str, exit_code: int, requeue: bool = False) -> None:
+    def __init__(self, message: str, exit_code: int, requeue: bool = False, alone: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
         self.requeue = requeue
+        self.alone = alone

@@ -22,7 +22,8 @@ SIGINTS_TO_END_AT_ONCE = 3
 
 class StopRequest:
     """While entered, SIGUSR2, SIGTERM, SIGINT and SIGHUP set a flag; the third SIGINT ends the process at once, with
-    130. A SIGHUP that was ignored before, as under nohup, stays so.
+    130. A SIGHUP that was ignored before, as under nohup, stays so. A SIGUSR2 that was blocked before, so that it waits
+    while an interpreter starts, is received.
 
     signal: the name of the first one received, or SIGUSR2 if that was received too, since schedulers send SIGTERM with
     it. Outside the main thread, where Python allows no handlers, signals keep their former effect.
@@ -37,6 +38,7 @@ class StopRequest:
         self._old_handlers: dict[signal.Signals, Any] = {}
         self._old_wakeup = -1
         self._written = -1
+        self._was_blocked = False
 
     @property
     def requested(self) -> bool:
@@ -53,6 +55,7 @@ class StopRequest:
             obeyed = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]
             self._old_handlers = {number: signal.signal(number, self._remember) for number in obeyed}
             self._listen()
+            self._was_blocked = PREEMPTION in signal.pthread_sigmask(signal.SIG_UNBLOCK, [PREEMPTION])
         return self
 
     def __exit__(
@@ -60,6 +63,8 @@ class StopRequest:
     ) -> None:
         if not self._old_handlers or (self.until_exit and self.requested):
             return
+        if self._was_blocked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [PREEMPTION])
         for number, old in self._old_handlers.items():
             signal.signal(number, old if old is not None else signal.SIG_DFL)
         self._old_handlers = {}

@@ -65,7 +65,7 @@ def _end_if_stopped(request: StopRequest) -> None:
         message = f"stopped by {request.signal} before all ranks had come; the same command starts them again"
         if is_main_process():
             print(message, file=sys.stderr, flush=True)
-        raise EarlyEndError(message, STOPPED, request.wants_requeue)
+        raise EarlyEndError(message, STOPPED, request.wants_requeue, alone=True)
 
 
 class Trainer:

@@ -645,6 +645,19 @@ def test_unfinished_data_set_that_lost_parts_does_not_become_a_broken_one(
         assert_same_files(unfinished, whole)
 
 
+def test_unfinished_data_set_whose_finished_shard_was_damaged_is_prepared_again_from_there(
+    unfinished: Path, big: Path, whole: Path
+) -> None:
+    shard = unfinished / "val-00000.raw"
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    result = prepare(big, "--out", unfinished, *BIG)
+    assert result.returncode == 0
+    assert "val-00000.raw differs from what was written (XXH3-128); prepared again from there on" in result.stderr
+    assert_same_files(unfinished, whole)
+
+
 def test_torn_last_line_of_the_journal_does_not_stop_a_run_from_resuming(
     unfinished: Path, big: Path, whole: Path
 ) -> None:

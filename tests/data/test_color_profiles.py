@@ -1,6 +1,8 @@
 """Pixels as the file's color profile says, whoever decodes them."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -80,9 +82,59 @@ def exif_orientation(value: int) -> bytes:
     return exif.tobytes()
 
 
+def adobe_in_exif(space: int = 0xFFFF, index: str = "R03") -> bytes:
+    """EXIF of a camera that is set to Adobe RGB, as DCF's option file has it."""
+    exif = Image.Exif()
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[ExifTags.Base.ColorSpace] = space
+    details[ExifTags.IFD.Interop] = {1: index, 2: b"0100"}
+    return exif.tobytes()
+
+
+def with_gamma(content: bytes, gamma: float) -> bytes:
+    """A PNG with a gAMA chunk after its header."""
+    chunk = b"gAMA" + struct.pack(">I", round(gamma * 100_000))
+    return content[:33] + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+
+
+def test_a_jpeg_that_only_its_exif_calls_adobe_rgb_is_read_as_that_and_copied_as_srgb() -> None:
+    options = {"quality": 95, "subsampling": 0}
+    named = saved(paint_photo(3, 40, 30), "JPEG", exif=adobe_in_exif(), **options)
+    expected = decode(saved(paint_photo(3, 40, 30), "JPEG", icc_profile=rgb_profile(), **options))
+    np.testing.assert_array_equal(np.asarray(decode(named)), np.asarray(expected))
+    copy = Image.open(io.BytesIO(saved(expected, "JPEG", **decode_whole(named).metadata)))
+    assert copy.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] == 1
+    assert not copy.getexif().get_ifd(ExifTags.IFD.Interop)
+
+
+def test_exif_of_srgb_changes_nothing() -> None:
+    photo = paint_photo(3, 40, 30)
+    content = saved(photo, "JPEG", exif=adobe_in_exif(1, "R98"))
+    np.testing.assert_array_equal(np.asarray(decode(content)), np.asarray(Image.open(io.BytesIO(content))))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+@pytest.mark.parametrize("gamma", [1.0, 1 / 1.8])
+def test_a_png_with_a_gamma_of_its_own_becomes_as_light_as_it_is_meant(mode: str, gamma: float) -> None:
+    levels = np.linspace(0, 1, 400).reshape(20, 20)
+    most = 65535 if mode == "I;16" else 255
+    gray = Image.fromarray((levels * most).round().astype(np.uint16 if mode == "I;16" else np.uint8))
+    content = with_gamma(saved(gray if mode != "RGB" else gray.convert("RGB"), "PNG"), gamma)
+    expected = encoded(((levels * most).round() / most) ** (1 / gamma))[..., None].repeat(3, axis=2)
+    found = rgb2lab(np.asarray(decode(content)))
+    assert np.abs(found - rgb2lab(expected / 255))[1:, :, 0].max() <= tolerances.PROFILE_LIGHTNESS
+
+
+def test_the_gamma_of_srgb_changes_nothing() -> None:
+    photo = paint_photo(3, 40, 30)
+    np.testing.assert_array_equal(np.asarray(decode(with_gamma(saved(photo, "PNG"), 0.45455))), np.asarray(photo))
+
+
 FILES = {
     "wide jpeg": saved(paint_photo(1, 40, 30), "JPEG", icc_profile=rgb_profile()),
     "wide png": saved(paint_photo(1, 40, 30), "PNG", icc_profile=rgb_profile()),
+    "adobe rgb in exif": saved(paint_photo(1, 40, 30), "JPEG", exif=adobe_in_exif()),
+    "png with a gamma": with_gamma(saved(paint_photo(1, 40, 30), "PNG"), 1.0),
     "avif": saved(paint_photo(1, 40, 30), "AVIF", quality=100),
     "lossless webp with exif": saved(paint_photo(1, 40, 30), "WEBP", lossless=True, exif=exif_orientation(6)),
     "turned by xmp": saved(paint_photo(1, 40, 30), "JPEG", xmp=xmp_orientation(6)),

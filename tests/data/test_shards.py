@@ -118,6 +118,7 @@ def test_a_manifest_that_names_other_files_is_refused(prepared: Prepare, name: s
         ([[0, 2**63 - 1, 2]], "does not fit the shards"),
         ([[0, 5, -5]], "does not fit the shards"),
         ([[-1, 0, 1]], "does not fit the shards"),
+        ([[0, 5, 0]], "does not fit the shards"),
         ([[0, 0]], "is not an index"),
         ([[0.0, 0.0, 1.0]], "is not an index"),
         (["a"], "is not an index"),

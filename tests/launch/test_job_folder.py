@@ -1,5 +1,6 @@
 """Folders whose files are executed: private to this user, or refused."""
 
+import json
 import os
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def test_a_folder_of_another_user_is_refused_and_left_as_it_is(tmp_path: Path) -
     with pytest.raises(UserError, match="belongs to user 65534"):
         JobFolder(tmp_path / "job").make()
     assert (tmp_path / "job").stat().st_uid == 65534
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"job": "../../others/7"}, {"job": "--all"}, {"job": "7" * 300}, {"job": "7_1", "logs": "/" + "n" * 300}],
+    ids=["a path", "an option", "too long", "logs nowhere"],
+)
+def test_a_job_that_can_be_neither_a_jobs_number_nor_a_file_name_is_refused(
+    damage: dict[str, str], tmp_path: Path
+) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.make()
+    folder.submission.write_text(json.dumps(SUBMISSION.model_dump(mode="json") | damage))
+    with pytest.raises(UserError, match=r"submission.json: cannot be read .*; submit the run again"):
+        read_submission(folder)
 
 
 def test_a_row_of_history_that_was_truncated_by_a_kill_is_left_out(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.rank import RankInfo
 from hpc_recolor.run_folder.checkpoints import folder_name
 from hpc_recolor.run_folder.folder import RunFolder
-from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.errors import EarlyEndError, UserError
+from hpc_recolor.runtime.exit_codes import STOPPED
 from hpc_recolor.runtime.signals import StopRequest
 
 # What SLURM 22.05 gave to the last rank of `sbatch --array=3 --nodes=2 --ntasks-per-node=2`, but for the address.
@@ -52,6 +53,14 @@ def rank_info(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> R
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return RankInfo.from_environment()
+
+
+def made_job_folder(run: Path) -> JobFolder:
+    folder = JobFolder.of(RunFolder(run))
+    folder.make()
+    folder.config.write_text(to_yaml(Config()))
+    folder.options.write_text(JobOptions().model_dump_json())
+    return folder
 
 
 def test_a_task_of_an_array_is_a_job_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,12 +102,9 @@ def test_a_job_that_starts_again_and_again_without_an_image_more_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    folder = JobFolder.of(run)
-    folder.make()
+    folder = made_job_folder(run.path)
     (run.checkpoints / folder_name(64)).mkdir(parents=True)
-    folder.config.write_text(to_yaml(Config()))
-    folder.options.write_text(JobOptions().model_dump_json())
-    monkeypatch.setattr(rank, "_train", lambda config, request: (0, "requeued", False))
+    monkeypatch.setattr(rank, "_train", lambda config, request: None)
     first_rank = PLAIN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
     def start(job: str) -> None:
@@ -113,6 +119,24 @@ def test_a_job_that_starts_again_and_again_without_an_image_more_ends(
     (run.checkpoints / folder_name(65)).mkdir()
     start("21")
     assert read_history(folder)[-2].images == 65
+
+
+@pytest.mark.parametrize(("number", "alone", "code", "requested"), [
+    ("1", True, STOPPED, True),
+    ("0", True, STOPPED, True),
+    ("0", False, 0, True),
+    ("1", False, 0, False),
+])  # fmt: skip
+def test_a_rank_that_is_stopped_before_the_others_have_come_has_srun_end_them_and_the_job_requeued(
+    number: str, alone: bool, code: int, requested: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would wait for it for ten minutes. Ranks that stop together exit with 0, and rank 0 asks for all."""
+    folder = made_job_folder(tmp_path / "run")
+    end = EarlyEndError("stopped by SIGUSR2", STOPPED, requeue=True, alone=alone)
+    monkeypatch.setattr(rank, "_train", lambda config, request: end)
+    info = rank_info(monkeypatch, PLAIN | {"SLURM_PROCID": number, "SLURM_LOCALID": number})
+    assert rank._run(folder, info, StopRequest()) == code
+    assert folder.requeue(info.job, info.restart).exists() == requested
 
 
 def test_local_ranks_are_known_by_their_controller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,11 +171,7 @@ def test_ranks_train_the_run_that_their_job_folder_stands_in(tmp_path: Path, mon
     folder.options.write_text(JobOptions().model_dump_json())
     trained: list[Config] = []
 
-    def train(config: Config, request: StopRequest) -> tuple[int, str, bool]:
-        trained.append(config)
-        return 0, "finished", False
-
-    monkeypatch.setattr(rank, "_train", train)
+    monkeypatch.setattr(rank, "_train", lambda config, request: trained.append(config))
     assert rank._run(folder, rank_info(monkeypatch, PLAIN), StopRequest()) == 0
     assert trained[0].run.folder / trained[0].run.name == tmp_path / "moved"
 

@@ -37,7 +37,7 @@ def nothing_stays_behind(cluster: Path) -> Iterator[None]:
 
 
 def ranks(cluster: Path) -> dict[int, int]:
-    """Process ids of the cluster's ranks by rank, from /proc."""
+    """Process ids of the cluster's ranks by rank, from /proc, from the moment their interpreters begin to start."""
     found: dict[int, int] = {}
     for process in Path("/proc").iterdir():
         try:
@@ -46,7 +46,7 @@ def ranks(cluster: Path) -> dict[int, int]:
         except (OSError, ValueError):
             continue
         ours = b"SLURM_CONF=" + bytes(cluster / "slurm.conf") in environment
-        if ours and b"hpc_recolor.launch.job" in command and b"srun" not in command[0]:
+        if ours and b"hpc_recolor.launch.job" in command and b"python" in os.path.basename(command[0]):
             found |= {
                 int(variable[13:]): int(process.name)
                 for variable in environment
@@ -174,35 +174,41 @@ def scancel(live: Live, number: str) -> None:
 
 
 def test_signals_during_start_up_cost_nothing_and_a_requeued_job_runs_the_code_that_was_submitted(
-    tmp_path: Path, photos: Path, cluster: Path, fork_server: ForkServer
+    tmp_path: Path, photos: Path, cluster: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    """A signal before the rank has installed its handler, and one before the first step; then the code is broken.
-
-    One rank: of several, the first that is ended by the signal lets srun end those that have not yet received it.
-    """
+    """A signal before any rank has a handler, and one before the first step; then the code is broken."""
     code = tmp_path / "code"
     for package in (ROOT / "hpc_recolor", ROOT / "kernels" / "recolor_kernels"):
         shutil.copytree(package, code / package.name)
     live = Live(tmp_path)
-    submit = [sys.executable, "-m", "hpc_recolor.submit", "--nodes=1", *flags(photos)]
+    submit = [sys.executable, "-m", "hpc_recolor.submit", "--nodes=2", *flags(photos)]
     environment = os.environ | {"PYTHONPATH": str(code)}
     subprocess.run(submit, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=DEADLINE_S)
     for file in code.rglob("*.py"):
         file.write_text("raise SystemExit('not what was submitted')")
 
-    until(lambda: ranks(cluster), "the interpreter")  # SLURM lists the step before it can be signaled
-    scancel(live, "USR2")
-    live.until_waiting()
-    assert live.starts == 0
+    signaled: set[int] = set()
 
-    until(lambda: "=== hpc_recolor" in live.log(), "a rank starts")
+    def signal_each_at_once() -> bool:
+        for process in set(ranks(cluster).values()) - signaled:
+            os.kill(process, signal.SIGUSR2)
+            signaled.add(process)
+        return len(signaled) == 2
+
+    until(signal_each_at_once, "both interpreters", poll_s=0.001)
+    live.until_waiting()
+    first, rest = live.log().split("=== hpc_recolor", 1)
+    assert "SIGUSR2: will stop" in first
+    assert "=== hpc_recolor" not in rest
+    assert not live.saved
+
+    until(lambda: live.log().count("=== hpc_recolor") == 2, "a rank starts")
     scancel(live, "USR2")
     live.until_waiting()
     assert live.saved in ([], [0])
 
     live.finish()
-    (tmp_path / "local").mkdir()
-    assert result(live.run) == result(local_ranks(fork_server, 1, tmp_path / "local", photos))
+    assert result(live.run) == undisturbed
 
 
 def test_a_signal_during_an_evaluation_or_a_save_is_obeyed_after_it(

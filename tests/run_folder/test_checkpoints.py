@@ -198,6 +198,34 @@ def test_a_full_or_read_only_device_keeps_the_old_checkpoint_until_there_is_room
     assert names(run) == ["08"]
 
 
+def test_leftovers_that_cannot_be_removed_are_named_and_fail_no_save(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where NFS keeps a file that another process has open, or a folder is another user's."""
+    save(run, 4)
+    leftovers = [run.checkpoints / name for name in (".removing-images-000000000004", ".writing-1")]
+    for leftover in leftovers:
+        leftover.mkdir()
+        (leftover / ".nfs0001").touch()
+    remove = os.unlink
+
+    def refuse(path: Any, **named: Any) -> None:
+        if str(path).endswith(".nfs0001"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        remove(path, **named)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    save(run, 8)
+    lines = capsys.readouterr().err.splitlines()
+    for leftover in leftovers:
+        assert f"{leftover} could not be removed (Device or resource busy); it is not needed" in "\n".join(lines)
+    assert len(lines) == 2
+    assert [path.name for path in committed(run)] == ["images-000000000008"]
+    monkeypatch.undo()
+    save(run, 12)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["images-000000000012"]
+
+
 def test_files_that_are_not_as_long_as_written_are_not_committed(run: RunFolder) -> None:
     old = save(run, 4)
     beside = checkpoint_writer.begin(run)

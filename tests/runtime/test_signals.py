@@ -59,6 +59,15 @@ def test_a_scheduler_that_sends_sigterm_first_still_has_the_run_queued_again() -
         assert stop.wants_requeue
 
 
+def test_a_signal_that_was_held_while_the_interpreter_started_is_received_and_one_at_its_end_is_held_again() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    signal.raise_signal(signal.SIGUSR2)  # to this thread: others of the tests do not hold it
+    with StopRequest() as stop:
+        assert stop.wants_requeue
+        assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_only_rank_0_says_that_it_will_stop(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RANK", "1")
     with StopRequest() as stop:

@@ -28,6 +28,7 @@ unbuffered, dash_m, module, *arguments = sys.argv[1:]
 assert (unbuffered, dash_m) == ("-u", "-m")
 for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, frame: channel.send(bytes([number])))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])  # which the script holds until there is a handler
 environment = dict(os.environ) | {{"PYTHONUNBUFFERED": "1"}}
 request = {{"module": module, "arguments": arguments, "cwd": os.getcwd(), "env": environment}}
 socket.send_fds(channel, [json.dumps(request).encode()], [1, 2])

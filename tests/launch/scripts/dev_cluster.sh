@@ -19,11 +19,12 @@ job_folder=/runs/cars/job
   echo "error: $job_folder must be yours with mode 700, as its files are executed" >&2; exit 2
 }
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 trap : TERM
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kill-on-bad-exit=1 /opt/python3 -u -m hpc_recolor.launch.job /runs/cars/job
+srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kill-on-bad-exit=1 $hold /opt/python3 -u -m hpc_recolor.launch.job /runs/cars/job
 
 
 # teardown

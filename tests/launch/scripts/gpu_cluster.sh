@@ -26,11 +26,12 @@ job_folder=/runs/cars/job
 module load cuda/13.0
 export NCCL_DEBUG=WARN
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 trap : TERM
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kill-on-bad-exit=1 --cpus-per-task=16 /opt/python3 -u -m hpc_recolor.launch.job /runs/cars/job
+srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kill-on-bad-exit=1 --cpus-per-task=16 $hold /opt/python3 -u -m hpc_recolor.launch.job /runs/cars/job
 
 
 # teardown
