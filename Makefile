@@ -9,13 +9,14 @@ PHOTOS :=
 # Processes that share the tests: one a core, and one for those that wait for SLURM.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help demo study-small colorizer test test-fast fuzz lint coverage gpu-suite clean
+.PHONY: help demo study-small colorizer test test-fast survival fuzz lint coverage gpu-suite clean
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare nine small runs, and write a report (90 minutes on two cores)'
 	@echo 'make colorizer PHOTOS=DIR    train the colorizer of the package anew on general/train and cars/train (75 minutes)'
 	@echo 'make test       run all tests (15 minutes on two cores)'
 	@echo 'make test-fast  run those that start no processes, clusters and browsers (2 minutes)'
+	@echo 'make survival   jobs on four hosts in network namespaces that fail in every way; as root (an hour)'
 	@echo 'make fuzz       look for damaged files that cause more than an error line (10 minutes; MINUTES=30)'
 	@echo 'make lint       check style, spelling and types'
 	@echo 'make coverage   run all tests and show which lines they miss (slower than make test)'
@@ -43,6 +44,11 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(RUN) -m pytest -n $$(nproc) --dist loadfile -m 'not slow'
+
+# The tests of survival, on nodes that are hosts of their own; then all faults of hosts, with a table of what they cost.
+survival: $(READY)
+	DEV_CLUSTER_HOSTS=4 $(RUN) -m pytest tests/launch/test_survival.py
+	$(RUN) -m pytest tests/launch/test_host_faults.py -m 'hosts or not hosts' -s
 
 # Failures are kept in .hypothesis/fuzz, and tried first by the next run of these tests.
 MINUTES := 10

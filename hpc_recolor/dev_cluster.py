@@ -1,4 +1,4 @@
-"""`python -m hpc_recolor.dev_cluster install | up | status | down`: a real SLURM of four nodes on this machine."""
+"""`python -m hpc_recolor.dev_cluster install | up | status | fault | down`: a real SLURM of four nodes here."""
 
 import subprocess
 import sys
@@ -26,7 +26,9 @@ def up(*options: Options) -> int:
 
     eval "$(python -m hpc_recolor.dev_cluster up)"
 
-    DEV_CLUSTER names the folder of all its files, DEV_CLUSTER_PORT the first of the seven ports that it listens on.
+    With --hosts 4, as root, each node is a host of its own, with its own address, that `fault` can disturb; see
+    slurm/README.md. DEV_CLUSTER names the folder of all its files, DEV_CLUSTER_PORT the first of the seven ports that
+    it listens on.
     """
     return _run("up", *options)
 
@@ -35,6 +37,15 @@ def up(*options: Options) -> int:
 def status(*options: Options) -> int:
     """Show its daemons, nodes and jobs. The exit code is 1 if a daemon does not run."""
     return _run("status", *options)
+
+
+@app.command
+def fault(hosts: Annotated[str, Parameter(name="HOST,...", help="Hosts.")], *what: Options) -> int:
+    """Disturb hosts of the cluster that `up --hosts` started: cut, heal, loss 30, split, slow 0.05, kill and others.
+
+    Without more than their names it lists what it can do.
+    """
+    return _run("fault", hosts, *what)
 
 
 @app.command

@@ -44,7 +44,7 @@ TINY = (
 
 
 # A test that needs one of these is slow; tests that are slow for another reason say so with a mark.
-SLOW_FIXTURES = {"fork_server", "cluster", "browser"}
+SLOW_FIXTURES = {"fork_server", "cluster", "hosts", "browser"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,7 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if SLOW_FIXTURES.intersection(_fixtures(item)):
             item.add_marker("slow")
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: ("cluster" not in _fixtures(item), item.get_closest_marker("slow") is None))
+        items.sort(
+            key=lambda item: (
+                not {"cluster", "hosts"}.intersection(_fixtures(item)),
+                item.get_closest_marker("slow") is None,
+            )
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

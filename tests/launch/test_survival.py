@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 from tests.launch.conftest import script
 from tests.support.fork_server import SLOW_DISK_S, ForkServer
 from tests.support.live import DEADLINE_S, SNAPSHOTS, Live, flags, local_ranks, recolor, result, slurm, until
+from tests.support.submitted_ranks import ranks
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +35,6 @@ def nothing_stays_behind(cluster: Path) -> Iterator[None]:
     until(lambda: not slurm("squeue", "-h"), "the queue is empty")
     until(lambda: set(slurm("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}, "all nodes are idle")
     until(lambda: not ranks(cluster), "no rank is alive")
-
-
-def ranks(cluster: Path) -> dict[int, int]:
-    """Process ids of the cluster's ranks by rank, from /proc, from the moment their interpreters begin to start."""
-    found: dict[int, int] = {}
-    for process in Path("/proc").iterdir():
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-            environment = (process / "environ").read_bytes().split(b"\0")
-        except (OSError, ValueError):
-            continue
-        ours = b"SLURM_CONF=" + bytes(cluster / "slurm.conf") in environment
-        if ours and b"hpc_recolor.launch.job" in command and b"python" in os.path.basename(command[0]):
-            found |= {
-                int(variable[13:]): int(process.name)
-                for variable in environment
-                if variable.startswith(b"SLURM_PROCID=")
-            }
-    return found
 
 
 def test_four_nodes_train_as_four_local_ranks_do(

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from tests.support.other_host import move_beside
+
 ROOT = Path(__file__).parents[2]
 
 # What is slow to import and often needed. No module that is run as __main__, which runpy warns about, and not pytest:
@@ -116,13 +118,15 @@ class ForkServer:
         env: Mapping[str, str],
         stdout: Any = subprocess.DEVNULL,
         stderr: Any = subprocess.DEVNULL,
+        beside: int | None = None,
     ) -> Process:
         """`python -m module arguments...` in that folder and environment.
 
-        stdout, stderr: files, sockets or descriptors; DEVNULL; stderr may be STDOUT.
+        stdout, stderr: files, sockets or descriptors; DEVNULL; stderr may be STDOUT. beside: a process whose host it
+        runs on, if that is another one (tests/support/other_host.py).
         """
         argv = [module, *map(str, arguments)]
-        request = json.dumps({"argv": argv, "cwd": str(cwd), "env": dict(env)}).encode()
+        request = json.dumps({"argv": argv, "cwd": str(cwd), "env": dict(env), "beside": beside}).encode()
         control, theirs = socket.socketpair()
         with theirs, open(os.devnull, "r+b", buffering=0) as nothing:
             out, err = (nothing if file == subprocess.DEVNULL else file for file in (stdout, stderr))
@@ -234,6 +238,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     found = preload()
     request = Server(channel).serve()
+    if request["beside"]:
+        move_beside(request["beside"])
     os.environ.clear()
     os.environ.update(found | request["env"])
     time.tzset()

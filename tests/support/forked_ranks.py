@@ -1,13 +1,15 @@
 """Ranks of jobs that start in milliseconds: a `python` for profiles that has the fork server run what it is asked for.
 
 SLURM starts, signals and kills the program that `ForkedRanks` writes. It passes its arguments, environment, folder and
-output to the fork server, forwards signals to the fork, and ends as the fork ends; if it is killed, so is the fork.
+output to the fork server, forwards signals to the fork, and ends as the fork ends; if it is killed, so is the fork,
+which runs on its host.
 """
 
 import json
 import os
 import select
 import socket
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -79,6 +81,7 @@ class ForkedRanks:
                 request["env"],
                 stdout=streams[0],
                 stderr=streams[1],
+                beside=struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0],
             )
             for stream in streams:
                 os.close(stream)

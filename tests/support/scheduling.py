@@ -24,5 +24,5 @@ class OneCluster(LoadFileScheduling):  # type: ignore[misc]
 
 @cache
 def uses_cluster(file: str) -> bool:
-    """Whether a test of the file, below the repository's root, requests the fixture `cluster`."""
-    return bool(re.search(rf"\b{CLUSTER}: Path|usefixtures\(.*\b{CLUSTER}\b", (ROOT / file).read_text()))
+    """Whether a test of the file, below the repository's root, requests the fixture `cluster` or `hosts`."""
+    return bool(re.search(rf"\b{CLUSTER}: Path|\bhosts: Hosts|usefixtures\(.*\b{CLUSTER}\b", (ROOT / file).read_text()))
