@@ -20,7 +20,7 @@ from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.engine.engine import Engine, Engines
-from hpc_recolor.training.engine.engine_state import adam_steps, averaged_buffers, load, owned, shapes
+from hpc_recolor.training.engine.engine_state import adam_step, averaged_buffers, load, owned, shapes
 from hpc_recolor.training.step import StepLosses
 
 EMA = "ema"
@@ -139,19 +139,32 @@ def rank_tensors(state: RunState, world: World) -> dict[str, Tensor]:
     return tensors
 
 
-def scalar_state(state: RunState) -> dict[str, float | int]:
-    """Scalar training state, the same on all ranks, under the names of a manifest's `progress`."""
+def number_tensors(state: RunState) -> dict[str, Tensor]:
+    """Copies () of what the device counts, the same on all ranks, under the names of a manifest's `progress`."""
+    return {
+        f"{network}.{name}": tensor.clone()
+        for network, engine in state.engines.items()
+        for name, tensor in (
+            ("steps", adam_step(engine)),
+            ("loss_scale", engine.loss_scale),
+            ("good_steps", engine.good_steps),
+        )
+    }
+
+
+def read_numbers(tensors: dict[str, Tensor]) -> dict[str, float | int]:
+    """The numbers in `number_tensors`, once they are in host memory."""
+    return {name: float(value) if name.endswith("loss_scale") else int(value) for name, value in tensors.items()}
+
+
+def count_state(state: RunState) -> dict[str, float | int]:
+    """What the host counts, the same on all ranks, under the names of a manifest's `progress`."""
     counters = state.counters
-    numbers: dict[str, float | int] = {
+    return {
         "steps_unread": counters.unlogged_steps,
         "bad_steps": counters.bad_steps,
         "bad_in_a_row": counters.bad_in_a_row,
     }
-    for network, engine in state.engines.items():
-        numbers[f"{network}.steps"] = adam_steps(engine)
-        numbers[f"{network}.loss_scale"] = float(engine.loss_scale)
-        numbers[f"{network}.good_steps"] = int(engine.good_steps)
-    return numbers
 
 
 def parameter_shapes(engines: Engines) -> dict[str, list[int]]:
