@@ -32,7 +32,8 @@ class Counters:
 
     losses_sum: this rank's sum of the losses of good steps, in the order of StepLosses, which the device adds up.
     unlogged_steps: how many these are. bad_steps: steps with a loss or gradient that was not finite; bad_in_a_row:
-    those since the last good one. All three count steps whose verdicts were read.
+    those since the last good one. All three count steps whose verdicts were read. validation_interval: images between
+    two validations, as chosen from the speed of the run; 0 until then.
     """
 
     losses_sum: Tensor
@@ -40,6 +41,7 @@ class Counters:
     unlogged_steps: int = 0
     bad_steps: int = 0
     bad_in_a_row: int = 0
+    validation_interval: int = 0
 
     def add_good_step(self) -> None:
         """Count a step that changed the weights, and whose losses are in the sum."""
@@ -164,6 +166,7 @@ def count_state(state: RunState) -> dict[str, float | int]:
         "steps_unread": counters.unlogged_steps,
         "bad_steps": counters.bad_steps,
         "bad_in_a_row": counters.bad_in_a_row,
+        "validation_interval": counters.validation_interval,
     }
 
 
@@ -183,6 +186,7 @@ def _load(path: Path, state: RunState, same_photos: SamePhotos, world: World) ->
     counters, scalars = state.counters, manifest.progress
     counters.images_seen = manifest.images_seen
     counters.bad_steps, counters.bad_in_a_row = int(scalars["bad_steps"]), int(scalars["bad_in_a_row"])
+    counters.validation_interval = int(scalars.get("validation_interval", 0))  # earlier versions chose none
     if manifest.world_size == world.size:
         counters.unlogged_steps = int(scalars["steps_unread"])
         _load_rank(path / checkpoints.rank_file(world.rank, world.size), state, world)
