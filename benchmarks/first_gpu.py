@@ -82,14 +82,14 @@ Rows = Iterator[dict[str, Any]]
 
 def machine(scale: Scale) -> Rows:
     """What the card can do: a copy in its memory, and a product of large matrices in bfloat16."""
+    from benchmarks.machine import product_tflop_per_s
+
     source = torch.empty(scale.copy_bytes, dtype=torch.uint8, device=scale.device)
     target = torch.empty_like(source)
     copied_s = seconds(lambda: target.copy_(source), 10)
     yield {"copy_TB_per_s": 2 * scale.copy_bytes / copied_s / 1e12}
-    one, other = (
-        torch.randn(scale.product, scale.product, dtype=torch.bfloat16, device=scale.device) for _ in range(2)
-    )
-    yield {"product_side": scale.product, "TFLOP_per_s": 2 * scale.product**3 / seconds(lambda: one @ other, 10) / 1e12}
+    reached = product_tflop_per_s(torch.device(scale.device), torch.bfloat16, scale.product)
+    yield {"product_side": scale.product, "TFLOP_per_s": reached}
 
 
 def precision(scale: Scale) -> Rows:
@@ -133,7 +133,7 @@ def steps(scale: Scale) -> Rows:
 
         def waiting(train: Training = train) -> None:
             train()
-            train.step.verdict.tolist()
+            train.loop.step.verdict.tolist()
 
         for name, call in (("no waits", train), ("a wait a step", waiting)):
             yield {"batch": batch, "how": name, "images_per_s": batch / seconds(call, scale.steps)}
@@ -157,11 +157,12 @@ def graph(scale: Scale) -> Rows:
 
 def compiled(scale: Scale) -> Rows:
     """Both networks compiled, with Inductor's choice of layout and with channels_last forced, inside the graph."""
-    from torch._inductor import config as inductor
+    from hpc_recolor.training.engine import deepspeed_engine
 
     for forced in (False, True):
         torch.compiler.reset()
-        inductor.force_layout_optimization = forced
+        options = {"force_layout_optimization": forced}
+        setattr(deepspeed_engine, "compile_options", lambda _, options=options: options)  # noqa: B010
         train = Training(scale, scale.goal_batch, compile=True)
         started_s = time.perf_counter()
         train()
@@ -219,34 +220,26 @@ class Training:
     """The loop's own step on random images, in bfloat16 and channels_last, with all that `train` is given."""
 
     def __init__(self, scale: Scale, batch: int, **train: Any) -> None:
+        from benchmarks.loop_step import LoopStep, random_images
         from hpc_recolor.config_file import load_config
         from hpc_recolor.runtime.distributed import start
-        from hpc_recolor.training.device_step import DeviceStep
-        from hpc_recolor.training.run_state import RunState
-        from hpc_recolor.training.schedule import Phase
-        from hpc_recolor.training.step_runner import StepRunner
 
         goal = {"batch_size": batch, "precision": "bf16", "channels_last": True, "device": scale.device}
         model = {"width": scale.width, "color": "rgb"}
         config = load_config(None, {"data": {"size": scale.size_px}, "model": model, "train": goal | train})
         world = start(scale.device, threads=1)
-        self.state = RunState.initial(config, world)
-        engines, average = self.state.engines, self.state.average
-        self.step = DeviceStep(config, world, engines, average, self.state.counters.losses_sum)
-        self.runner = StepRunner(self.step, say=lambda line: None)
-        draw = torch.Generator().manual_seed(0)
-        shape = (batch, scale.size_px, scale.size_px, 3)
-        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw).to(scale.device)
-        self.phase = Phase.BOTH
+        self.loop = LoopStep(config, world)
+        self.images = random_images(config, world)
 
     def __call__(self) -> None:
         """Start a step."""
-        self.step.set_inputs((False, False, False), average_share=0.01)
-        self.runner.run(self.images, self.phase)
+        self.loop(self.images)
 
     def largest_difference(self, other: "Training") -> float:
         """Between a weight of the generators."""
-        pairs = zip(*(list(each.state.engines.generator.module.parameters()) for each in (self, other)), strict=True)
+        pairs = zip(
+            *(list(each.loop.state.engines.generator.module.parameters()) for each in (self, other)), strict=True
+        )
         return max(float((one - two).detach().abs().max()) for one, two in pairs)
 
 

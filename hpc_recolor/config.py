@@ -333,9 +333,10 @@ class TrackingConfig(Section):
 
     log_every_steps: int = Field(10, ge=1, description="Steps between two readings of the losses [steps, 1 or more].")
     samples_every_images: int = Field(
-        5_000,
-        ge=1,
-        description="Images between two validations on held-out photographs, with sample images [images, 1 or more].",
+        0,
+        ge=0,
+        description="Images between two validations on held-out photographs, with sample images [images, 0: chosen "
+        "once, from the measured speed, so that they take a few percent of the time].",
     )
     samples: int = Field(8, ge=1, description="Held-out photographs in a figure of samples [rows, 1 or more].")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder's logs/.")

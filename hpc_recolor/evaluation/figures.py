@@ -1,6 +1,6 @@
 """Images of samples, and plots of losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CAPTION_HEIGHT = 16
 GAP = 4
 
 
-def sample_grid(columns: dict[str, NDArray[np.uint8]], across: int = 2) -> Image.Image:
+def sample_grid(columns: Mapping[str, NDArray[np.uint8]], across: int = 2) -> Image.Image:
     """Images side by side under captions, `across` samples in a row. columns: caption -> uint8 (N,H,W,3)."""
     count, height, width, _ = next(iter(columns.values())).shape
     block = len(columns) * (width + GAP) + GAP

@@ -13,27 +13,46 @@ from hpc_recolor.runtime.distributed import World, highest
 LAG = 2
 
 
-class Verdict(NamedTuple):
-    """Facts about a step that hold on all ranks, each true if it is true on any.
+class Flags(NamedTuple):
+    """What a rank tells the others in a step.
 
-    stop: the run is asked to stop. save: checkpoint.every_s are over. writing: a checkpoint is still being written.
+    stop: it is asked to stop. save: checkpoint.every_s are over. writing: it still writes a checkpoint. validate: a
+    validation is due by time.
+    """
+
+    stop: bool = False
+    save: bool = False
+    writing: bool = False
+    validate: bool = False
+
+
+class Verdict(NamedTuple):
+    """Facts about a step that hold on all ranks, each true if it is true on any: Flags, and whether the step counts.
+
     discriminator_skipped, generator_skipped: the step was not finite, and changed nothing in that network.
     """
 
     stop: bool
     save: bool
     writing: bool
+    validate: bool
     discriminator_skipped: bool
     generator_skipped: bool
 
 
 class Agreement(NamedTuple):
-    """What the verdicts that were read after a step ask for. stop, save: as of any; writing: as of the last, and true
-    if there is none."""
+    """What the verdicts that were read after a step ask for. stop, save, validate: as of any; writing: as of the
+    last, and true if there is none."""
 
     stop: bool = False
     save: bool = False
     writing: bool = True
+    validate: bool = False
+
+    @property
+    def asks_to_act(self) -> bool:
+        """Whether all ranks are to do something beside the next step."""
+        return self.stop or self.save or self.validate
 
     def and_then(self, verdicts: Sequence[Verdict]) -> Self:
         """With further verdicts."""
@@ -41,6 +60,7 @@ class Agreement(NamedTuple):
             stop=self.stop or any(verdict.stop for verdict in verdicts),
             save=self.save or any(verdict.save for verdict in verdicts),
             writing=verdicts[-1].writing if verdicts else self.writing,
+            validate=self.validate or any(verdict.validate for verdict in verdicts),
         )
 
 
@@ -54,7 +74,7 @@ class Verdicts:
         return len(self._pending)
 
     def send(self, step: int, verdict: Tensor) -> None:
-        """Start to copy a verdict, (5,) in the order of its fields, to the host, without waiting. step: its number."""
+        """Start to copy a verdict, (6,) in the order of its fields, to the host, without waiting. step: its number."""
         copy = torch.empty(verdict.shape, dtype=verdict.dtype, pin_memory=verdict.is_cuda)
         copy.copy_(verdict, non_blocking=True)
         event = torch.cuda.Event() if verdict.is_cuda else None  # type: ignore[no-untyped-call]

@@ -20,7 +20,16 @@ from hpc_recolor.run_folder.tensor_files import write
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, gather, on_main, ranks_here
 from hpc_recolor.runtime.process import memory_bytes
-from hpc_recolor.training.run_state import RunState, parameter_shapes, rank_tensors, scalar_state, shard_tensors
+from hpc_recolor.training.host_copies import HostCopies, HostTensors
+from hpc_recolor.training.run_state import (
+    RunState,
+    count_state,
+    number_tensors,
+    parameter_shapes,
+    rank_tensors,
+    read_numbers,
+    shard_tensors,
+)
 
 VERSIONS_OF = ("deepspeed", "triton", "numpy")
 
@@ -29,10 +38,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class PendingCheckpoint:
-    """A checkpoint that is being written. manifest: all of its manifest but the files."""
+    """A checkpoint that is being written. manifest: all of its manifest but the files, and the numbers in `taken`."""
 
     folder: Path
     manifest: dict[str, Any]
+    taken: HostTensors
     files: "Future[dict[str, FileRecord]]"
     started_s: float
     stalled_s: float
@@ -61,6 +71,7 @@ class BackgroundWriter:
     def __init__(self, run: RunFolder, config: Config, photos: str, world: World) -> None:
         self.run, self.config, self.photos, self.world = run, config, photos, world
         self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.copies = HostCopies()
         self.pending: PendingCheckpoint | None = None
         self.removal: Future[None] | None = None
         self.versions = {"hpc_recolor": PACKAGE_VERSION, "torch": torch.__version__} | {
@@ -79,14 +90,17 @@ class BackgroundWriter:
         folder = _on_main_with_os_errors(self.world, self._begin)
         shard, rank = shard_tensors(state, self.world), rank_tensors(state, self.world)
         in_background = self.config.checkpoint.background and _has_memory_for(shard)
-        shard, rank = (_on_host(tensors, copy=in_background) for tensors in (shard, rank))
-        files = self.thread.submit(self._write, folder, shard, rank)
+        numbers = number_tensors(state)
+        copy = self.copies.start if in_background else _on_host
+        taken = copy(_in_one({"shard": shard, "rank": rank, "numbers": numbers}))
+        files = self.thread.submit(self._write, folder, taken)
         if not in_background:
             wait([files])
         manifest = self._manifest(state) | {"snapshot_epoch": snapshot_epoch}
         self.pending = PendingCheckpoint(
             folder=folder,
             manifest=manifest,
+            taken=taken,
             files=files,
             started_s=started_s,
             stalled_s=time.monotonic() - started_s,
@@ -135,7 +149,9 @@ class BackgroundWriter:
 
     def _commit(self, pending: PendingCheckpoint, files: dict[str, FileRecord]) -> str | None:
         """Commit on rank 0. Returns a warning if an old checkpoint could not be set aside."""
-        path = checkpoint_writer.commit(self.run, pending.folder, Manifest(**pending.manifest, files=files))
+        progress = pending.manifest["progress"] | read_numbers(_part(pending.taken, "numbers"))
+        manifest = Manifest(**(pending.manifest | {"progress": progress}), files=files)
+        path = checkpoint_writer.commit(self.run, pending.folder, manifest)
         try:
             old = checkpoint_writer.prune(self.run, self.config.checkpoint.keep, path)
         except OSError as error:
@@ -149,16 +165,19 @@ class BackgroundWriter:
             "world_size": self.world.size,
             "zero_stage": self.config.deepspeed.zero_stage,
             "photos": self.photos,
-            "progress": scalar_state(state),
+            "progress": count_state(state),
             "versions": self.versions,
             "commit": self.code_commit,
             "config": self.config.model_dump(mode="json"),
             "parameters": parameter_shapes(state.engines),
         }
 
-    def _write(self, folder: Path, shard: Mapping[str, Tensor], rank: Mapping[str, Tensor]) -> dict[str, FileRecord]:
+    def _write(self, folder: Path, taken: HostTensors) -> dict[str, FileRecord]:
         place = self.world.rank, self.world.size
-        contents = {checkpoints.shard_file(*place): shard, checkpoints.rank_file(*place): rank}
+        contents = {
+            checkpoints.shard_file(*place): _part(taken, "shard"),
+            checkpoints.rank_file(*place): _part(taken, "rank"),
+        }
         return {name: write(folder / name, tensors) for name, tensors in contents.items()}
 
 
@@ -201,6 +220,16 @@ def _has_memory_for(tensors: Mapping[str, Tensor]) -> bool:
     return 2 * needed < memory_bytes()[0]
 
 
-def _on_host(tensors: Mapping[str, Tensor], copy: bool) -> dict[str, Tensor]:
-    """The tensors in host memory; copy: in memory of their own, which training does not change."""
-    return {key: tensor.detach().to("cpu", copy=copy) for key, tensor in tensors.items()}
+def _on_host(tensors: Mapping[str, Tensor]) -> HostTensors:
+    """The tensors in host memory; those that are there already are not copied."""
+    return HostTensors({key: tensor.detach().to("cpu") for key, tensor in tensors.items()})
+
+
+def _in_one(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several parts, by PART:NAME."""
+    return {f"{part}:{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def _part(taken: HostTensors, part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by name; waits until they have arrived."""
+    return {key.removeprefix(f"{part}:"): tensor for key, tensor in taken.wait().items() if key.startswith(f"{part}:")}

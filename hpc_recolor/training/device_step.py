@@ -10,7 +10,7 @@ from torch import Tensor
 from hpc_recolor.config import Config
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.runtime.distributed import World
-from hpc_recolor.training.agreement import Verdict
+from hpc_recolor.training.agreement import Flags, Verdict
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.engine.engine import Engines
 from hpc_recolor.training.schedule import Phase
@@ -20,7 +20,7 @@ from hpc_recolor.training.step import StepLosses, discriminator_only_step, gan_s
 class DeviceStep:
     """Both updates, the average, and what follows from a step that was not finite. All ranks use it together.
 
-    All tensors that outlive a step keep their addresses. verdict: float tensor (5,), the last step's Verdict.
+    All tensors that outlive a step keep their addresses. verdict: float tensor (6,), the last step's Verdict.
     losses_sum: float tensor (4,), to which a good step adds its losses.
     """
 
@@ -30,15 +30,14 @@ class DeviceStep:
         self.config, self.world = config, world
         self._loss_alone = config.loss.model_copy(update={"adversarial": "none"})
         self.engines, self.average, self.losses_sum = engines, average, losses_sum
-        self.flags = torch.zeros(3, device=world.device)
+        self.flags = torch.zeros(len(Flags._fields), device=world.device)
         self.average_share = torch.zeros((), device=world.device)
         self.verdict = torch.zeros(len(Verdict._fields), device=world.device)
 
-    def set_inputs(self, flags: tuple[bool, bool, bool], average_share: float) -> None:
+    def set_inputs(self, flags: Flags, average_share: float) -> None:
         """Set what the next step takes from the host, beside the learning rate.
 
-        flags: whether this rank is asked to stop, finds a checkpoint due, is still writing one. average_share: see
-        MovingAverage.
+        flags: of this rank. average_share: see MovingAverage.
         """
         self.flags.copy_(_on_way(torch.tensor(flags, dtype=torch.float32), self.world.device))
         self.average_share.fill_(average_share)
@@ -77,7 +76,7 @@ class DeviceStep:
 
     def _settle(self, losses: Tensor) -> None:
         """Take a bad step back, or count a good one."""
-        discriminator_skipped, generator_skipped = self.verdict[3:].bool().unbind()
+        discriminator_skipped, generator_skipped = self.verdict[len(self.flags) :].bool().unbind()
         bad = discriminator_skipped | generator_skipped
         self.engines.statistics.take_back(bad)
         self.losses_sum += torch.where(bad, 0, losses)

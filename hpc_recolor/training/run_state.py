@@ -20,7 +20,7 @@ from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.engine.engine import Engine, Engines
-from hpc_recolor.training.engine.engine_state import adam_steps, averaged_buffers, load, owned, shapes
+from hpc_recolor.training.engine.engine_state import adam_step, averaged_buffers, load, owned, shapes
 from hpc_recolor.training.step import StepLosses
 
 EMA = "ema"
@@ -32,7 +32,8 @@ class Counters:
 
     losses_sum: this rank's sum of the losses of good steps, in the order of StepLosses, which the device adds up.
     unlogged_steps: how many these are. bad_steps: steps with a loss or gradient that was not finite; bad_in_a_row:
-    those since the last good one. All three count steps whose verdicts were read.
+    those since the last good one. All three count steps whose verdicts were read. validation_interval: images between
+    two validations, as chosen from the speed of the run; 0 until then.
     """
 
     losses_sum: Tensor
@@ -40,6 +41,7 @@ class Counters:
     unlogged_steps: int = 0
     bad_steps: int = 0
     bad_in_a_row: int = 0
+    validation_interval: int = 0
 
     def add_good_step(self) -> None:
         """Count a step that changed the weights, and whose losses are in the sum."""
@@ -139,19 +141,33 @@ def rank_tensors(state: RunState, world: World) -> dict[str, Tensor]:
     return tensors
 
 
-def scalar_state(state: RunState) -> dict[str, float | int]:
-    """Scalar training state, the same on all ranks, under the names of a manifest's `progress`."""
+def number_tensors(state: RunState) -> dict[str, Tensor]:
+    """Copies () of what the device counts, the same on all ranks, under the names of a manifest's `progress`."""
+    return {
+        f"{network}.{name}": tensor.clone()
+        for network, engine in state.engines.items()
+        for name, tensor in (
+            ("steps", adam_step(engine)),
+            ("loss_scale", engine.loss_scale),
+            ("good_steps", engine.good_steps),
+        )
+    }
+
+
+def read_numbers(tensors: dict[str, Tensor]) -> dict[str, float | int]:
+    """The numbers in `number_tensors`, once they are in host memory."""
+    return {name: float(value) if name.endswith("loss_scale") else int(value) for name, value in tensors.items()}
+
+
+def count_state(state: RunState) -> dict[str, float | int]:
+    """What the host counts, the same on all ranks, under the names of a manifest's `progress`."""
     counters = state.counters
-    numbers: dict[str, float | int] = {
+    return {
         "steps_unread": counters.unlogged_steps,
         "bad_steps": counters.bad_steps,
         "bad_in_a_row": counters.bad_in_a_row,
+        "validation_interval": counters.validation_interval,
     }
-    for network, engine in state.engines.items():
-        numbers[f"{network}.steps"] = adam_steps(engine)
-        numbers[f"{network}.loss_scale"] = float(engine.loss_scale)
-        numbers[f"{network}.good_steps"] = int(engine.good_steps)
-    return numbers
 
 
 def parameter_shapes(engines: Engines) -> dict[str, list[int]]:
@@ -170,6 +186,7 @@ def _load(path: Path, state: RunState, same_photos: SamePhotos, world: World) ->
     counters, scalars = state.counters, manifest.progress
     counters.images_seen = manifest.images_seen
     counters.bad_steps, counters.bad_in_a_row = int(scalars["bad_steps"]), int(scalars["bad_in_a_row"])
+    counters.validation_interval = int(scalars.get("validation_interval", 0))  # earlier versions chose none
     if manifest.world_size == world.size:
         counters.unlogged_steps = int(scalars["steps_unread"])
         _load_rank(path / checkpoints.rank_file(world.rank, world.size), state, world)

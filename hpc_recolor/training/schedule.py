@@ -1,10 +1,15 @@
 """What happens when in a run. Pure functions; the clock is images seen."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from hpc_recolor.config import Config, LossConfig, TrainConfig
+
+# How often a run is validated by default: share of the time at most, and time between two validations at least [s].
+VALIDATION_SHARE = 0.03
+VALIDATION_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,17 @@ def is_due(every_images: int, images_seen: int, length: RunLength) -> bool:
     if images_seen >= length.total or not every_images:
         return images_seen >= length.total
     return images_seen // every_images > (images_seen - length.per_step) // every_images
+
+
+def validation_interval(images_per_s: float, validation_s: float) -> int:
+    """Images between two validations, each of which takes `validation_s`, in a run at this speed [images/s].
+
+    The next 1, 2 or 5 times a power of ten: validations then take VALIDATION_SHARE of the time at most, and are
+    VALIDATION_EVERY_S apart at least.
+    """
+    least = images_per_s * max(VALIDATION_EVERY_S, validation_s / VALIDATION_SHARE)
+    power = 10 ** math.floor(math.log10(max(1.0, least)))
+    return next(int(factor * power) for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
 def finished_snapshot(snapshots: Iterable[int], images_seen: int, length: RunLength) -> int | None:

@@ -20,7 +20,7 @@ from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
 from hpc_recolor.training import preflight
-from hpc_recolor.training.agreement import LAG, Agreement, Verdict, Verdicts, agree_on_any
+from hpc_recolor.training.agreement import LAG, Agreement, Flags, Verdict, Verdicts, agree_on_any
 from hpc_recolor.training.checkpointer import Checkpointer
 from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.device_step import DeviceStep
@@ -109,7 +109,7 @@ class Trainer:
             return self._print(f"{self.run.path} is finished; a larger train.epochs continues it")
         self._print_start()
         on_main(self.world, lambda: self.tracker.open(self.images_seen))  # if it fails, all ranks exit
-        with self.tracker, full_disk_as_rank_error(self.run):
+        with full_disk_as_rank_error(self.run), self.tracker:  # which ends with the last figure
             if owes_measurement:
                 self.validation.measure()
             self._train_to_the_end()
@@ -122,10 +122,10 @@ class Trainer:
         while self.images_seen < self.length.total:
             self.enter_phase("loading photographs", self.context.step)
             agreed = self.run_step(next(batches))
-            if agreed.stop or agreed.save or self._is_due():
+            if agreed.asks_to_act or self._is_due():
                 agreed = agreed.and_then(self._obey(lag=0))
             self._log_if_due()
-            self.validation.run_if_due()
+            self.validation.run_if_due(by_time=agreed.validate)
             if agreed.stop or self.validation.interrupted:
                 self._stop_here()
             self.checkpointer.save_if_due(interval_over=agreed.save, writing=agreed.writing)
@@ -137,7 +137,12 @@ class Trainer:
         self.enter_phase("training", self.context.step)
         engines, train, average = self.state.engines, self.config.train, self.state.average
         engines.set_lr(self.context.lr, backbone_scale(train, self.context.images_seen))
-        flags = (self.request.requested, self.checkpointer.is_interval_over, self.checkpointer.is_writing)
+        flags = Flags(
+            stop=self.request.requested,
+            save=self.checkpointer.is_interval_over,
+            writing=self.checkpointer.is_writing,
+            validate=self.validation.is_due_by_time(),
+        )
         phase = phase_at(self.config.loss, self.images_seen)
         self.state.counters.images_seen += train.batch_size
         share = average.share(train.batch_size, self.images_seen) if average else 0.0

@@ -1,13 +1,14 @@
 """Measures a run on its held-out photographs, with networks beside those that train."""
 
+import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from hpc_recolor.data.batches import load_images
 from hpc_recolor.data.samples import Samples, Subset
-from hpc_recolor.evaluation.figures import sample_grid
 from hpc_recolor.evaluation.validation_scores import Scores, score
 from hpc_recolor.models.build import build_discriminator, build_generator, place
 from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
@@ -15,6 +16,31 @@ from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.distributed import on_main
 from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.engine.engine_state import WEIGHT, full_state, owned
+from hpc_recolor.training.schedule import validation_interval
+
+# Steps that do not count for a run's speed, as kernels are compiled and chosen in them; and time after them until the
+# first validation, if tracking.samples_every_images leaves its intervals to be chosen [s].
+WARM_UP_STEPS = 10
+FIRST_AFTER_S = 20.0
+
+
+class SpeedClock:
+    """Measures the speed of a run from the end of its first WARM_UP_STEPS steps on."""
+
+    def __init__(self) -> None:
+        self._steps, self._start_images, self._start_s = 0, 0, time.monotonic()
+
+    def tick(self, images_seen: int) -> float:
+        """Count a step, before which `images_seen` were seen. Returns the time since the clock started [s]."""
+        self._steps += 1
+        if self._steps <= WARM_UP_STEPS:
+            self._start_images, self._start_s = images_seen, time.monotonic()
+            return 0.0
+        return time.monotonic() - self._start_s
+
+    def images_per_s(self, images_seen: int) -> float:
+        """The speed since the clock started."""
+        return (images_seen - self._start_images) / max(1e-9, time.monotonic() - self._start_s)
 
 
 class Validation:
@@ -23,11 +49,16 @@ class Validation:
     Holds this rank's share of the photographs in memory, and both networks in eval mode. stop_requested: called by all
     ranks together before every batch; True on all ranks interrupts a measurement. interrupted: whether the last one
     was; it is made up for when the run resumes.
+
+    Without tracking.samples_every_images the first measurement comes FIRST_AFTER_S after the start, by the clock of
+    rank 0. From what it and the training took, rank 0 then chooses the interval of the others, once: checkpoints hold
+    it, so that a resumed run measures where it would have without the stop.
     """
 
     def __init__(self, context: RunContext, held_out: Samples, stop_requested: Callable[[], bool]) -> None:
         self.context, self.stop_requested = context, stop_requested
         self.interrupted = False
+        self._speed = SpeedClock()
         config, world = context.config, context.world
         with torch.random.fork_rng():  # leaves training's random numbers as they were
             self.generator = place(build_generator(config.model, config.data.size), config.model, world.device)
@@ -39,10 +70,20 @@ class Validation:
         shown = range(min(config.tracking.samples, len(held_out)) if world.is_main else 0)
         self.shown = load_images(Subset(held_out, shown), config.data, world)
 
-    def run_if_due(self) -> None:
-        """Measure if tracking.samples_every_images makes it due."""
+    def run_if_due(self, by_time: bool = False) -> None:
+        """Measure if the last step makes it due. by_time: whether `is_due_by_time` was true on rank 0."""
         if self.is_due():
             self.measure()
+        elif by_time and not self._interval:
+            self.measure()
+            if not self.interrupted:
+                self._choose_interval()
+
+    def is_due_by_time(self) -> bool:
+        """Whether the first measurement is due, by the clock of rank 0. To be called once before every step."""
+        if not self.context.world.is_main or self._interval:
+            return False
+        return self._speed.tick(self.context.images_seen) > FIRST_AFTER_S
 
     def is_owed(self) -> bool:
         """Whether the run was stopped before it could measure what it had trained. The same on all ranks."""
@@ -54,11 +95,26 @@ class Validation:
         scores = self._score()
         self.interrupted = scores is None
         if scores and self.context.world.is_main:
-            self.context.tracker.log_scores(self.context.images_seen, scores, self._draw())
+            self.context.tracker.log_scores(self.context.images_seen, scores, self._samples())
 
     def is_due(self) -> bool:
-        """Whether the last step makes a measurement due."""
-        return self.context.is_due(self.context.config.tracking.samples_every_images)
+        """Whether the last step makes a measurement due, whatever the time."""
+        return self.context.is_due(self._interval)
+
+    @property
+    def _interval(self) -> int:
+        """Images between two measurements; 0 until it is chosen."""
+        return self.context.config.tracking.samples_every_images or self.context.state.counters.validation_interval
+
+    def _choose_interval(self) -> None:
+        counters, tracker, world = self.context.state.counters, self.context.tracker, self.context.world
+        images_per_s = self._speed.images_per_s(self.context.images_seen)
+        started_s = time.monotonic()
+        if self._score() is None:  # again, as the first compiles kernels
+            return
+        taken_s = time.monotonic() - started_s
+        counters.validation_interval = on_main(world, lambda: validation_interval(images_per_s, taken_s))
+        tracker.print_line(f"  validation every {counters.validation_interval} images from here on")
 
     def _is_missing(self) -> bool:
         images_seen, metrics = self.context.images_seen, self.context.run.metrics
@@ -92,13 +148,11 @@ class Validation:
         )
 
     @torch.no_grad()
-    def _draw(self) -> Image.Image:
-        """Save some of the photographs as the generator colored them at the last measurement. On rank 0 alone."""
-        color, samples = self.context.config.model.color, self.context.run.samples
+    def _samples(self) -> dict[str, NDArray[np.uint8]]:
+        """Some of the photographs as the generator colored them at the last measurement, (N,H,W,3) by caption. On rank
+        0 alone."""
+        color = self.context.config.model.color
         condition, _ = make_pair(self.shown, color)
         colorized = to_images(condition, self.generator(condition), color)
         columns = {"gray": gray_copy(condition, color), "colorized": colorized, "original": self.shown}
-        grid = sample_grid({caption: images.cpu().numpy() for caption, images in columns.items()})
-        samples.mkdir(exist_ok=True)
-        grid.save(samples / f"images-{self.context.images_seen:012d}.png")
-        return grid
+        return {caption: images.cpu().numpy() for caption, images in columns.items()}

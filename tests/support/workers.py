@@ -18,10 +18,12 @@ from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.models.norm import CrossRankBatchNorm2d
 from hpc_recolor.run_folder.files import record_of
+from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.distributed import World, gather, start, stop
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.signals import StopRequest
-from hpc_recolor.training import device_step
+from hpc_recolor.training import device_step, validation
+from hpc_recolor.training.agreement import Flags
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.engine.engine import Engines
@@ -243,6 +245,19 @@ def bad_steps(world: World) -> dict[str, dict[str, Any]]:
     return found
 
 
+def validation_intervals(world: World, photos: str, folder: str) -> dict[str, Any]:
+    """The interval between validations on this rank, and when they were. Only rank 0 has a clock that tells so."""
+    without_plots()
+    validation.FIRST_AFTER_S = 0.0 if world.is_main else 1e9
+    validation.WARM_UP_STEPS = 1
+    setattr(validation, "validation_interval", lambda *_: 12 if world.is_main else 8)  # noqa: B010
+    tracking = {"log_every_steps": 100, "samples_every_images": 0, "tensorboard": False}
+    trainer = train_run(run_config(photos, folder, tracking=tracking), world)
+    metrics = read_metrics(trainer.run.metrics) if world.is_main else []
+    measured = [row["images_seen"] for row in metrics if row["kind"] == "held_out"]
+    return {"interval": trainer.state.counters.validation_interval, "measured": measured}
+
+
 def bad_device_steps(world: World) -> dict[str, dict[str, Any]]:
     """By precision: what a whole step changes in which the last rank alone has a NaN in its target, the average, the
     loss scale and the sum of losses included."""
@@ -252,7 +267,7 @@ def bad_device_steps(world: World) -> dict[str, dict[str, Any]]:
         run = RunState.initial(config, world)
         step = DeviceStep(config, world, run.engines, run.average, run.counters.losses_sum)
         images = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8)
-        step.set_inputs((False, False, False), average_share=0.1)
+        step.set_inputs(Flags(), average_share=0.1)
         scales = {f"{name} scale": engine.loss_scale for name, engine in run.engines.items()}
 
         def everything(run: RunState = run, scales: dict[str, torch.Tensor] = scales) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.runtime.distributed import World
+from hpc_recolor.training.agreement import Flags
 from hpc_recolor.training.averaging import MovingAverage
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.engine import Engine, Engines
@@ -47,9 +48,10 @@ def bare_step(config: Config, world: World) -> DeviceStep:
 
 @pytest.fixture(autouse=True, scope="module")
 def adam_without_data() -> Iterator[None]:
-    """Fused Adam changes its arguments and returns nothing; torch knows that only if the learning rate is a number."""
+    """Fused optimizers change their arguments and return nothing; torch knows it only if learning rates are numbers."""
     with torch.library._scoped_library("aten", "IMPL") as library:
-        library.impl("_fused_adam_.tensor_lr", lambda *_, **__: None, "Meta")
+        for name in ("_fused_adam_", "_fused_sgd_"):
+            library.impl(f"{name}.tensor_lr", lambda *_, **__: None, "Meta")
         yield
 
 
@@ -225,7 +227,7 @@ def test_what_a_network_does_in_a_step_is_one_graph(phase: Phase, monkeypatch: p
     model = {"generator": "autoencoder", "width": 4, "dropout": 0.0}
     torch.manual_seed(0)
     step = bare_step(small_config(model=model), ALONE)
-    step.set_inputs((False, False, False), 0.1)
+    step.set_inputs(Flags(), 0.1)
     batch = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
     torch._dynamo.reset()
     with torch._dynamo.config.patch(trace_autograd_ops=True):
@@ -247,12 +249,12 @@ def test_a_gpu_is_not_waited_for_and_a_graph_computes_what_the_operations_do() -
         torch.manual_seed(0)
         step = bare_step(config, gpu)
         run = StepGraphs(step).run if captured else step.body
-        step.set_inputs((False, False, False), 0.1)
+        step.set_inputs(Flags(), 0.1)
         run(batch, Phase.BOTH)  # a capture waits
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
-                step.set_inputs((False, False, False), 0.1)
+                step.set_inputs(Flags(), 0.1)
                 run(batch, Phase.BOTH)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -71,9 +71,15 @@ def load(engine: Engine, steps: int, read: ReadRange) -> None:
         engine.publish_weights()
 
 
+def adam_step(engine: Engine) -> Tensor:
+    """Number of updates that Adam has made, float32 tensor () on the device."""
+    step: Tensor = engine.adam.state[engine.adam_parameters()[0]]["step"]
+    return step
+
+
 def adam_steps(engine: Engine) -> int:
-    """Number of updates that Adam has made."""
-    return int(engine.adam.state[engine.adam_parameters()[0]]["step"])
+    """Number of updates that Adam has made. Waits for the device."""
+    return int(adam_step(engine))
 
 
 def full_state(engine: Engine, parts: list[tuple[Fragment, Tensor]], world: World) -> dict[str, Tensor]:

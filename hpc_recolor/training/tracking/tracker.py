@@ -1,19 +1,23 @@
 """What a run reports while it trains: metrics.jsonl, boards, a line of progress, and warnings."""
 
 import time
-from contextlib import suppress
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpc_recolor.config import Config
-from hpc_recolor.evaluation.figures import plot_losses
+from hpc_recolor.evaluation.figures import plot_losses, sample_grid
 from hpc_recolor.evaluation.validation_scores import Scores
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import append_metrics, rewind_metrics
@@ -26,6 +30,9 @@ from hpc_recolor.training.schedule import RunLength
 from hpc_recolor.training.tracking.boards import Board, open_boards
 from hpc_recolor.training.tracking.collapse import find_collapse
 from hpc_recolor.training.tracking.flops import flop_per_image
+
+# uint8 (N,H,W,3) by caption
+Samples = Mapping[str, NDArray[np.uint8]]
 
 
 class Tracker:
@@ -45,7 +52,7 @@ class Tracker:
     def log_step(self, images_seen: int, losses: dict[str, float], lr: float, gradient_norms: dict[str, float]) -> None:
         """Log the mean losses since the last call, by name, and the last step's gradient norms."""
 
-    def log_scores(self, images_seen: int, scores: Scores, samples: Image.Image) -> None:
+    def log_scores(self, images_seen: int, scores: Scores, samples: Samples) -> None:
         """Log the scores on held-out photographs, with an image of some of them as colored."""
 
     def log_checkpoint(self, images_seen: int, saved: SavedCheckpoint) -> None:
@@ -66,6 +73,8 @@ class RunTracker(Tracker):
         self.rows: list[dict[str, Any]] = []
         self.problems: set[str] = set()  # already reported
         self.boards: list[Board] = []
+        self.thread = ThreadPoolExecutor(1, "figures")  # drawing takes longer than many steps of a GPU
+        self.figures: Future[tuple[int, Image.Image]] | None = None
         self.line_s = 0.0
         self.console = stderr_console()
         self.progress = Progress(
@@ -96,11 +105,16 @@ class RunTracker(Tracker):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+        with suppress(OSError) if error else nullcontext():
+            self._finish_figures()
+        self.thread.shutdown()
         for board in self.boards:
             board.close()
 
     def log_step(self, images_seen: int, losses: dict[str, float], lr: float, gradient_norms: dict[str, float]) -> None:
         """Log the mean losses since the last call, by name, and the last step's gradient norms."""
+        if self.figures and self.figures.done():
+            self._finish_figures()
         now_s = time.monotonic()
         rate = (images_seen - self.last_seen) / (now_s - self.last_s)
         self.restart_clock(images_seen)
@@ -109,13 +123,12 @@ class RunTracker(Tracker):
         self._warn(images_seen)
         self._show(images_seen, losses, rate)
 
-    def log_scores(self, images_seen: int, scores: Scores, samples: Image.Image) -> None:
-        """Log the scores on held-out photographs, with an image of some of them as colored, and plot the losses."""
+    def log_scores(self, images_seen: int, scores: Scores, samples: Samples) -> None:
+        """Log the scores on held-out photographs; then draw some of them as colored, and the losses, in a thread."""
         self._append("held_out", images_seen, asdict(scores))
-        for board in self.boards:
-            board.log_image("samples", samples, images_seen)
         self._warn(images_seen)
-        plot_losses(self.run.metrics, self.run.losses)
+        self._finish_figures()
+        self.figures = self.thread.submit(self._draw, images_seen, samples)
         self.print_line(
             f"  held out, {scores.photographs} photographs: ab error {scores.ab_error:.2f}, "
             f"gray copy {scores.gray_ab_error:.2f}"
@@ -142,6 +155,22 @@ class RunTracker(Tracker):
     def restart_clock(self, images_seen: int) -> None:
         """Measure images/s from here on, without the checkpoint or measurement before."""
         self.last_seen, self.last_s = images_seen, time.monotonic()
+
+    def _draw(self, images_seen: int, samples: Samples) -> tuple[int, Image.Image]:
+        grid = sample_grid(samples)
+        self.run.samples.mkdir(exist_ok=True)
+        grid.save(self.run.samples / f"images-{images_seen:012d}.png")
+        plot_losses(self.run.metrics, self.run.losses)
+        return images_seen, grid
+
+    def _finish_figures(self) -> None:
+        """Wait for the figures that are being drawn, if any, and show them. Raises OSError if the disk is full."""
+        if self.figures is None:
+            return
+        figures, self.figures = self.figures, None
+        images_seen, grid = figures.result()
+        for board in self.boards:
+            board.log_image("samples", grid, images_seen)
 
     def _append(self, kind: str, images_seen: int, values: dict[str, Any]) -> None:
         row = {"kind": kind, "images_seen": images_seen, "epoch": images_seen / self.length.per_epoch} | values
