@@ -72,7 +72,8 @@ def plot_losses(metrics: Path, out: Path) -> None:
     )
     for axes, rows, key, label, style in curves:
         points = [row for row in rows if key in row and "epoch" in row]  # earlier versions logged less
-        axes.plot([row["epoch"] for row in points], [row[key] for row in points], style, label=label)
+        marker = "o" if len(points) == 1 else ""  # a line through one point shows nothing
+        axes.plot([row["epoch"] for row in points], [row[key] for row in points], style, marker=marker, label=label)
     for axes, title in (
         (left, "Discriminator against generator"),
         (middle, "Generator's L1"),

@@ -19,13 +19,15 @@ CRITERIA = {"bce": "cross-entropy", "l1": "L1 of the probability", "mse": "least
 class Plot:
     """A plot. title and note: above it; series: run number, label, line (`solid` training, `dots` held out beside
     training, `marked` held out alone, `reference`), and x (epochs, images) and y as lists; noisy: whether a running
-    mean helps; x_label: of what x is, if neither epochs nor images."""
+    mean helps; x_label: of what x is, if neither epochs nor images; secondary: of how it was
+    trained, not of what came of it."""
 
     title: str
     note: str
     series: list[dict[str, Any]]
     noisy: bool = True
     x_label: str = ""
+    secondary: bool = False
 
 
 def plots(runs: Sequence[Run]) -> list[Plot]:
@@ -81,7 +83,8 @@ def _both(runs: Sequence[Run], title: str, note: str, key: str) -> Plot:
 
 
 def _training(runs: Sequence[Run], title: str, unit: str, key: str, noisy: bool = True) -> Plot:
-    return Plot(title, unit, [_series(run, "train", key, run.name, "solid") for run in runs], noisy)
+    series = [_series(run, "train", key, run.name, "solid") for run in runs]
+    return Plot(title, unit, series, noisy, secondary=True)
 
 
 def _held_out(runs: Sequence[Run], key: str, reference: str, name: str) -> Plot:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_recolor.evaluation.results import ImageScores, StoredEvaluation
-from hpc_recolor.reporting.numbers import number
+from hpc_recolor.reporting.numbers import isolated, number
 from hpc_recolor.reporting.runs import Run
 from hpc_recolor.reporting.thumbnails import Thumbnails
 from hpc_recolor.runtime.output import escaped
@@ -143,7 +143,7 @@ def _row(
     made = [_cell(evaluation, one, thumbnails) for evaluation, one in cells]
     first = next((one for one in made if one), None)
     return {
-        "name": escaped(photo.name),
+        "name": isolated(escaped(photo.name)),
         "number": photo.number,
         "gray": first["gray"] if first else None,
         "original": first["original"] if first else None,

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
+from unicodedata import bidirectional
 
 BLANK = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -92,6 +93,13 @@ def size(size_bytes: float) -> str:
         if size_bytes >= of:
             return f"{size_bytes / of:.3g} {unit}"
     return f"{size_bytes / 1e3:.3g} kB"
+
+
+def isolated(name: str) -> str:
+    """A name that cannot reorder the words around it: one written from right to left in Unicode's isolates, which are
+    what <bdi> is (UAX 9), and are understood in lists, tooltips and canvases too."""
+    is_reversed = any(bidirectional(letter) in ("R", "AL", "RLE", "RLO", "RLI") for letter in name)
+    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}" if is_reversed else name
 
 
 def plural(count: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpc_recolor.config import Config
 from hpc_recolor.evaluation.results import StoredEvaluation, read_evaluations
+from hpc_recolor.reporting.numbers import isolated
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.run_folder.metrics_log import read_metrics
@@ -90,7 +91,7 @@ def _read_run(number: int, folder: Path, name: str) -> Run:
         raise UserError(f"RUN={folder}", "no checkpoint yet", "train first, or leave this run out")
     return Run(
         number=number,
-        name=name,
+        name=isolated(name),
         given=str(folder),
         config=config,
         metrics=tuple(read_metrics(run.metrics) if run.metrics.is_file() else ()),

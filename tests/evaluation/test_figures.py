@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from hpc_recolor.evaluation.figures import plot_losses, sample_grid
@@ -27,6 +28,9 @@ def test_losses_are_drawn_even_before_the_first_measurement(tmp_path: Path) -> N
     plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
     with Image.open(tmp_path / "losses.png") as figure:
         assert figure.width > 1000
+        pixels = np.asarray(figure.convert("RGB")).astype(int)
+    blue = (np.abs(pixels - (0x1F, 0x77, 0xB4)) < 10).all(axis=2)
+    assert sliding_window_view(blue, (5, 5)).all(axis=(2, 3)).any(), "one point is a dot, wider than any line"
 
 
 def test_a_row_cut_by_a_kill_is_no_row(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from hpc_recolor.reporting.page import ReportOptions, write_report
@@ -242,7 +245,43 @@ def test_paper_shows_everything(opened: Opener, report: Path) -> None:
     )
     page.set_viewport_size({"width": 1040, "height": 720})
     assert page.locator(".scroll").evaluate_all(cut_off) == []
-    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+
+
+def test_every_picture_is_printed_though_the_page_was_never_scrolled(opened: Opener, report: Path) -> None:
+    page = opened(report)
+    different = page.evaluate("page.data.images.length")
+    printed = page.pdf(prefer_css_page_size=True)
+    assert printed.startswith(b"%PDF")
+    assert printed.count(b"/Subtype /Image") >= different
+
+
+def test_pictures_come_first_and_the_verdict_is_beside_them(opened: Opener, report: Path) -> None:
+    page = opened(report)
+    first_cell(page)
+    pictures, verdict = (page.locator(name).bounding_box() for name in ("#images .grid >> nth=0", "#verdict"))
+    assert pictures is not None and verdict is not None
+    assert pictures["x"] + pictures["width"] <= verdict["x"]
+    assert verdict["y"] < pictures["y"] < verdict["y"] + verdict["height"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    below = page.locator("#verdict").bounding_box()
+    images_box = page.locator("#images").bounding_box()
+    assert below is not None and images_box is not None
+    assert below["y"] >= images_box["y"] + images_box["height"]
+
+
+def test_a_table_that_scrolls_has_a_shadow_where_it_goes_on(opened: Opener, report: Path) -> None:
+    page = opened(report, width=390, height=844, color_scheme="light")
+    table = page.locator(".scroll:has(table.metrics)").first
+    table.scroll_into_view_if_needed()
+
+    def darkness_at_the_right() -> int:
+        image = Image.open(BytesIO(table.screenshot())).convert("L")
+        edge = image.crop((image.width - 3, 5, image.width, image.height - 5))
+        return 255 - int(np.median(np.asarray(edge)))
+
+    assert darkness_at_the_right() > 30
+    table.evaluate("box => box.scrollTo({ left: box.scrollWidth })")
+    assert darkness_at_the_right() < 10
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +297,13 @@ def test_5000_photographs_stay_light(opened: Opener, large: Path) -> None:
     assert large.stat().st_size < 3e6
     page = opened(large)
     assert images(page) < 300
-    grid = page.locator(".grid").first
+    page.get_by_text("4,997 more photographs").click()
+    grid = page.locator(".grid").nth(1)
     grid.scroll_into_view_if_needed()
     expect(grid.locator("img").first).to_be_visible()
     few = images(page)
     assert few < 300
-    grid.locator(".row").nth(4000).scroll_into_view_if_needed()
+    grid.locator(".row").nth(3997).scroll_into_view_if_needed()
     expect(grid.locator(".row", has_text="photo 3999.jpg").locator("img").first).to_be_visible()
     assert images(page) < 600, "rows that are far again are emptied"
     assert page.evaluate("document.querySelectorAll('*').length") < 12_000

@@ -212,6 +212,19 @@ def test_compute_is_shown_beside_the_peak_of_its_gpu(tmp_path: Path, hardware: s
     assert tables.training(read_runs([folder]))[0].facts["TFLOP/s of a process"] == text
 
 
+def test_names_from_right_to_left_do_not_reorder_what_is_around_them(tmp_path: Path) -> None:
+    name = "\u0635\u0648\u0631 2"
+    run = MadeRun(tmp_path / name, LAB, images=3, kept=3, names=lambda number: f"{name} {number}.jpg").write()
+    html = build(read_runs([run, MadeRun(tmp_path / "plain", LAB, images=3, kept=3).write()]), ReportOptions())
+    isolated = f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
+    words = Texts(html).text
+    assert isolated in words and name not in words.replace(isolated, "").replace(str(run), "")
+    shown = data_of(html)
+    assert [one["name"] for one in shown["runs"]] == [isolated, "plain"]
+    row = shown["grids"]["together-0"]["rows"][0]
+    assert row["name"] == f"\N{FIRST STRONG ISOLATE}{name} 0.jpg\N{POP DIRECTIONAL ISOLATE}"
+
+
 def test_words_on_the_page_are_filled_in(report: Path) -> None:
     words = Texts(report.read_text()).text
     assert "photograph\N{RIGHT SINGLE QUOTATION MARK}s L* on both sides" in words

@@ -25,7 +25,7 @@
     const figure = page.make("div", "cell still");
     const box = page.make("div", number === null ? "image none" : "image");
     if (number !== null) {
-      const image = page.make("img", "", { alt: `${label}, ${name}`, decoding: "async" });
+      const image = page.make("img", "", { alt: `${label}, ${name}`, decoding: page.printing ? "sync" : "async" });
       image.src = page.source(number);
       box.append(image);
     }
@@ -42,7 +42,7 @@
   }
 
   function fill(grid, place) {
-    const element = grid.elements[place], row = grid.content.rows[place];
+    const element = grid.elements[place], row = grid.rows[place];
     if (element.childElementCount) return;
     const label = page.make("div", "label");
     label.textContent = row.name;
@@ -86,14 +86,15 @@
   }
 
   function start(box) {
-    const grid = { box, content: page.data.grids[box.dataset.grid], elements: [] };
+    const content = page.data.grids[box.dataset.grid]; // of which a box may show a part
+    const grid = { box, content, rows: content.rows.slice(box.dataset.from ?? 0, box.dataset.to), elements: [] };
     box.style.setProperty("--columns", grid.content.columns.length + 2);
-    const tall = grid.content.rows.length > TALL_ROWS;
+    const tall = grid.rows.length > TALL_ROWS;
     box.classList.toggle("tall", tall);
     box.classList.toggle("cards-grid", Boolean(grid.content.cards));
     if (tall) for (const [key, value] of [["tabindex", 0], ["role", "region"], ["aria-label", "Photographs"]]) box.setAttribute(key, value);
     if (!grid.content.cards) box.append(makeHead(grid));
-    grid.elements = grid.content.rows.map(() => page.make("div", "row"));
+    grid.elements = grid.rows.map(() => page.make("div", "row"));
     box.append(...grid.elements);
     lay(grid);
     const places = new Map(grid.elements.map((element, place) => [element, place]));

@@ -19,7 +19,7 @@ page.layers = (box, cell, alt) => {
   const layers = {};
   for (const kind of ["gray", "model", "original"]) {
     if (cell[kind] === null || cell[kind] === undefined) continue;
-    const image = page.make("img", kind, { alt: kind === "model" ? alt : "", decoding: "async", draggable: "false" });
+    const image = page.make("img", kind, { alt: kind === "model" ? alt : "", decoding: page.printing ? "sync" : "async", draggable: "false" });
     image.src = page.source(cell[kind]);
     box.append(image);
     layers[kind] = image;

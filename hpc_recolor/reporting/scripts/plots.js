@@ -15,7 +15,7 @@
 
   function lineOf(series) {
     const color = page.color(`--run-${series.run % 12}`), shared = { label: series.label, spanGaps: true };
-    if (series.line === "reference") return { ...shared, stroke: page.color("--ink-2"), width: 1, dash: [3, 4], points: { show: false } };
+    if (series.line === "reference") return { ...shared, stroke: page.color("--ink-2"), width: 1, dash: [3, 4], points: { show: series.y.length === 1, size: 5, stroke: page.color("--ink-2") } };
     if (series.line === "pale") return { ...shared, stroke: color, alpha: 0.22, width: 1, points: { show: false } };
     if (series.line === "solid") return { ...shared, stroke: color, width: 1.75, points: { show: series.y.length === 1, size: 5, fill: color } };
     const dash = series.line === "dots" ? [6, 3] : [];
