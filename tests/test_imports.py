@@ -16,7 +16,7 @@ COMMAND_MODULES = {
     f"hpc_recolor{name}"
     for name in (
         *("", ".__main__", ".train", ".submit", ".jobs", ".prepare", ".evaluate", ".report", ".colorize"),
-        *(".checkpoint", ".doctor", ".study", ".demo", ".dev_cluster"),
+        *(".checkpoint", ".doctor", ".study", ".demo", ".dev_cluster", ".serve"),
     )
 }
 
@@ -32,6 +32,7 @@ ROOMS = (
     "hpc_recolor.data",
     "hpc_recolor.evaluation",
     "hpc_recolor.reporting",
+    "hpc_recolor.serving",
     "hpc_recolor.training",
     "hpc_recolor.cli",
     "hpc_recolor.launch",
@@ -47,6 +48,9 @@ DOORS = {
     "timm": "hpc_recolor/models/backbone.py",
     "pillow_heif": "hpc_recolor/data/photo.py",
     "jinja2": "hpc_recolor/reporting/page.py",
+    "fastapi": "hpc_recolor/serving/",
+    "starlette": "hpc_recolor/serving/",
+    "uvicorn": "hpc_recolor/serving/",
 }
 
 FILES = sorted([*ROOT.glob("hpc_recolor/**/*.py"), *ROOT.glob("kernels/recolor_kernels/**/*.py")])

@@ -98,9 +98,12 @@ class WholePhoto:
     is_deep: bool
 
 
-def decode_whole(content: bytes) -> WholePhoto:
-    """A photograph and what belongs to it. Raises UnfitPhotoError as `decode` does."""
-    with _opened(content) as photo:
+def decode_whole(content: bytes, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> WholePhoto:
+    """A photograph and what belongs to it. at_least: as for `decode`. max_pixels: a limit below MAX_PIXELS.
+
+    Raises UnfitPhotoError as `decode` does.
+    """
+    with _opened(content, at_least=at_least, max_pixels=max_pixels) as photo:
         alpha = photo.convert("RGBA").getchannel("A") if photo.has_transparency_data else None
         alpha, upright = alpha and _turned(alpha, photo), _turned(to_srgb(photo), photo)
         metadata = _kept_metadata(photo)  # takes the orientation out, and needs what the next line removes
@@ -108,11 +111,13 @@ def decode_whole(content: bytes) -> WholePhoto:
 
 
 @contextmanager
-def _opened(content: bytes, min_side: int = 1, at_least: int | None = None) -> Iterator[Image.Image]:
+def _opened(
+    content: bytes, min_side: int = 1, at_least: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
     """A file's photograph as Pillow decodes it. Arguments, and errors raised inside the context too: see `decode`."""
     try:
         with _open(content) as photo:
-            _check_header(photo, min_side)
+            _check_header(photo, min_side, min(max_pixels, MAX_PIXELS))
             if _is_raw(photo, content):
                 raise UnfitPhotoError("foreign: a camera's raw image, of which only a preview could be read")
             if at_least:
@@ -228,11 +233,11 @@ def _mark_as_srgb(exif: Image.Exif) -> None:
     details.pop(ExifTags.IFD.Interop, None)
 
 
-def _check_header(photo: Image.Image, min_side: int) -> None:
+def _check_header(photo: Image.Image, min_side: int, max_pixels: int) -> None:
     if photo.format not in PHOTO_FORMATS:
         raise UnfitPhotoError(f"foreign: holds {photo.format}, expected one of {', '.join(sorted(PHOTO_FORMATS))}")
-    if photo.width * photo.height > MAX_PIXELS:
-        raise UnfitPhotoError(f"too large: {photo.width} x {photo.height}, more than {MAX_PIXELS:,} pixels")
+    if photo.width * photo.height > max_pixels:
+        raise UnfitPhotoError(f"too large: {photo.width} x {photo.height}, more than {max_pixels:,} pixels")
     if min(photo.size) < min_side:
         raise UnfitPhotoError(f"too small: {photo.width} x {photo.height}, a side is below {min_side} pixels")
     if photo.format in ("PNG", "WEBP", "AVIF") and getattr(photo, "is_animated", False):

@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from hpc_recolor.config import Config
 from hpc_recolor.data.color_profiles import srgb_profile
 from hpc_recolor.data.entries import read_file
-from hpc_recolor.data.photo import UnfitPhotoError, decode, decode_whole, to_rgb
+from hpc_recolor.data.photo import MAX_PIXELS, UnfitPhotoError, decode, decode_whole, to_rgb
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.models.build import Generator, build_generator, load_weights
@@ -113,9 +114,12 @@ class Colorizer:
         return colored
 
     @torch.no_grad()
-    def color_in_place(self, rgb: Image.Image) -> None:
-        """The same to an upright sRGB photograph itself, which takes no memory for a second one."""
-        upsampling = GuidedUpsampling(*self._predict_lab(rgb))
+    def color_in_place(self, rgb: Image.Image, vividness: float | None = None) -> None:
+        """The same to an upright sRGB photograph itself, which takes no memory for a second one.
+
+        vividness: None for the colorizer's own.
+        """
+        upsampling = GuidedUpsampling(*self._predict_lab(rgb, self.vividness if vividness is None else vividness))
         rows = max(1, STRIP_PIXELS // rgb.width)
         for top in range(0, rgb.height, rows):
             box = (0, top, rgb.width, min(top + rows, rgb.height))
@@ -123,7 +127,7 @@ class Colorizer:
             colored = lab_to_rgb_u8(lightness, upsampling.rows(lightness, top, rgb.height))
             rgb.paste(Image.fromarray(colored[0].numpy()), box)
 
-    def _predict_lab(self, photo: Image.Image) -> tuple[Tensor, Tensor]:
+    def _predict_lab(self, photo: Image.Image, vividness: float) -> tuple[Tensor, Tensor]:
         """L (1,1,h,w) and predicted ab (1,2,h,w), in the ranges of rgb_to_lab, at the size that the network sees."""
         scale = self.size / min(photo.size)
         width, height = (min(LONGEST_ASPECT * self.size, max(self.size, round(side * scale))) for side in photo.size)
@@ -132,7 +136,7 @@ class Colorizer:
         padding = (0, -width % self.generator.multiple, 0, -height % self.generator.multiple)
         output = self.generator(F.pad(condition, padding, mode="replicate"))[:, :, :height, :width]
         lightness = condition if self.color == "lab" else rgb_to_lab(small)[0]
-        return lightness, make_vivid(lightness, predicted_ab(condition, output, self.color), self.vividness)
+        return lightness, make_vivid(lightness, predicted_ab(condition, output, self.color), vividness)
 
 
 def _read(file: Path) -> Image.Image:
@@ -163,12 +167,12 @@ def colorize_files(
     with show_progress("colorizing", shown=len(targets) > 1) as progress:
         for done, (file, target) in enumerate(targets.items(), 1):
             try:
-                content, is_deep = _colored(colorizer, read_file(file))
+                colored = color_file(colorizer, read_file(file))
             except (UnfitPhotoError, OSError) as error:
                 skipped.append(f"{file} ({error})")
                 continue
-            _write(target, content)
-            deep += is_deep
+            _write(target, colored.png)
+            deep += colored.is_deep
             on_written(target)
             progress(done, len(targets))
     if deep:
@@ -176,20 +180,31 @@ def colorize_files(
     return skipped
 
 
-def _colored(colorizer: Colorizer, content: bytes) -> tuple[memoryview, bool]:
-    """A photograph's file to a PNG of its colored copy, with its transparency, EXIF and resolution, in sRGB of 8 bits;
-    and whether the photograph has more. Pillow writes no color of 16 bits.
+@dataclass(frozen=True)
+class ColoredFile:
+    """A colored copy. png: its file; pixels: how many; is_deep: whether the photograph has more than 8 bits a channel,
+    as the copy has: Pillow writes no color of 16 bits."""
 
-    Raises UnfitPhotoError if it cannot be decoded.
+    png: memoryview
+    pixels: int
+    is_deep: bool
+
+
+def color_file(
+    colorizer: Colorizer, content: bytes, vividness: float | None = None, max_pixels: int = MAX_PIXELS
+) -> ColoredFile:
+    """A photograph's file to a PNG of its colored copy, with its transparency, EXIF and resolution, in sRGB of 8 bits.
+
+    vividness: as for `Colorizer.color_in_place`. Raises UnfitPhotoError if it cannot be decoded, or has more pixels.
     """
-    whole = decode_whole(content)
+    whole = decode_whole(content, max_pixels=max_pixels)
     colored = whole.rgb
-    colorizer.color_in_place(colored)
+    colorizer.color_in_place(colored, vividness)
     if whole.alpha:
         colored.putalpha(whole.alpha)
     written = BytesIO()
     colored.save(written, "PNG", compress_level=PNG_LEVEL, icc_profile=srgb_profile(), **whole.metadata)
-    return written.getbuffer(), whole.is_deep
+    return ColoredFile(written.getbuffer(), colored.width * colored.height, whole.is_deep)
 
 
 def result_paths(photos: Sequence[Path], out: Path) -> dict[Path, Path]:

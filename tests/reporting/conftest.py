@@ -1,7 +1,6 @@
-"""Run folders by hand, as training and evaluation leave them, and a real browser."""
+"""Run folders by hand, as training and evaluation leave them, and the report opened in a real browser."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from hpc_recolor.config_file import load_config, to_yaml
 from hpc_recolor.reporting.page import ReportOptions, write_report
 from tests.conftest import paint_photo
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 HOSTILE = "<script>alert('x')</script>&\u2028\"].jpg"
 
 
@@ -159,18 +153,6 @@ def report(three_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("page") / "report.html"
     write_report(three_runs, out, ReportOptions(grid_size=12))
     return out
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.is_file():
-        if "CI" in os.environ:
-            pytest.fail(f"no browser: {CHROMIUM} is missing")
-        pytest.skip("needs Chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
 
 
 Opener = Callable[..., Page]

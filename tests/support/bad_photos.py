@@ -169,9 +169,9 @@ def write_duplicates(folder: Path) -> list[tuple[str, str]]:
     return [("first.png", "copied.png"), ("lossless.png", "lossless.bmp")]
 
 
-def write_bomb(path: Path) -> None:
-    """A PNG of 80 bytes whose header promises BOMB_SIDE x BOMB_SIDE pixels."""
-    path.write_bytes(_png(BOMB_SIDE, BOMB_SIDE, 8, 2, bytes(100)))
+def write_bomb(path: Path, side: int = BOMB_SIDE) -> None:
+    """A PNG of 80 bytes whose header promises side x side pixels."""
+    path.write_bytes(_png(side, side, 8, 2, bytes(100)))
 
 
 def save_turned(photo: Image.Image, path: Path, orientation: int) -> None:

@@ -170,3 +170,9 @@ PATTERN = 1e-3
 
 # A smooth photograph through HEVC at quality 95 [mean levels].
 LOSSY_CODEC = 3
+
+# One photograph colored twice by one network: sums of float32 depend on where memory lies [levels of 255].
+ONE_NETWORK_TWICE = 1
+
+# A preview against the full size made smaller: JPEG, and the network sees what was resized twice [mean levels of 255].
+PREVIEW = 2.0

@@ -1,0 +1,1 @@
+"""A page to color photographs on, and the same over HTTP."""

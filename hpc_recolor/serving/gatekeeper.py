@@ -1,0 +1,63 @@
+"""Who may ask: no page of another site, under whatever name it reaches this server."""
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# The page needs its own files and nothing else, and says so to the browser. `blob:` are images that it has received.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class Gatekeeper:
+    """ASGI middleware: refuses foreign hosts and origins with 403, and adds HEADERS to every answer.
+
+    host: the name that the server was told to listen on. A page elsewhere can let its own name point here (DNS
+    rebinding), but an address or this machine's name cannot be made to belong to it.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        machine = socket.gethostname().lower()
+        self._names = {"localhost", host.lower(), machine, machine.partition(".")[0], f"{machine}.local"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        problem = self._problem(Headers(scope=scope))
+        answer = JSONResponse({"detail": problem}, 403) if problem else self._app
+        await answer(scope, receive, send_with_headers)
+
+    def _problem(self, headers: Headers) -> str | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._is_own(host):
+            return "the Host header names another machine"
+        if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+            return "asked by a page of another site"
+        return None
+
+    def _is_own(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names
+        return True

@@ -1,0 +1,59 @@
+"""Listens on a socket, and serves until it is interrupted."""
+
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from hpc_recolor.runtime.errors import UserError
+
+CONNECTIONS = 200
+HEADER_BYTES = 16_384
+GRACE_S = 2  # for answers that are being sent when the server is stopped
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on which the system already queues connections. port: 0 for a free one.
+
+    Raises UserError if the host is not this machine's or the port is taken.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--host {host} --port {port}", f"cannot listen there ({reason})", "use another port; 0 takes a free one"
+        ) from None
+
+
+def address_of(listening: socket.socket) -> str:
+    """Where a browser on this machine finds the page."""
+    host, port = listening.getsockname()[:2]
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Whether this machine alone can connect."""
+    host = listening.getsockname()[0]
+    return host == "::1" or host.startswith("127.")
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """Call its `run` with `sockets`: it answers until SIGINT or SIGTERM, which then takes its usual effect."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_S,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+    )
+    return uvicorn.Server(config)
