@@ -9,7 +9,7 @@ PHOTOS :=
 # Processes that share the tests: one a core, and one for those that wait for SLURM.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help demo study-small colorizer test test-fast survival fuzz lint coverage gpu-suite clean
+.PHONY: help demo study-small colorizer test test-fast survival fuzz lint docs coverage gpu-suite clean
 help:
 	@echo 'make demo       train on the photographs inside pip packages and show the result (5 minutes)'
 	@echo 'make study-small PHOTOS=DIR  train and compare nine small runs, and write a report (90 minutes on two cores)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make survival   jobs on four hosts in network namespaces that fail in every way; as root (an hour)'
 	@echo 'make fuzz       look for damaged files that cause more than an error line (10 minutes; MINUTES=30)'
 	@echo 'make lint       check style, spelling and types'
+	@echo 'make docs       build the documentation: site/index.html'
 	@echo 'make coverage   run all tests and show which lines they miss (slower than make test)'
 	@echo 'make gpu-suite  all that needs a GPU: tests, speed, one epoch; installs nothing (9 minutes)'
 	@echo 'make clean      remove .venv and caches; runs/ stays'
@@ -61,6 +62,10 @@ lint: $(READY)
 	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 
+# Any warning is an error: a link that leads nowhere, a page that is in no menu.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict --config-file docs/mkdocs/mkdocs.yml
+
 # Each process writes a file of its own. The floor is `fail_under` in pyproject.toml.
 coverage: $(READY)
 	$(RUN) -m coverage erase
@@ -73,12 +78,12 @@ gpu-suite:
 	PYTHONPATH=.:kernels $(if $(wildcard $(READY)),$(RUN),$(PYTHON)) -m benchmarks.gpu_suite
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 $(READY): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,app,heic,demo,notebook,wandb,fid,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,app,heic,demo,notebook,wandb,fid,docs,dev]'
 	touch $@

@@ -50,7 +50,7 @@ setup(
     package_data={
         "hpc_recolor": ["py.typed"],
         "hpc_recolor.configs": ["**/*.yaml"],
-        "hpc_recolor.slurm": ["README.md", "profiles/*", "dev_cluster/*"],
+        "hpc_recolor.slurm": ["README.md", "profiles/*", "dev_cluster/*", "containers/*"],
         "hpc_recolor.models": ["weights/*"],
         "hpc_recolor.serving": ["page/*"],
         "hpc_recolor.reporting": ["style.css", "templates/*", "scripts/*", "vendor/*"],
@@ -90,6 +90,7 @@ setup(
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "notebook": ["ipywidgets>=8.1"],  # bars of progress
         "wandb": ["wandb>=0.23"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'
         "dev": [
             "codespell>=2.4",

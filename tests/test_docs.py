@@ -52,6 +52,30 @@ def test_files_and_names_exist(path: str, names: list[str]) -> None:
     assert not missing, f"docs/architecture.md: {path} does not define {missing}"
 
 
+def shown_code(text: str) -> list[tuple[str, str]]:
+    """The blocks of code of a page that a path in backticks and a colon announce, without their indent."""
+    blocks = re.findall(r"`([\w/]+\.py)`[^\n`]*:\n\n((?:    .*\n|\n(?=    ))+)", text)
+    return [(path, re.sub(r"^    ", "", block, flags=re.MULTILINE)) for path, block in blocks]
+
+
+EXTENDING = shown_code((ROOT / "docs" / "extending.md").read_text())
+
+
+@pytest.mark.parametrize(("path", "code"), EXTENDING, ids=[path for path, _ in EXTENDING])
+def test_code_that_a_page_shows_is_that_of_the_package(path: str, code: str) -> None:
+    source = [line.strip() for line in (ROOT / path).read_text().splitlines()]
+    place = 0
+    for part in code.split("...\n"):
+        lines = [line.strip() for line in part.strip().splitlines()]
+        starts = [start for start in range(place, len(source)) if source[start : start + len(lines)] == lines]
+        assert starts, f"{path} does not hold {lines}"
+        place = starts[0] + len(lines)
+
+
+def test_code_is_shown_of_each_step() -> None:
+    assert len(EXTENDING) == (ROOT / "docs" / "extending.md").read_text().count(".py`:\n") == 13
+
+
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\s([a-z_]+/[a-z_/]+(?:\.py|/))[, \n]", ARCHITECTURE))))
 def test_places_on_the_way_of_a_photograph_exist(path: str) -> None:
     assert (ROOT / "hpc_recolor" / path).exists() or (ROOT / path).exists()
