@@ -32,6 +32,7 @@ from hpc_recolor.evaluation.results import (
 from hpc_recolor.evaluation.validation_scores import network_losses
 from hpc_recolor.models.build import build_discriminator, build_generator, load_weights, place
 from hpc_recolor.models.color_space import gray_copy, make_pair, predicted_ab, to_images
+from hpc_recolor.models.vividness import FORMULA as VIVIDNESS
 from hpc_recolor.run_folder.files import sha256_of
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
@@ -207,7 +208,8 @@ class Evaluator:
             weights="raw" if choice.raw else "ema",
             round_trip=image_metrics.ROUND_TRIPS[self.color],
             mean_color_ab=self.survey.mean_ab,
-            formulas=formulas([option for option, value in given.items() if value]),
+            formulas=formulas([option for option, value in given.items() if value])
+            | ({"vividness": VIVIDNESS} if options.vividness else {}),
             versions={"hpc_recolor": code_commit() or PACKAGE_VERSION}
             | {package: version(package) for package in ("torch", "torchmetrics", "torchvision")},
             device=self.world.device.type,

@@ -8,8 +8,8 @@ from hpc_recolor.runtime.errors import UserError
 # Gray, or Lab's L.
 CONDITION_CHANNELS = 1
 
-# A vividness of 2 triples chroma: what the colorizer in the package needs to be as colorful as the originals are.
-VIVIDNESS_POWER = math.log2(3)
+# Below a vividness of 1, chroma is multiplied by this power of it.
+PALENESS_POWER = math.log2(3)
 
 # How often each generator halves its input; for the U-Net at least (see unet.depth_for).
 HALVINGS: dict[GeneratorName, int] = {"unet": 5, "autoencoder": 4, "resnet": 2, "backbone_unet": 5}

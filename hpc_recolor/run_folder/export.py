@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from hpc_recolor.config import ColorName, Config
-from hpc_recolor.models.shapes import CONDITION_CHANNELS, VIVIDNESS_POWER, target_channels
+from hpc_recolor.models.shapes import CONDITION_CHANNELS, PALENESS_POWER, target_channels
 from hpc_recolor.run_folder import checkpoints, tensor_files
 from hpc_recolor.run_folder.checkpoints import Manifest
 from hpc_recolor.run_folder.files import sha256_of, write_atomically
@@ -111,7 +111,7 @@ def read_export(file: Path) -> TrainedGenerator:
 def _vividness(card: dict[str, Any]) -> float:
     """The vividness in a card; in one of format 1, where it is a factor on chroma, what has the same effect."""
     value = float(card.get("vividness", 1.0))
-    return value if card.get("format") != 1 else float(value ** (1 / VIVIDNESS_POWER))
+    return value if card.get("format") != 1 else float(value ** (1 / PALENESS_POWER))
 
 
 def export_generator(

@@ -17,7 +17,7 @@ from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.evaluation.colorizer import Colorizer
 from hpc_recolor.models.build import build_generator
-from hpc_recolor.models.shapes import VIVIDNESS_POWER
+from hpc_recolor.models.shapes import PALENESS_POWER
 from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.run_folder import checkpoint_writer, checkpoints
 from hpc_recolor.run_folder.files import sha256_of
@@ -168,7 +168,7 @@ def test_a_card_of_format_1_holds_a_factor_on_chroma() -> None:
     """As the one of the colorizer in the package."""
     card = json.loads(COLORIZER.with_suffix(".json").read_text())
     assert (card["format"], card["vividness"]) == (1, 1.4)
-    assert Colorizer.load().vividness ** VIVIDNESS_POWER == pytest.approx(1.4)
+    assert Colorizer.load().vividness ** PALENESS_POWER == pytest.approx(1.4)
 
 
 def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
