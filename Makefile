@@ -65,6 +65,7 @@ lint: $(READY)
 # Any warning is an error: a link that leads nowhere, a page that is in no menu.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict --config-file docs/mkdocs/mkdocs.yml
+	@echo 'site/index.html; with its search: python3 -m http.server --directory site'
 
 # Each process writes a file of its own. The floor is `fail_under` in pyproject.toml.
 coverage: $(READY)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TINY, CommandIn, paint_photo
+from tests.conftest import ROOT, CommandIn, paint_photo
 
 GUIDES = ("README.md", "docs/quickstart.md", "docs/tutorial.md", "docs/manual.md")
 COMMAND = re.compile(r"(?:python3? -|pip |make |hpc-recolor |torchrun |tensorboard |eval )")
@@ -42,10 +42,10 @@ def test_the_list_says_who_runs_it(command: str, how: str) -> None:
 
 
 # What makes the tutorial small.
-SMALLER = {"--val 50 --test 50": "--val 4 --test 4 --min-side 1"}
-FLAGS = {
-    "train": (*TINY[2:], "--data.threads", "1", "--train.compile=false"),
-    "doctor": (),
+SMALLER = {
+    "--val 50 --test 50": "--val 4 --test 4 --min-side 1",
+    "--config quickstart": "--config quickstart --model.width 4 --train.batch_size 4 --train.device cpu",
+    "--config finetune": "--config finetune --train.compile=false --train.batch_size 4 --train.device cpu",
 }
 
 
@@ -53,22 +53,18 @@ def test_the_tutorial_is_run_up_to_the_cluster(command_in: CommandIn, tmp_path: 
     (tmp_path / "photos").mkdir()
     for number in range(14):
         paint_photo(number).save(tmp_path / "photos" / f"{number:02d}.png")
-    run, seen = command_in(tmp_path), []
+    run, seen = command_in(tmp_path), set()
     for line in commands_of("docs/tutorial.md"):
         if "hpc_recolor.dev_cluster" in line:
             break
         for printed, small in SMALLER.items():
             line = line.replace(printed, small)
-        name = re.match(r"python -m hpc_recolor\.(\w+)(?= )", line)
-        if not name:
-            continue
-        done = run(name.group(1), *shlex.split(line)[3:], *FLAGS.get(name.group(1), ()))
-        assert done.returncode in ((0, 1) if name.group(1) == "doctor" else (0,)), (line, done.stderr)
-        seen.append(name.group(1))
-    assert {"prepare", "train", "evaluate", "report", "colorize", "checkpoint"} <= set(seen)
-    assert (
-        "is finished"
-        in run("train", *shlex.split("--config quickstart --data.shards data/mine"), *FLAGS["train"]).stdout
-    )
+        if name := re.match(r"python -m hpc_recolor\.(\w+) ", line):
+            done = run(name.group(1), *shlex.split(line)[3:])
+            warned = name.group(1) == "doctor" and done.returncode == 1  # of this machine
+            assert done.returncode == 0 or warned, f"{line}\n{done.stderr}"
+            assert line not in seen or "is finished; a larger train.epochs continues it" in done.stdout
+            seen.add(line)
+    assert len(seen) >= 10
     assert len(list((tmp_path / "colorized").iterdir())) == 14
     assert (tmp_path / "report.html").is_file()

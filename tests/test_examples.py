@@ -59,5 +59,5 @@ def test_every_example_is_run_and_shown() -> None:
     page = (ROOT / "docs" / "examples.md").read_text()
     source = Path(__file__).read_text()
     for file in EXAMPLES.glob("*.py"):
-        assert f'"docs/examples/{file.name}"' in page
+        assert f"[{file.name}](examples/{file.name})" in page
         assert f'example("{file.stem}"' in source

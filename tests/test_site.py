@@ -12,6 +12,7 @@ from playwright.sync_api import Browser
 
 from hpc_recolor import __all__ as public_names
 from hpc_recolor.config import policies
+from hpc_recolor.launch.profile import Container, Profile
 from recolor_kernels import __all__ as kernel_names
 from tests.conftest import ROOT
 from tests.reporting.conftest import browser  # noqa: F401  a fixture
@@ -76,6 +77,13 @@ def test_every_field_of_the_config_is_explained(site: Path) -> None:
     assert "<code>dali</code>" in rows["data.loader"] and ">fixed<" in rows["data.loader"]
 
 
+def test_every_key_of_a_profile_is_explained(site: Path) -> None:
+    page = (site / "profile.html").read_text()
+    for key in (*Profile.model_fields, *Container.model_fields):
+        assert f"<tr>\n<td><code>{key}</code><br" in page, key
+    assert "<code>pyxis</code>, <code>apptainer</code>" in page
+
+
 def test_all_public_names_are_explained(site: Path) -> None:
     page = unescape((site / "api.html").read_text())
     explained = set(re.findall(r'<h\d id="([\w.]+)" class="doc doc-heading"', page))
@@ -85,6 +93,12 @@ def test_all_public_names_are_explained(site: Path) -> None:
     assert functions - explained == {"recolor_kernels.gather"}  # also the name of its module
     assert "recolor_kernels.gather.gather" in explained
     assert "predicted a*, b*." in page  # no emphasis
+
+
+def test_examples_are_shown(site: Path) -> None:
+    page = unescape(re.sub(r"<[^>]+>", "", (site / "examples.html").read_text()))
+    for file in (ROOT / "docs" / "examples").glob("*.py"):
+        assert file.read_text() in page, file.name
 
 
 def test_links_to_files_that_are_not_in_the_site_are_named_instead(site: Path) -> None:

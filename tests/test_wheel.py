@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 # Folders of the repository that are not in it: made by tools.
-MADE = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "runs")
+MADE = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "runs", "site")
 
 
 def build(kind: str, source: Path, into: Path) -> Path:

@@ -1,4 +1,7 @@
-"""Colors a photograph, faithful and vivid, and puts all beside each other: python color_a_photo.py photo.jpg"""
+"""Colors a photograph, faithful and vivid, and puts all beside each other.
+
+python color_a_photo.py photo.jpg
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Which of two runs is closer to the true colors, and is it more than chance: python compare_two_runs.py RUN RUN DIR
+"""Which of two runs is closer to the true colors, and is it more than chance?
+
+python compare_two_runs.py RUN RUN DIR
 
 DIR holds photographs that neither run has learned from. The interval is of the mean difference, paired by photograph.
 """

@@ -1,4 +1,7 @@
-"""A metric of one's own, measured from outside: the share of chroma that a colorizer finds: python own_metric.py DIR"""
+"""A metric of one's own, measured from outside: the share of chroma that a colorizer finds.
+
+python own_metric.py DIR
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Trains on a folder of photographs and says how good it got: python train_on_a_folder.py DIR [key=value ...]
+"""Trains on a folder of photographs and says how good it got.
+
+python train_on_a_folder.py DIR [key=value ...]
 
 Run it again to go on after an interrupt; a larger train.epochs trains longer.
 """

@@ -1,4 +1,4 @@
-"""What mkdocs adds to the pages in docs/: pages that lie beside their subject, and the reference of the config.
+"""What mkdocs adds to the pages in docs/: pages that lie beside their subject, and references of configs and profiles.
 
 mkdocs calls `on_files` and `on_page_markdown` by their names.
 """
@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from hpc_recolor.config import Config, Section, policies
+from hpc_recolor.launch.profile import Container, Profile
 
 ROOT = Path(__file__).parents[2]
 # Pages of the site, and the files of the repository that they are.
@@ -26,7 +27,12 @@ ELSEWHERE = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-REFERENCE = "configuration.md"
+NAMES = {
+    **{Path: "path", str: "text", int: "integer", float: "number", bool: "`true`, `false`"},
+    Container: "section",
+}
+# A paragraph that is a link to an example, whose code the site shows in its place.
+EXAMPLE = re.compile(r"^\[\w+\.py\]\((examples/\w+\.py)\)$", re.MULTILINE)
 # A link or a picture of Markdown, but to the web, to a place in its page, or in code.
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -35,7 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are not in docs/."""
     for page, source in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
-    files.append(File.generated(config, REFERENCE, content=config_reference()))
+    for page, make in {"configuration.md": config_reference, "profile.md": profile_reference}.items():
+        files.append(File.generated(config, page, content=make()))
     return files
 
 
@@ -53,7 +60,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link.group()  # mkdocs names it
         return text if Path(target).name in text else f"{text} (`{target}`)"
 
-    return LINK.sub(point, markdown)
+    shown = EXAMPLE.sub(lambda link: f"```python\n{(ROOT / 'docs' / link.group(1)).read_text()}```", markdown)
+    return LINK.sub(point, shown)
 
 
 def source_of(page: str) -> str:
@@ -75,6 +83,29 @@ where two runs differ in it. **fixed**: it would be another run, so a run is not
 may be.
 
 {sections}"""
+
+
+def profile_reference() -> str:
+    """The page that lists every key of a cluster profile, from its declaration."""
+    return f"""# Profile keys
+
+Every key of a cluster's profile, as it is declared in `hpc_recolor/launch/profile.py`. What a profile does not set is
+left to SLURM's defaults. [Recipes](clusters.md) says what to write for what your cluster has.
+
+{_keys(Profile)}
+## container
+
+{Container.__doc__}
+
+{_keys(Container)}"""
+
+
+def _keys(section: type[Section]) -> str:
+    rows = (
+        f"| `{key}`<br>{type_text(field.annotation)} | {field.description or 'See below.'} |\n"
+        for key, field in section.model_fields.items()
+    )
+    return f"| key and type | meaning |\n| --- | --- |\n{''.join(rows)}"
 
 
 def _section(name: str, section: Section) -> str:
@@ -109,12 +140,10 @@ def type_text(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in inner)
     if origin in (Union, UnionType):
-        return " or ".join(type_text(one) for one in inner)
+        return " or ".join(type_text(one) for one in inner if one is not NoneType)  # no default: it may be left out
     if origin is tuple:
         return f"list of {type_text(inner[0])}s"
-    return {NoneType: "nothing", Path: "path", str: "text", int: "integer", float: "number", bool: "`true`, `false`"}[
-        annotation
-    ]
+    return NAMES[annotation]
 
 
 def _default_text(value: Any) -> str:

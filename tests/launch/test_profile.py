@@ -1,5 +1,6 @@
 """Profiles: typed keys, values that cannot leave their line of the script, and one-line errors."""
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -30,6 +31,24 @@ def refused(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize("name", ["dev_cluster", "gpu_cluster", "container_cluster"])
 def test_the_profiles_that_we_ship_are_legal(name: str) -> None:
     assert load_profile(Path(name)) == load_profile(ROOT / f"slurm/profiles/{name}.yaml") != Profile()
+
+
+def shown_profiles() -> list[str]:
+    """The parts of profiles that the docs show: blocks of code that begin with a key. `nodes` is a flag."""
+    pages = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("clusters", "containers")]
+    blocks = [block for page in pages for block in re.findall(r"((?:^    .*\n)+)", page, re.MULTILINE)]
+    parts = [re.sub(r"^    (?:(?:profile|nodes): .*\n)?", "", block, flags=re.MULTILINE) for block in blocks]
+    return [part for part in parts if re.match(r"[a-z_]+:(?: |\n)", part)]
+
+
+@pytest.mark.parametrize("part", shown_profiles())
+def test_what_the_docs_write_into_a_profile_is_legal(part: str, tmp_path: Path) -> None:
+    (tmp_path / "profile.yaml").write_text(part)
+    assert load_profile(tmp_path / "profile.yaml") != Profile()
+
+
+def test_the_docs_show_a_profile_for_each_recipe() -> None:
+    assert len(shown_profiles()) >= 9
 
 
 @pytest.mark.parametrize(
