@@ -1,5 +1,6 @@
 """Listens on a socket, and serves until it is interrupted."""
 
+import os
 import socket
 
 import uvicorn
@@ -21,7 +22,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None)  # its text names the address once more
+        reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or error
         raise UserError(
             f"--host {host} --port {port}", f"cannot listen there ({reason})", "use another port; 0 takes a free one"
         ) from None
