@@ -1,5 +1,6 @@
 """Listens on a socket, and serves until it is interrupted."""
 
+import ipaddress
 import os
 import socket
 
@@ -38,8 +39,7 @@ def address_of(listening: socket.socket) -> str:
 
 def is_loopback(listening: socket.socket) -> bool:
     """Whether this machine alone can connect."""
-    host = listening.getsockname()[0]
-    return host == "::1" or host.startswith("127.")
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:

@@ -4,7 +4,7 @@ import http.client
 import json
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from io import BytesIO
@@ -42,7 +42,7 @@ def transparent_photo() -> bytes:
     return encode(photo, "PNG")
 
 
-PHOTOS = {
+PHOTOS: dict[str, Callable[[], bytes]] = {
     "gray": lambda: encode(paint_photo(0, 200, 150).convert("L"), "PNG"),
     "turned": turned_photo,
     "transparent": transparent_photo,
