@@ -1,5 +1,6 @@
 """The routes: the page, and an API that is described at /openapi.json."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ def _as_answer(error: BaseException) -> BaseException:
         return HTTPException(STATUS.get(kind, 422), escaped(detail if kind == "foreign" else str(error)))
     if isinstance(error, GoneError | ClientDisconnect):
         return HTTPException(499, "the client is gone")  # nobody reads it
+    if isinstance(error, asyncio.CancelledError):
+        return HTTPException(503, "the server is being stopped")
     return error
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command, contents, error_line
+from tests.serving.conftest import announced
 from tests.support.commands import environment
 from tests.support.fork_server import ForkServer, Process
 from tests.support.live import until
@@ -70,6 +71,15 @@ def test_it_warns_where_others_can_reach_it(fork_server: ForkServer, tmp_path: P
         assert started.err.read_text() == warning
         started.process.send_signal(signal.SIGTERM)
         assert started.process.wait(60) == -signal.SIGTERM
+
+
+def test_ctrl_c_ends_it_while_a_photograph_arrives(fork_server: ForkServer, tmp_path: Path) -> None:
+    with forked(fork_server, tmp_path, "--port", 0) as started:
+        with announced(started.line(0).split()[3].removeprefix("http://"), 1000):
+            started.process.send_signal(signal.SIGINT)
+            assert started.process.wait(60) == 0
+        assert "Traceback" not in started.err.read_text()
+        assert started.err.read_text().endswith("stopped\n")
 
 
 @pytest.mark.slow
