@@ -126,7 +126,8 @@ async def _chunks(image: memoryview) -> AsyncIterator[memoryview]:
 def _as_answer(error: BaseException) -> BaseException:
     if isinstance(error, UnfitPhotoError):
         kind, _, detail = str(error).partition(": ")
-        return HTTPException(STATUS.get(kind, 422), escaped(detail if kind == "foreign" else str(error)))
+        problem = detail.removesuffix(" that Pillow knows") if kind == "foreign" else str(error)
+        return HTTPException(STATUS.get(kind, 422), escaped(problem))
     if isinstance(error, GoneError | ClientDisconnect):
         return HTTPException(499, "the client is gone")  # nobody reads it
     if isinstance(error, asyncio.CancelledError):
