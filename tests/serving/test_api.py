@@ -26,6 +26,7 @@ from tests.serving.conftest import Answer, Served, announced, encode, levels_apa
 from tests.support import tolerances
 from tests.support.bad_photos import sixteen_bit_png, write_bomb, write_unreadable
 from tests.support.icc import rgb_profile
+from tests.support.live import until
 
 USERS = 20
 MADE_AT = slice(24, 36)  # the time in a color profile
@@ -165,9 +166,7 @@ def test_more_photographs_than_may_wait_are_asked_to_come_again(colorizer: Color
             busy = server.color(photo)
             assert (busy.status, busy.headers["Retry-After"]) == (503, "3")
             assert "busy" in busy.line
-        while (answer := server.color(photo)).status == 503:  # until it has noticed that the three are gone
-            pass
-        assert answer.status == 200
+        until(lambda: server.color(photo).status == 200, "the three are gone")
 
 
 def test_all_of_twenty_users_at_once_get_their_own_photographs(served: Served) -> None:
