@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -82,7 +83,7 @@ def serve(
         for name, photo in files.items():
             for path in ("/api/preview", "/api/colorize"):
                 once = 1 if path == "/api/colorize" and sizes[name] > 1 else ROUNDS
-                print_latency(server, f"{name} megapixels, {path}", lambda p=photo, to=path: server.send(p, to), once)
+                print_latency(server, f"{name} megapixels, {path}", partial(server.send, photo, path), once)
         small = files["0.3"]
         start_s = time.monotonic()
         with ThreadPoolExecutor(USERS) as users:

@@ -85,7 +85,7 @@ def test_the_wheel_holds_all_that_the_tool_reads(installed: Path) -> None:
     package = installed / "hpc_recolor"
     assert files_below(package / "configs") == files_below(ROOT / "configs")
     assert files_below(package / "slurm") == files_below(ROOT / "slurm")
-    for folder in ("reporting", "models/weights"):
+    for folder in ("reporting", "serving", "models/weights"):
         assert files_below(package / folder) == files_below(ROOT / "hpc_recolor" / folder)
     assert (package / "py.typed").is_file() and (installed / "recolor_kernels" / "py.typed").is_file()
     assert {path.name for path in installed.iterdir()} - {"bin", "hpc_recolor", "recolor_kernels"} == {

@@ -1,5 +1,6 @@
 """The routes: the page, and an API that is described at /openapi.json."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -125,9 +126,12 @@ async def _chunks(image: memoryview) -> AsyncIterator[memoryview]:
 def _as_answer(error: BaseException) -> BaseException:
     if isinstance(error, UnfitPhotoError):
         kind, _, detail = str(error).partition(": ")
-        return HTTPException(STATUS.get(kind, 422), escaped(detail if kind == "foreign" else str(error)))
+        problem = detail.removesuffix(" that Pillow knows") if kind == "foreign" else str(error)
+        return HTTPException(STATUS.get(kind, 422), escaped(problem))
     if isinstance(error, GoneError | ClientDisconnect):
         return HTTPException(499, "the client is gone")  # nobody reads it
+    if isinstance(error, asyncio.CancelledError):
+        return HTTPException(503, "the server is being stopped")
     return error
 
 

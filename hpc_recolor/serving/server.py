@@ -1,5 +1,7 @@
 """Listens on a socket, and serves until it is interrupted."""
 
+import ipaddress
+import os
 import socket
 
 import uvicorn
@@ -21,7 +23,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None)  # its text names the address once more
+        reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or error
         raise UserError(
             f"--host {host} --port {port}", f"cannot listen there ({reason})", "use another port; 0 takes a free one"
         ) from None
@@ -36,8 +39,7 @@ def address_of(listening: socket.socket) -> str:
 
 def is_loopback(listening: socket.socket) -> bool:
     """Whether this machine alone can connect."""
-    host = listening.getsockname()[0]
-    return host == "::1" or host.startswith("127.")
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from hpc_recolor.serving.limits import Limits
@@ -25,7 +24,7 @@ class Turns:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._photos = self._bytes = 0
-        self._turn: AbstractAsyncContextManager[None] = asyncio.Lock()
+        self._turn = asyncio.Lock()
         # Always the same thread: others would each have OpenMP threads and a part of the heap of their own.
         self._worker = ThreadPoolExecutor(1, "coloring")
 

@@ -8,53 +8,78 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 from tests.conftest import Command, contents, error_line
+from tests.serving.conftest import announced
 from tests.support.commands import environment
 from tests.support.fork_server import ForkServer, Process
+from tests.support.live import until
 
 GRAY_PHOTO = Path(__file__).parents[2] / "docs" / "colorized.jpg"
 
 
+@dataclass
+class Started:
+    """The command in a process of its own. out, err: files of what it prints."""
+
+    process: Process
+    out: Path
+    err: Path
+
+    def line(self, number: int) -> str:
+        """A line of stdout, once it is there."""
+        until(lambda: self.out.read_text().count("\n") > number or self.process.poll() is not None)
+        assert self.process.poll() is None, self.err.read_text()
+        return self.out.read_text().splitlines()[number]
+
+
 @contextmanager
-def forked(server: ForkServer, folder: Path, *arguments: object) -> Iterator[tuple[Process, IO[str], Path]]:
-    """The command in a process of its own, what it prints, and a file of its stderr."""
-    ours, theirs = socket.socketpair()
-    with ours, ours.makefile("r") as out, open(folder.parent / f"{folder.name}.err", "w") as err:
-        with theirs:
-            env = environment() | {"PYTHONUNBUFFERED": "1"}
-            process = server.start("hpc_recolor.serve", arguments, folder, env, theirs, err)
-        with process:
-            yield process, out, Path(err.name)
+def forked(server: ForkServer, folder: Path, *arguments: object) -> Iterator[Started]:
+    """The command in a folder, which it leaves as it is."""
+    paths = [folder.parent / f"{folder.name}.{kind}" for kind in ("out", "err")]
+    with open(paths[0], "w") as out, open(paths[1], "w") as err:
+        env = environment() | {"PYTHONUNBUFFERED": "1"}
+        process = server.start("hpc_recolor.serve", arguments, folder, env, out, err)
+    with process:
+        yield Started(process, *paths)
+    assert contents(folder) == {}  # nothing of the photographs is kept
 
 
 def test_it_prints_its_address_colors_photographs_and_ends_at_ctrl_c(fork_server: ForkServer, tmp_path: Path) -> None:
-    with forked(fork_server, tmp_path, "--port", 0) as (process, out, err):
-        line = out.readline()
-        assert line.startswith("color photographs at http://127.0.0.1:") and line.endswith(" (Ctrl-C ends it)\n")
+    with forked(fork_server, tmp_path, "--port", 0) as started:
+        line = started.line(0)
+        assert line.startswith("color photographs at http://127.0.0.1:") and line.endswith(" (Ctrl-C ends it)")
         address = line.split()[3]
         with urllib.request.urlopen(f"{address}/api/info", timeout=60) as answer:
             assert json.load(answer)["colorizer"] == "the one in the package"
         with urllib.request.urlopen(f"{address}/api/colorize", GRAY_PHOTO.read_bytes(), timeout=300) as answer:
             assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
-        assert " megapixels in " in out.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        assert err.read_text() == "stopped\n"
-    assert contents(tmp_path) == {}  # nothing of the photograph is kept
+        assert " megapixels in " in started.line(1)
+        started.process.send_signal(signal.SIGINT)
+        assert started.process.wait(60) == 0
+        assert started.err.read_text() == "stopped\n"
 
 
 def test_it_warns_where_others_can_reach_it(fork_server: ForkServer, tmp_path: Path) -> None:
-    with forked(fork_server, tmp_path, "--host", "0.0.0.0", "--port", 0) as (process, out, err):
-        assert out.readline().startswith("color photographs at http://127.0.0.1:")
-        (line,) = err.read_text().splitlines()
-        assert line == "warning: --host 0.0.0.0 lets everyone in its network color photographs here"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == -signal.SIGTERM
+    with forked(fork_server, tmp_path, "--host", "0.0.0.0", "--port", 0) as started:
+        assert started.line(0).startswith("color photographs at http://127.0.0.1:")
+        warning = "warning: --host 0.0.0.0 lets everyone in its network color photographs here\n"
+        assert started.err.read_text() == warning
+        started.process.send_signal(signal.SIGTERM)
+        assert started.process.wait(60) == -signal.SIGTERM
+
+
+def test_ctrl_c_ends_it_while_a_photograph_arrives(fork_server: ForkServer, tmp_path: Path) -> None:
+    with forked(fork_server, tmp_path, "--port", 0) as started:
+        with announced(started.line(0).split()[3].removeprefix("http://"), 1000):
+            started.process.send_signal(signal.SIGINT)
+            assert started.process.wait(60) == 0
+        assert "Traceback" not in started.err.read_text()
+        assert started.err.read_text().endswith("stopped\n")
 
 
 @pytest.mark.slow

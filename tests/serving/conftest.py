@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,16 @@ class Answer:
         line: str = json.loads(self.content)["detail"]
         assert line and line.isprintable(), repr(line)
         return line
+
+
+def announced(place: str, size: int) -> socket.socket:
+    """A connection to HOST:PORT that is about to send a photograph, which the server waits for."""
+    host, _, port = place.partition(":")
+    client = socket.create_connection((host, int(port)), timeout=60)
+    head = f"POST /api/colorize HTTP/1.1\r\nHost: {place}\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n\r\n"
+    client.send(head.encode())
+    assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+    return client
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import http.client
 import json
 import random
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from io import BytesIO
@@ -20,11 +21,12 @@ from hpc_recolor.models.weights_package import COLORIZER
 from hpc_recolor.serving.limits import Limits
 from hpc_recolor.serving.previews import LONGEST_SIDE
 from hpc_recolor.serving.server import HEADER_BYTES
-from tests.conftest import paint_photo
-from tests.serving.conftest import Answer, Served, encode, levels_apart, running
+from tests.conftest import ROOT, paint_photo
+from tests.serving.conftest import Answer, Served, announced, encode, levels_apart, running
 from tests.support import tolerances
 from tests.support.bad_photos import sixteen_bit_png, write_bomb, write_unreadable
 from tests.support.icc import rgb_profile
+from tests.support.live import until
 
 USERS = 20
 MADE_AT = slice(24, 36)  # the time in a color profile
@@ -42,7 +44,7 @@ def transparent_photo() -> bytes:
     return encode(photo, "PNG")
 
 
-PHOTOS = {
+PHOTOS: dict[str, Callable[[], bytes]] = {
     "gray": lambda: encode(paint_photo(0, 200, 150).convert("L"), "PNG"),
     "turned": turned_photo,
     "transparent": transparent_photo,
@@ -150,21 +152,9 @@ def test_too_many_bytes_or_pixels_get_a_line(narrow: Served) -> None:
 
 
 def test_a_photograph_that_arrives_too_slowly_is_given_up(narrow: Served) -> None:
-    with announced(narrow, 1000) as client:
+    with announced(narrow.place, 1000) as client:
         client.send(b"\xff\xd8")
         assert client.recv(2000).startswith(b"HTTP/1.1 408 ")
-
-
-def announced(server: Served, size: int) -> socket.socket:
-    """A connection that is about to send a photograph, which the server waits for."""
-    host, _, port = server.place.partition(":")
-    client = socket.create_connection((host, int(port)), timeout=60)
-    head = (
-        f"POST /api/colorize HTTP/1.1\r\nHost: {server.place}\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n\r\n"
-    )
-    client.send(head.encode())
-    assert client.recv(100).startswith(b"HTTP/1.1 100 ")
-    return client
 
 
 def test_more_photographs_than_may_wait_are_asked_to_come_again(colorizer: Colorizer) -> None:
@@ -172,13 +162,11 @@ def test_more_photographs_than_may_wait_are_asked_to_come_again(colorizer: Color
     with running(colorizer, Limits(max_waiting=3)) as server:
         with ExitStack() as stack:
             for _ in range(3):
-                stack.enter_context(announced(server, len(photo)))
+                stack.enter_context(announced(server.place, len(photo)))
             busy = server.color(photo)
             assert (busy.status, busy.headers["Retry-After"]) == (503, "3")
             assert "busy" in busy.line
-        while (answer := server.color(photo)).status == 503:  # until it has noticed that the three are gone
-            pass
-        assert answer.status == 200
+        until(lambda: server.color(photo).status == 200, "the three are gone")
 
 
 def test_all_of_twenty_users_at_once_get_their_own_photographs(served: Served) -> None:
@@ -229,6 +217,17 @@ def test_the_api_describes_itself(served: Served) -> None:
         assert "application/octet-stream" in post["requestBody"]["content"]
     info = json.loads(served.get("/api/info").content)
     assert info["max_pixels"] == MAX_PIXELS and info["vividness"] == served.colorizer.vividness
+
+
+def test_the_example_of_the_docs_runs(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "serve.md").read_text()
+    lines = re.findall(r"^    (from pathlib.*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    code = lines[0].replace("\n    ", "\n").replace("http://127.0.0.1:7860", served.address)
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(turned_photo())
+    exec(code, {})
+    with Image.open("colored.png") as colored:
+        assert colored.size == (60, 90)
 
 
 def test_no_page_of_the_server_loads_anything_of_others(served: Served) -> None:

@@ -2,11 +2,23 @@
 
 import asyncio
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 
 from hpc_recolor.serving.limits import Limits
 from hpc_recolor.serving.turns import BusyError, GoneError, Turns
+
+Result = TypeVar("Result")
+
+
+def finish(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine. In a thread of its own: Playwright, once started, keeps an event loop running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 async def stays() -> bool:
@@ -43,9 +55,9 @@ def test_one_job_runs_at_a_time_in_the_order_of_arrival() -> None:
         return threading.get_ident()
 
     async def all_at_once() -> list[int]:
-        return await asyncio.gather(*(turns.run(stays, lambda number=number: job(number)) for number in range(20)))
+        return await asyncio.gather(*(turns.run(stays, partial(job, number)) for number in range(20)))
 
-    threads = asyncio.run(all_at_once())
+    threads = finish(all_at_once())
     assert order == list(range(20))
     assert len(set(threads)) == 1 and threads[0] != threading.get_ident()
 
@@ -59,5 +71,5 @@ def test_nothing_is_done_for_those_who_are_gone_and_the_next_has_its_turn() -> N
             await turns.run(left, lambda: done.append("first"))
         await turns.run(stays, lambda: done.append("second"))
 
-    asyncio.run(two())
+    finish(two())
     assert done == ["second"]

@@ -106,6 +106,7 @@ class Card {
     at(".remove").addEventListener("click", () => removeCard(this));
     at(".enlarge").addEventListener("click", (event) => this.enlarge(event.currentTarget));
     this.showSplit();
+    this.sayVividness();
     this.leaving = new AbortController();
     this.showOriginal();
   }
@@ -151,7 +152,7 @@ class Card {
   }
 
   async recolor() {
-    this.slider.setAttribute("aria-valuetext", `${this.slider.value} times as vivid as predicted`);
+    this.sayVividness();
     if (!this.first) return; // `start` looks again
     this.recoloring?.abort();
     this.recoloring = new AbortController();
@@ -164,6 +165,10 @@ class Card {
     } catch (error) {
       if (!signal.aborted) this.problem.textContent = lineOf(error);
     }
+  }
+
+  sayVividness() {
+    this.slider.setAttribute("aria-valuetext", `vividness ${Number(this.slider.value).toFixed(2)}`);
   }
 
   showSplit() {
@@ -205,12 +210,14 @@ class Card {
 
 /* All photos */
 
-function addFiles(files) {
+async function addFiles(list) {
+  const files = [...list]; // a drag's own list is empty once this waits
+  await informed;
   const room = info.page_photos - cards.size;
   if (files.length > room) {
     tell("", `${info.page_photos} photos fit on this page; ${files.length - room} were left out`);
   }
-  for (const file of [...files].slice(0, Math.max(0, room))) addFile(file);
+  for (const file of files.slice(0, Math.max(0, room))) addFile(file);
 }
 
 async function addFile(file) {
@@ -244,7 +251,7 @@ function refresh() {
   const done = [...cards.values()].filter((card) => card.first).length;
   document.body.classList.toggle("busy", cards.size > 0);
   page.bar.hidden = !cards.size;
-  page.zip.hidden = one(".vivid.all").hidden = cards.size < 2;
+  for (const part of all(".zip, .vivid.all, .clear")) part.hidden = cards.size < 2;
   page.zip.disabled = !done;
   if (!zipping) page.status.textContent = done < cards.size ? `coloring, ${done} of ${cards.size} done` : counted(done);
 }
@@ -410,13 +417,14 @@ addEventListener("drop", (event) => {
 });
 addEventListener("paste", (event) => event.clipboardData?.files.length && addFiles(event.clipboardData.files));
 
-fetch("/api/info").then(async (answer) => {
-  info = await answer.json();
+async function inform() {
+  info = await (await fetch("/api/info")).json();
   const limits = `up to ${info.max_pixels / 1e6} megapixels and ${info.max_bytes / 1e6} MB each`;
   one("footer .info").textContent = `hpc_recolor ${info.version}, colorizer: ${info.colorizer}; ${limits}.`;
   for (const slider of [page.vividness, one("#photo").content.querySelector(".controls .vivid input")]) {
     slider.min = Math.min(1, info.vividness);
-    slider.max = Math.max(2.5, info.vividness);
+    slider.max = Math.max(2, info.vividness);
   }
   page.vividness.value = info.vividness;
-});
+}
+const informed = inform().catch(() => {}); // what is asked next says why
