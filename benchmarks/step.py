@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from benchmarks.machine import check_out, describe_machine, product_tflop_per_s, synchronize
+from benchmarks.machine import check_out, describe_machine, large_product, synchronize
 from hpc_recolor import cli
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config, merge
@@ -49,7 +49,8 @@ def step(
     The loop's step has all that the loop does on the device: colors, both updates through the engines, average, check
     of every gradient, agreement of the ranks; as a CUDA graph on GPUs. The plain one has colors and both updates, with
     autocast, channels_last (if configured) and DDP (on several ranks). A ratio above 1 is faster than plain. The peak
-    is that of a large matrix product in the same run. On several ranks: torchrun --nproc_per_node 2 -m benchmarks.step
+    is that of a large matrix product, which takes its turns too. On several ranks:
+    torchrun --nproc_per_node 2 -m benchmarks.step
     """
     config = cli.load(None, flags)
     _check(config)
@@ -81,9 +82,10 @@ def measure(config: Config, rounds: int, steps: int, sides: Sequence[Side]) -> d
     world = start(config.train.device, config.train.threads)
     images = random_images(config, world)
     calls = _calls(config, world, images, sides)
-    times = _time_in_turn(calls, world, rounds, steps)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.train.precision]
-    peak = product_tflop_per_s(world.device, dtype)
+    product, product_tflop = large_product(world.device, dtype)
+    times = _time_in_turn(calls | {"product": product}, world, rounds, steps)
+    peak = product_tflop / median(times.pop("product")) * 1000
     result = {
         **_figures(times, config, flop_per_image(config) / world.size / 1e12, peak),
         "launches": {name: None if name == "compiled" else _launches(call, world) for name, call in calls.items()},

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_recolor.config import ModelConfig
 from hpc_recolor.config_file import load_config
+from hpc_recolor.models import unet
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.models.layout import in_channels_last
 from hpc_recolor.training.engine.deepspeed_engine import compile_options
@@ -109,8 +110,11 @@ def test_conversion_keeps_values_and_gradients(channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_gradients_that_batch_norm_is_given_are_dense(channels_last: bool) -> None:
-    """A part of a larger gradient, as concatenation hands back, would take a slow generic kernel on a GPU."""
+def test_gradients_that_batch_norm_is_given_are_dense_on_a_gpu(
+    channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a larger gradient, as concatenation hands back, would take a slow generic kernel there."""
+    monkeypatch.setattr(unet, "activates_apart", lambda tensor: True)
     model = ModelConfig(width=4, color="rgb")
     generator, discriminator = build_generator(model, SIZE), build_discriminator(model)
     condition = torch.randn(2, 1, SIZE, SIZE)
@@ -123,8 +127,10 @@ def test_gradients_that_batch_norm_is_given_are_dense(channels_last: bool) -> No
     assert watched.dense == [True] * 10
 
 
-def test_skipped_features_are_activated_with_those_they_join() -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_skipped_features_are_activated_with_those_they_join(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in pix2pix, where the activation follows the concatenation: to the bit."""
+    monkeypatch.setattr(unet, "activates_apart", lambda tensor: apart)
     torch.manual_seed(0)
     generator = build_generator(ModelConfig(width=4, color="rgb", dropout=0.0), SIZE)
     condition = torch.randn(2, 1, SIZE, SIZE)
