@@ -226,11 +226,11 @@ def compiling(scale: Scale, options: dict[str, bool]) -> Iterator[None]:
         how: dict[str, Any] = {"options": options} if scale.device == "cuda" else {"backend": "aot_eager"}
         original(network, **how)
 
-    nn.Module.compile = compile_so  # type: ignore[method-assign]
+    setattr(nn.Module, "compile", compile_so)  # noqa: B010
     try:
         yield
     finally:
-        nn.Module.compile = original  # type: ignore[method-assign]
+        setattr(nn.Module, "compile", original)  # noqa: B010
 
 
 class Training:
