@@ -182,6 +182,7 @@ def check_communication(config: Config, rounds: int = 15) -> list[str]:
 
 
 def _time_s(way: Callable[[], Any], world: "World") -> float:
+    """Time until the last rank is done [s]."""
     import torch
 
     torch.distributed.barrier()
@@ -189,6 +190,7 @@ def _time_s(way: Callable[[], Any], world: "World") -> float:
     started_s = time.perf_counter()
     way()
     synchronize(world.device)
+    torch.distributed.barrier()
     return time.perf_counter() - started_s
 
 
