@@ -3,10 +3,9 @@
 import os
 import platform
 import subprocess
-import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from hpc_recolor.runtime.errors import UserError
@@ -44,26 +43,16 @@ def synchronize(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-def product_tflop_per_s(device: Any, dtype: Any, side: int | None = None) -> float:
-    """Speed of a product of two large square matrices, the highest that networks come near [TFLOP/s].
+def large_product(device: Any, dtype: Any, side: int | None = None) -> tuple[Callable[[], Any], float]:
+    """A product of two large square matrices, which comes nearest to what a device can do, and its size [TFLOP].
 
-    side: of the matrices; by default 8192 on GPUs, where it is what sellers' peaks are measured by, else 1024. The
-    median of five rounds after one of warming up.
+    side: of the matrices; by default 8192 on GPUs, else 1024.
     """
     import torch
 
-    on_gpu = device.type == "cuda"
-    side = side or (8192 if on_gpu else 1024)
+    side = side or (8192 if device.type == "cuda" else 1024)
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    times, repetitions = [], 10 if on_gpu else 1
-    for _ in range(6):
-        synchronize(device)
-        started_s = time.perf_counter()
-        for _ in range(repetitions):
-            one @ other
-        synchronize(device)
-        times.append((time.perf_counter() - started_s) / repetitions)
-    return 2 * side**3 / median(times[1:]) / 1e12
+    return lambda: one @ other, 2 * side**3 / 1e12
 
 
 def _commit() -> str | None:

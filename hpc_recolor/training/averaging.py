@@ -29,5 +29,20 @@ class MovingAverage:
 
     def update(self, share: Tensor) -> None:
         """Move the averages toward the weights by this share, a float32 tensor (); 0 leaves them as they are."""
-        if self.averages:
+        if not self.averages:
+            return
+        if torch.compiler.is_compiling():  # it makes one kernel of this, and cannot trace a fused optimizer
             torch._foreach_lerp_(self.averages, self.weights, [share] * len(self.averages))
+        else:
+            # average -= share * (average - weight): fused SGD on gradients of -weight, with a weight decay of 1. One
+            # launch for all, where torch's lerp takes one each if the share is on the device.
+            torch._fused_sgd_(
+                *(self.averages, self.weights, []),
+                weight_decay=1.0,
+                momentum=0.0,
+                lr=share,
+                dampening=0.0,
+                nesterov=False,
+                maximize=True,
+                is_first_step=False,
+            )

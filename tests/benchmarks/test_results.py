@@ -71,7 +71,25 @@ class DataResult(Measured):
 
 
 class StepResult(Measured):
-    """Medians [ms] of plain PyTorch and of the engines at each ZeRO stage; ratios above 1 favor the engines."""
+    """Medians [ms] of plain PyTorch, of it compiled, and of the loop's step at ZeRO stages; ratios above 1 are faster
+    than plain. Where nothing can be counted, as in compiled code or without a GPU, there is None."""
+
+    step_ms: dict[str, PositiveFloat]
+    ratios: dict[str, PositiveFloat]
+    images_per_s: dict[str, PositiveFloat]
+    peak_tflop_per_s: PositiveFloat
+    share_of_peak: dict[str, PositiveFloat]
+    launches: dict[str, PositiveInt | None]
+    waits: dict[str, NonNegativeInt | None]
+    rounds: PositiveInt
+    rank: NonNegativeInt
+    ranks: PositiveInt
+    times_ms: Times
+
+
+class StepStagesResult(Measured):
+    """As StepResult, of the engines at each ZeRO stage, without the rest of the loop's step: what `benchmarks.step`
+    wrote before it timed that."""
 
     step_ms: dict[str, PositiveFloat]
     ratios: dict[str, PositiveFloat]
@@ -82,7 +100,7 @@ class StepResult(Measured):
 
 
 class StepPairResult(Measured):
-    """As StepResult, of one stage on one rank: what `benchmarks.step` wrote before it had stages."""
+    """As StepResult, of one stage on one rank: what `benchmarks.step` wrote before that."""
 
     ours_ms: PositiveFloat
     plain_ms: PositiveFloat
@@ -127,7 +145,7 @@ SCHEMAS: dict[str, Any] = {
     "compile": CompileResult,
     "data": DataResult,
     "kernels": KernelReport,
-    "step": StepResult | StepPairResult,
+    "step": StepResult | StepStagesResult | StepPairResult,
     "structure": StructureResult,
 }
 

@@ -189,6 +189,19 @@ def test_the_average_moves_half_way_in_a_half_life() -> None:
     torch.testing.assert_close(average.averages[0], torch.full((3,), 0.75))
 
 
+def test_the_average_moves_as_by_torchs_lerp_to_the_bit() -> None:
+    torch.manual_seed(0)
+    weights = {key: torch.randn(5, 7) for key in (WEIGHT, *MOMENTS)}
+    average = MovingAverage([Fragment("weight", 0, weights)], half_life_images=100)
+    weights[WEIGHT] += torch.randn(5, 7)
+    expected, learned = average.averages[0].clone(), weights[WEIGHT].clone()
+    for share in (0.0, 0.001, 0.3):
+        average.update(torch.tensor(share))
+        expected.lerp_(learned, share)
+        assert torch.equal(average.averages[0], expected)
+    assert torch.equal(weights[WEIGHT], learned)
+
+
 def test_a_young_average_forgets_its_first_weights_soon() -> None:
     weights = {key: torch.zeros(1) for key in (WEIGHT, *MOMENTS)}
     average = MovingAverage([Fragment("weight", 0, weights)], half_life_images=10_000)

@@ -25,14 +25,15 @@ DEFAULT_LOSS = LossConfig()
 
 
 def twin_difference(
-    world: World, generator: GeneratorName = "unet", loss: LossConfig = DEFAULT_LOSS
+    world: World, generator: GeneratorName = "unet", loss: LossConfig = DEFAULT_LOSS, **train: Any
 ) -> tuple[float, float]:
     """After STEPS steps: worst difference of a parameter, and worst of Adam's moments relative to the tensor's largest.
 
-    loss: of the engines' step; the plain one has pix2pix's. Adam's update hides the scale of a gradient; its moments
-    show it.
+    loss: of the engines' step; the plain one has pix2pix's. train: of the config's section. Adam's update hides the
+    scale of a gradient; its moments show it.
     """
-    config = small_config(model={"width": 8, "dropout": 0.5, "generator": generator})
+    model = {"width": 8, "dropout": 0.5, "generator": generator}
+    config = small_config(model=model, train={"batch_size": 8, "device": "cpu", "threads": 1} | train)
     engines = build_engines(config, world)
     plain = PlainStep.beside(engines, config, world)
     for number in range(STEPS):
@@ -60,6 +61,11 @@ def is_equal(difference: tuple[float, float]) -> bool:
 @pytest.mark.parametrize("generator", get_args(GeneratorName))
 def test_the_engines_step_equals_plain_pytorch(world: World, generator: GeneratorName) -> None:
     assert is_equal(twin_difference(world, generator))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # fp16's first loss scales are too large for both
+def test_both_compute_in_the_same_types_and_layout(world: World, precision: str) -> None:
+    assert is_equal(twin_difference(world, precision=precision, channels_last=True))
 
 
 def test_any_reconstruction_takes_the_place_of_l1(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_recolor.config import Config
+from hpc_recolor.models.layout import in_channels_last
 from hpc_recolor.models.perceptual_loss import PerceptualLoss
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.engine.gradients import GradientAverage
@@ -115,7 +116,7 @@ class Engine:
 
     def _forward(self, network: Any, *inputs: Tensor) -> Tensor:
         if self.channels_last:
-            inputs = tuple(tensor.contiguous(memory_format=torch.channels_last) for tensor in inputs)
+            inputs = tuple(map(in_channels_last, inputs))
         output: Tensor = network(*inputs)
         return output if self.precision == "fp32" else output.float()
 

@@ -1,0 +1,229 @@
+"""`python -m benchmarks.scaling`: how fast a step should be on one H100 and on many, from counts and a few constants.
+
+On several ranks it checks the part about communication: torchrun --nproc_per_node 2 -m benchmarks.scaling
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.machine import synchronize
+from hpc_recolor import cli
+from hpc_recolor.config import Config
+from hpc_recolor.runtime.distributed import world_size
+
+if TYPE_CHECKING:
+    from benchmarks.loop_step import LoopStep
+    from hpc_recolor.runtime.distributed import World
+
+app = cli.command("benchmarks.scaling", distributed=True)
+
+BATCHES = (32, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an H100 does: products in bfloat16 and float32 [FLOP/s], memory [bytes/s], and a launch by the host [s]."""
+
+    bf16: float
+    fp32: float
+    memory: float
+    launch_s: float = 7e-6
+    wait_s: float = 300e-6  # until the queue that the host let run empty is full again
+
+
+# What convolutions and streaming kernels reach as a rule, and the best that is published.
+EXPECTED = Card(bf16=450e12, fp32=50e12, memory=2.4e12)
+CEILING = Card(bf16=700e12, fp32=60e12, memory=3.0e12)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A step of the U-Net of width 64 at 128 px, RGB: what was counted of it on tensors without data.
+
+    flop: of convolutions, an image. image_bytes: memory traffic outside of convolutions, an image; step_bytes: in a
+    step, whatever its batch. slow_norm_s: what BatchNorm's generic backward takes longer than its fast one, an image.
+    """
+
+    name: str
+    launches: int
+    waits: int
+    image_bytes: float
+    step_bytes: float = 1.85e9
+    flop: float = 21e9
+    slow_norm_s: float = 0.0
+    in_fp32: bool = False
+    captured: bool = False
+
+    def step_s(self, batch: int, card: Card) -> float:
+        """Time of a step on one card [s]: the device's, or the host's if it launches slower than that."""
+        compute_s = batch * self.flop / (card.fp32 if self.in_fp32 else card.bf16)
+        traffic_s = (batch * self.image_bytes + self.step_bytes) / card.memory
+        device_s = compute_s + traffic_s + batch * self.slow_norm_s
+        host_s = 0.0 if self.captured else self.launches * card.launch_s
+        return max(device_s, host_s) + self.waits * card.wait_s
+
+
+BEFORE_ALL = Counted("76208ff: float32", 456, 2, 2 * 73e6, slow_norm_s=4.7e-6, in_fp32=True)
+MENDED = replace(BEFORE_ALL, name="computes in bfloat16", image_bytes=74e6, in_fp32=False)
+NO_WAITS = replace(MENDED, name="no waits", waits=0)
+CAPTURED = replace(NO_WAITS, name="as a CUDA graph", captured=True)
+NOW = replace(
+    CAPTURED, name="dense gradients, channels_last throughout", image_bytes=73e6, slow_norm_s=0.0, launches=431
+)
+WITH_NORM_ACT = replace(NOW, name="not built: norm and activation in one kernel", image_bytes=52e6)
+STEPS = (BEFORE_ALL, MENDED, NO_WAITS, CAPTURED, NOW, WITH_NORM_ACT)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Links between GPUs: bytes that each moves in a ring [bytes/s], and the latency of a small all-reduce [s]."""
+
+    name: str
+    ranks: int
+    bandwidth: float
+    latency_s: float
+
+    def all_reduce_s(self, size_bytes: float) -> float:
+        """Time of an all-reduce of so many bytes."""
+        return self.latency_s + 2 * (self.ranks - 1) / self.ranks * size_bytes / self.bandwidth
+
+
+# NVLink in a node of eight; eight nodes with 400 Gbit/s a GPU.
+NETWORKS = (Network("8 H100", 8, 300e9, 40e-6), Network("64 H100", 64, 120e9, 120e-6))
+GOALS = {8: 0.95, 64: 0.90}
+
+GENERATOR_BYTES, DISCRIMINATOR_BYTES = 4 * 41_826_947, 4 * 2_766_657
+# Reduced together, once all are there: norms, biases, and the first and last weights.
+SMALL_BYTES = 4 * 100_000
+# Share of a step in which the generator's backward pass, after its largest gradients, still computes.
+HIDING_SHARE = 0.25
+
+
+def weak_scaling(step_s: float, network: Network, compiled: bool) -> float:
+    """Speed of a rank beside others, over its speed alone.
+
+    compiled: gradients then arrive all at once, after the backward pass; else large ones are reduced beside it. Exposed
+    are always the small gradients of both networks and the verdict.
+    """
+    exposed_s = 2 * network.all_reduce_s(SMALL_BYTES) + network.all_reduce_s(24)
+    large_s = network.all_reduce_s(GENERATOR_BYTES) + network.all_reduce_s(DISCRIMINATOR_BYTES)
+    exposed_s += large_s if compiled else max(0.0, large_s - HIDING_SHARE * step_s)
+    return step_s / (step_s + exposed_s)
+
+
+@app.default
+def scaling(*, flags: cli.ConfigFlags = cli.NO_FLAGS) -> None:
+    """Print predictions for H100s; on several ranks, a step's time beside those of its parts."""
+    if world_size() > 1:
+        config = cli.load(None, flags)
+        for line in check_communication(config):
+            print(line)
+        return
+    print("\n".join([*step_table(), "", *scaling_table()]))
+
+
+def step_table() -> Iterator[str]:
+    """Images/s of one H100 by batch, expected and in brackets at best, a line a stage of the work."""
+    yield f"| images/s on one H100, batch | {' | '.join(map(str, BATCHES))} |"
+    yield f"| --- |{' --- |' * len(BATCHES)}"
+    for step in STEPS:
+        speeds = [[batch / step.step_s(batch, card) / 1000 for card in (EXPECTED, CEILING)] for batch in BATCHES]
+        yield f"| {step.name} | {' | '.join(f'{low:.1f}k ({high:.1f}k)' for low, high in speeds)} |"
+
+
+def scaling_table() -> Iterator[str]:
+    """Weak scaling by local batch, with large gradients reduced beside the backward pass and after it."""
+    yield f"| weak scaling, images a GPU | {' | '.join(map(str, BATCHES))} | goal |"
+    yield f"| --- |{' --- |' * (len(BATCHES) + 1)}"
+    for network in NETWORKS:
+        for compiled in (False, True):
+            shares = [weak_scaling(NOW.step_s(batch, EXPECTED), network, compiled) for batch in BATCHES]
+            name = f"{network.name}, {'reduced after a compiled backward pass' if compiled else 'reduced beside it'}"
+            yield f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} | {GOALS[network.ranks]:.0%} |"
+
+
+def check_communication(config: Config, rounds: int = 15) -> list[str]:
+    """A step with and without communication, and communication alone, in turn; lines for rank 0, none for others.
+
+    The model says that a step takes between its computation alone, where all but the small gradients is hidden, and
+    the sum of both.
+    """
+    from benchmarks.loop_step import LoopStep, random_images
+    from hpc_recolor.runtime.distributed import start, stop
+
+    world = start(config.train.device, config.train.threads)
+    images = random_images(config, world)
+    whole, silent = LoopStep(config, world), _without_communication(LoopStep(config, world))
+    ways: dict[str, Callable[[], Any]] = {
+        "alone": lambda: silent(images),
+        "all-reduces": _all_reduces(whole, world),
+        "step": lambda: whole(images),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(-2, rounds):
+        for name, way in ways.items():
+            taken_s = _time_s(way, world)
+            if number >= 0:
+                times[name].append(taken_s)
+    stop()
+    if not world.is_main:
+        return []
+    alone_s, communication_s, step_s = (median(taken) for taken in times.values())
+    return [
+        f"{world.size} ranks, width {config.model.width}, batch {config.train.batch_size}, medians of {rounds} rounds: "
+        f"computation alone {alone_s * 1000:.0f} ms, all-reduces alone {communication_s * 1000:.0f} ms",
+        f"a step is predicted to take {alone_s * 1000:.0f} to {(alone_s + communication_s) * 1000:.0f} ms, by how much "
+        f"is hidden; it took {step_s * 1000:.0f} ms",
+    ]
+
+
+def _time_s(way: Callable[[], Any], world: "World") -> float:
+    """Time until the last rank is done [s]."""
+    import torch
+
+    torch.distributed.barrier()
+    synchronize(world.device)
+    started_s = time.perf_counter()
+    way()
+    synchronize(world.device)
+    torch.distributed.barrier()
+    return time.perf_counter() - started_s
+
+
+def _without_communication(loop: "LoopStep") -> "LoopStep":
+    """The step of a rank that trains for itself, on its share of a batch."""
+    for engine in loop.state.engines:
+        assert engine._average
+        engine._average.is_last_microbatch = False  # its hooks stay on the network
+        engine._average = None
+    loop.step.world = replace(loop.step.world, size=1)
+    return loop
+
+
+def _all_reduces(loop: "LoopStep", world: "World") -> Callable[[], None]:
+    """All that a step reduces, on tensors of the same sizes."""
+    import torch
+    import torch.distributed as dist
+
+    from hpc_recolor.training.engine.gradients import ALONE_NUMEL
+
+    sizes: list[int] = []
+    for engine in loop.state.engines:
+        numels = [parameter.numel() for parameter in engine.module.parameters()]
+        sizes += [numel for numel in numels if numel >= ALONE_NUMEL]
+        sizes.append(sum(numel for numel in numels if numel < ALONE_NUMEL))
+    tensors = [torch.zeros(size, device=world.device) for size in (*sizes, len(loop.step.verdict))]
+
+    def reduce_all() -> None:
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
+
+    return reduce_all
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(app))
