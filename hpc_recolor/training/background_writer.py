@@ -20,6 +20,7 @@ from hpc_recolor.run_folder.tensor_files import write
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, gather, on_main, ranks_here
 from hpc_recolor.runtime.process import memory_bytes
+from hpc_recolor.training.resumed import computed_with
 from hpc_recolor.training.run_state import RunState, parameter_shapes, rank_tensors, scalar_state, shard_tensors
 
 VERSIONS_OF = ("deepspeed", "triton", "numpy")
@@ -151,6 +152,7 @@ class BackgroundWriter:
             "photos": self.photos,
             "progress": scalar_state(state),
             "versions": self.versions,
+            "computed_with": computed_with(self.config, self.world.device.type),
             "commit": self.code_commit,
             "config": self.config.model_dump(mode="json"),
             "parameters": parameter_shapes(state.engines),
