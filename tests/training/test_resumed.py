@@ -53,3 +53,18 @@ def test_another_number_of_threads_is_named_where_a_run_resumes(
     torch.set_num_threads(2)
     train(run_config(photos, tmp_path, epochs=3), world)
     assert "resumed with threads 2 in place of 1: results may differ by rounding" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_with_photographs_that_were_moved_and_not_with_others(
+    photos: Path, tmp_path: Path, world: World
+) -> None:
+    before = Path(shutil.copytree(photos, tmp_path / "before"))
+    train(run_config(before, tmp_path, epochs=1), world)
+    after = before.rename(tmp_path / "after")
+    assert train(run_config(after, tmp_path, epochs=2), world).images_seen == 24
+    photo = next(file for file in sorted(after.rglob("*")) if file.is_file())
+    content = bytearray(photo.read_bytes())
+    content[-1] ^= 1
+    photo.write_bytes(content)
+    with pytest.raises(UserError, match="was trained on other photographs"):
+        train(run_config(after, tmp_path, epochs=3), world)
