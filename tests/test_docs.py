@@ -34,6 +34,13 @@ def test_every_test_that_a_page_names_exists(file: str, test: str) -> None:
     assert not test or f"\ndef {test}(" in (ROOT / file).read_text()
 
 
+def test_two_faults_or_more_of_each_kind_were_found_here() -> None:
+    kinds = re.split(r"^## ", (ROOT / "docs" / "robustness.md").read_text(), flags=re.MULTILINE)[1:]
+    found = {kind.partition(" ")[0]: len(re.findall(r"^\|.*\(found here", kind, re.MULTILINE)) for kind in kinds}
+    assert list(found) == [f"{number}." for number in range(1, 10)]
+    assert min(found.values()) >= 2, found
+
+
 def named_files(text: str) -> list[tuple[str, list[str]]]:
     return [
         (path, re.findall(r"`(\w+)`", inside) + ([after] if after else []))

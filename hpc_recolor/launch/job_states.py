@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hpc_recolor.launch.job_folder import Submission
 from hpc_recolor.launch.slurm_command import InvalidJobIdError, parse_rows, run_command, value_or_none
@@ -33,7 +34,8 @@ class JobState:
     """A job as SLURM describes it.
 
     reason: why it waits. time_left_s: until its time limit. start_time: when it started, or is expected to. exit_code:
-    128 + signal number if a signal ended it, as in shells. script: see Submission; None if SLURM does not tell.
+    128 + signal number if a signal ended it, as in shells. script: the file that it was submitted with, see Submission;
+    None if SLURM does not tell.
     """
 
     job: str
@@ -44,7 +46,7 @@ class JobState:
     start_time: str | None = None
     restarts: int | None = None
     exit_code: int | None = None
-    script: str | None = None
+    script: Path | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -65,10 +67,19 @@ def job_states(jobs: Sequence[str]) -> dict[str, JobState]:
 
 
 def job_of(submission: Submission, jobs: Mapping[str, JobState]) -> JobState | None:
-    """The state of a submission's job; None if SLURM does not know it, or knows another job by its id."""
+    """The state of a submission's job; None if SLURM does not know it, or knows another job by its id.
+
+    A run that was moved still has its job; a copy of it has none.
+    """
     job = jobs.get(submission.job)
-    same = job is None or None in (job.script, submission.script) or job.script == submission.script
-    return job if same else None
+    if job is None or job.script is None or submission.script is None:
+        return job
+    return job if job.script.name == submission.script and not _is_copy(submission, job.script) else None
+
+
+def _is_copy(submission: Submission, script: Path) -> bool:
+    """Whether the job's script still stands in another job folder than the submission's logs."""
+    return script.parent != submission.logs and script.exists() and not script.parent.samefile(submission.logs)
 
 
 def is_known(job: str) -> bool:
@@ -134,10 +145,10 @@ def _recorded(jobs: Sequence[str]) -> dict[str, JobState]:
     return states
 
 
-def _script(command: str) -> str | None:
-    """The name of submitit's script in the command that a job was submitted with."""
-    found = re.search(r"\.submission_file_\w+\.sh", command)
-    return found and found[0]
+def _script(command: str) -> Path | None:
+    """submitit's script in the command that a job was submitted with."""
+    found = re.search(r"/.*?\.submission_file_\w+\.sh", command)
+    return found and Path(found[0])
 
 
 def _exit_code(text: str) -> int:

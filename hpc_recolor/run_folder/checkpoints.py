@@ -61,7 +61,8 @@ class Manifest(BaseModel):
     """What a checkpoint consists of.
 
     snapshot_epoch: set for a milestone, which is never pruned; photos: fingerprint of the training set; progress:
-    scalar training state; commit: of the code; parameters: full shapes by "network/NAME"; files: two for each rank and
+    scalar training state; computed_with: what the config leaves to the machine (none in those of earlier versions);
+    commit: of the code; parameters: full shapes by "network/NAME"; files: two for each rank and
     no others, so that a manifest cannot name files elsewhere or of another kind.
     """
 
@@ -75,6 +76,7 @@ class Manifest(BaseModel):
     photos: str
     progress: dict[str, float | int]
     versions: dict[str, str]
+    computed_with: dict[str, str] = {}
     commit: str | None = None
     config: dict[str, Any]
     parameters: dict[str, list[Annotated[int, Field(ge=0)]]]

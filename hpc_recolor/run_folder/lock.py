@@ -113,12 +113,12 @@ class RunLock:
         except FileNotFoundError:
             return
         try:
-            content = os.read(file, 10_000)
+            content, status = os.read(file, 10_000), os.fstat(file)
             flocked = not _try_flock(file)
         finally:
             os.close(file)
         holder = _parse(content)
-        if self._is_alive(holder, flocked):
+        if self._is_alive(holder, flocked, status):
             raise UserError(
                 self._subject,
                 f"is in use by {holder or 'an unknown process'}",
@@ -126,10 +126,11 @@ class RunLock:
                 f"within {STALE_S:.0f} s",
             )
 
-    def _is_alive(self, holder: Holder | None, flocked: bool) -> bool:
+    def _is_alive(self, holder: Holder | None, flocked: bool, lock: os.stat_result) -> bool:
         me = Holder.here()
         if holder and holder.machine == me.machine:
-            return holder.started is not None and start_time(holder.pid) == holder.started
+            runs = holder.started is not None and start_time(holder.pid) == holder.started
+            return runs and _may_have_open(holder.pid, lock)
         if holder and me.job and holder.job == me.job and holder.restart != me.restart:
             return False  # a requeued job no longer runs elsewhere; file servers keep the locks of dead hosts
         if flocked:
@@ -185,6 +186,20 @@ class RunLock:
         if self._held is not None:
             os.close(self._held)
             self._held = None
+
+
+def _may_have_open(pid: int, file: os.stat_result) -> bool:
+    """Whether a process of this machine has a file open: a lock's holder has, but not the copy in a copied folder. True
+    where that cannot be looked up."""
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return True
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.path.samestat(descriptor.stat(), file):
+                return True
+    return False
 
 
 def _parse(content: bytes) -> Holder | None:

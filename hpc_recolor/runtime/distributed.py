@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpc_recolor.runtime.errors import RankError, UserError
-from hpc_recolor.runtime.launcher_environment import ADOPTED_JOB, clear_launcher, tasks_of_step
+from hpc_recolor.runtime.launcher_environment import ADOPTED_JOB, clear_launcher, processes_of_mpi, tasks_of_step
 from hpc_recolor.runtime.rendezvous import Meeting, candidate_ports, meet
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def is_main_process() -> bool:
 
 def world_size() -> int:
     """Number of ranks that the launcher started; 1 without a launcher. Needs no process group."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    return _number("WORLD_SIZE", 1) if "RANK" in os.environ else 1
 
 
 def ranks_here() -> int:
     """Number of ranks that the launcher started on this machine; 1 without a launcher."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _number("LOCAL_WORLD_SIZE", 1)
 
 
 def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, job: str) -> None:
@@ -71,8 +71,9 @@ def start(device: str, threads: int | None, check_stop: Callable[[], None] = lam
     if device == "cuda" and not torch.cuda.is_available():
         raise RankError("train.device=cuda", "torch finds no GPU here", "use train.device=cpu, or check nvidia-smi")
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    rank, size = int(os.environ.get("RANK", "0")), world_size()
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed requires it
+    rank, size = _number("RANK", 0), world_size()
+    local_rank = _number("LOCAL_RANK", 0)
+    os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed requires it
     local_size = ranks_here()
     place = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
     # Set explicitly: OMP_NUM_THREADS is 1 under torchrun and unset elsewhere, and results depend on it bit by bit.
@@ -108,22 +109,40 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def check_environment() -> None:
-    """Raises UserError if this process is one of several, but not told which."""
+    """Raises UserError, on a rank RankError, if this process is one of several, but not told which."""
     if "RANK" in os.environ:
         missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             problem = f"is set, but not {', '.join(missing)}"
-            raise UserError("RANK", problem, "start ranks with torchrun, or unset RANK")
+            raise RankError("RANK", problem, "start ranks with torchrun, or unset RANK")
+        rank, size, *_ = (_number(name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
+        if rank >= size:
+            problem = f"is not below WORLD_SIZE={size}"
+            raise RankError(f"RANK={rank}", problem, "start ranks with torchrun, or unset RANK")
     elif tasks_of_step() > 1:
         raise UserError(
             f"srun with {tasks_of_step()} tasks",
             "each would be a run of its own",
             "use python -m hpc_recolor.submit, or start torchrun with srun, one task a node",
         )
+    elif processes_of_mpi() > 1:
+        raise UserError(
+            f"mpirun with {processes_of_mpi()} processes",
+            "each would be a run of its own",
+            "use torchrun, or python -m hpc_recolor.submit",
+        )
+
+
+def _number(name: str, default: int) -> int:
+    """A launcher's variable. Raises RankError if it is not a number of 0 or more."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()):
+        raise RankError(f"{name}={text}", "is not a number", "start ranks with torchrun, or unset RANK")
+    return int(text)
 
 
 def _meeting(rank: int, size: int) -> Meeting:
-    address, port, job = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), os.environ.get(ADOPTED_JOB)
+    address, port, job = os.environ["MASTER_ADDR"], _number("MASTER_PORT", 0), os.environ.get(ADOPTED_JOB)
     if job is not None:
         return Meeting(rank, size, address, candidate_ports(job), job)
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

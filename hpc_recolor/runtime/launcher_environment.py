@@ -16,6 +16,8 @@ LAUNCHER = re.compile(
     r"(TORCHELASTIC|PMI|PMIX|OMPI|MV2_COMM_WORLD|PALS|FLUX)_.*"
     rf"|{ADOPTED_JOB}|MASTER_ADDR|MASTER_PORT|((LOCAL|GROUP|NODE|ROLE)_)?RANK|((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|ROLE_NAME"
 )
+# Of these, how many processes Open MPI, MPICH and Intel MPI, and MVAPICH have started.
+SIZES_OF_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # GPUs of a job, as its own node numbers them.
 DEVICES = re.compile(r"(CUDA|ROCR|HIP)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL")
 # Which cluster is addressed and as whom, and requests of sbatch that `submit` has no flag for.
@@ -42,3 +44,9 @@ def clear_launcher() -> None:
 def tasks_of_step() -> int:
     """Number of processes in the step that srun started this one in (srun(1)); 1 outside of one."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_ID" in os.environ else 1
+
+
+def processes_of_mpi() -> int:
+    """Number of processes that mpirun started beside this one, itself included; 1 without mpirun."""
+    numbers = (os.environ.get(name, "") for name in SIZES_OF_MPI)
+    return max((int(number) for number in numbers if number.isdecimal()), default=1)

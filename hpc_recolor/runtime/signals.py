@@ -17,12 +17,15 @@ from hpc_recolor.runtime.exit_codes import INTERRUPTED
 # from scancel, SIGINT, or SIGHUP, which comes when a terminal is closed.
 PREEMPTION = signal.SIGUSR2
 SIGNALS = (PREEMPTION, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# The user may have wanted these ignored: the whole foreground of a terminal gets them.
+FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 SIGINTS_TO_END_AT_ONCE = 3
 
 
 class StopRequest:
     """While entered, SIGUSR2, SIGTERM, SIGINT and SIGHUP set a flag; the third SIGINT ends the process at once, with
-    130. A SIGHUP that was ignored before, as under nohup, stays so. A SIGUSR2 that was blocked before, so that it waits
+    130. A SIGHUP that was ignored before, as under nohup, stays so, and so does a SIGINT, which scripts let their
+    background commands ignore. A SIGUSR2 that was blocked before, so that it waits
     while an interpreter starts, is received.
 
     signal: the name of the first one received, or SIGUSR2 if that was received too, since schedulers send SIGTERM with
@@ -52,7 +55,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            obeyed = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]
+            obeyed = [number for number in SIGNALS if number not in FROM_TERMINALS or not _is_ignored(number)]
             self._old_handlers = {number: signal.signal(number, self._remember) for number in obeyed}
             self._listen()
             self._was_blocked = PREEMPTION in signal.pthread_sigmask(signal.SIG_UNBLOCK, [PREEMPTION])

@@ -21,6 +21,7 @@ from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, gather, on_main, ranks_here
 from hpc_recolor.runtime.process import memory_bytes
 from hpc_recolor.training.host_copies import HostCopies, HostTensors
+from hpc_recolor.training.resumed import computed_with
 from hpc_recolor.training.run_state import (
     RunState,
     count_state,
@@ -167,6 +168,7 @@ class BackgroundWriter:
             "photos": self.photos,
             "progress": count_state(state),
             "versions": self.versions,
+            "computed_with": computed_with(self.config, self.world.device.type),
             "commit": self.code_commit,
             "config": self.config.model_dump(mode="json"),
             "parameters": parameter_shapes(state.engines),

@@ -24,7 +24,9 @@ from hpc_recolor.training.agreement import LAG, Agreement, Flags, Verdict, Verdi
 from hpc_recolor.training.checkpointer import Checkpointer
 from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.device_step import DeviceStep
+from hpc_recolor.training.idle_settings import idle_settings
 from hpc_recolor.training.photo_check import collect_photographs
+from hpc_recolor.training.resumed import check_resumed
 from hpc_recolor.training.run_lock import locked
 from hpc_recolor.training.run_state import restore
 from hpc_recolor.training.schedule import backbone_scale, phase_at
@@ -92,8 +94,11 @@ class Trainer:
         self.checkpointer = Checkpointer(self.context, photos.fingerprint)
         self.validation = Validation(self.context, photos.held_out, self._stop_requested)
         self.enter_phase("restoring", self.context.step)
-        if restore(run, self.state, photos.has_fingerprint, world):
+        found = restore(run, self.state, photos.has_fingerprint, world)
+        if found:
+            difference = on_main(world, lambda: check_resumed(found, config, world.device.type))
             self.checkpointer.saved_images = self.images_seen
+            self._print(difference)
 
     @property
     def images_seen(self) -> int:
@@ -242,9 +247,11 @@ class Trainer:
             f"{len(photos.held_out)} held out, from image {self.images_seen} to {self.length.total}"
         )
         self._print(f"loader: {describe_loader(self.config.data)}")
+        for line in idle_settings(self.config, self.world.device.type == "cuda"):
+            self._print(line)
         if cost := self.state.engines.cost_of_stage:
             self._print(cost)
 
     def _print(self, line: str) -> None:
-        if self.world.is_main:
+        if line and self.world.is_main:
             print(line)

@@ -178,6 +178,17 @@ def test_a_copy_keeps_transparency_upright_resolution_and_exif_but_no_orientatio
     assert whole.metadata["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
+def test_a_copy_drops_the_small_picture_in_exif_which_shows_the_photograph_before() -> None:
+    small = saved(Image.new("RGB", (16, 16), "red"), "JPEG")
+    first = struct.pack("<HHHII", 1, 315, 2, 2, 0x41)  # IFD 0: an artist, "A"
+    second = struct.pack("<HHHIIHHII", 2, 513, 4, 1, 56, 514, 4, 1, len(small))  # IFD 1: where the small picture lies
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + first + struct.pack("<I", 26) + second + bytes(4)
+    photo = saved(paint_photo(1, 40, 30), "JPEG", exif=exif + small)
+    assert small in photo and Image.open(io.BytesIO(photo)).getexif().get_ifd(ExifTags.IFD.IFD1)
+    kept = decode_whole(photo).metadata["exif"]
+    assert b"A" in kept and small not in kept
+
+
 @pytest.mark.parametrize("density", [0.0, 1e9, float("inf"), float("nan")])
 def test_a_resolution_that_cannot_be_is_dropped(density: float) -> None:
     photo = paint_photo(1, 40, 30)

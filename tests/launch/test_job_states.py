@@ -1,5 +1,6 @@
 """States of jobs and array tasks, in squeue's spellings and on the real cluster."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -43,29 +44,34 @@ def test_states_of_jobs_and_of_tasks_that_wait_run_and_end(cluster: Path) -> Non
     assert {state.state.split(" ")[0] for state in job_states([one, *tasks]).values()} == {"CANCELLED"}
 
 
-def test_a_job_with_an_old_id_is_another_one(cluster: Path, tmp_path: Path) -> None:
-    """SLURM counts from 1 again after it has lost its state: `jobs cancel` must not reach somebody else's job."""
+def test_a_job_with_an_old_id_or_of_a_copied_folder_is_another_one(cluster: Path, tmp_path: Path) -> None:
+    """SLURM counts from 1 again after it has lost its state: `jobs cancel` must not reach somebody else's job. Nor that
+    of the run that another is a copy of; one that was moved keeps its job."""
     script = tmp_path / "a|b" / ".submission_file_0123abcd.sh"
     script.parent.mkdir()
     script.write_text("#!/bin/sh\nsleep 60\n")
     job = slurm("sbatch", "--parsable", "--output=/dev/null", str(script))
-    own = submission(job, script.name)
+    own = submission(job, script.name, script.parent)
+    copy = submission(job, script.name, Path(shutil.copytree(script.parent, tmp_path / "copy")))
     others = submission(job, ".submission_file_4567cdef.sh")
     for state in ("RUNNING", "CANCELLED"):
         until(partial(is_in_state, job, state))
         found = job_states([job])
         assert job_of(own, found) == job_of(submission(job, None), found) == found[job]
         assert job_of(others, found) is None
+        assert job_of(copy, found) is None
         slurm("scancel", job)
+    script.parent.rename(tmp_path / "moved")
+    assert job_of(submission(job, script.name, tmp_path / "moved"), found) == found[job]
 
 
 def is_in_state(job: str, state: str) -> bool:
     return state in job_states([job])[job].state
 
 
-def submission(job: str, script: str | None) -> Submission:
+def submission(job: str, script: str | None, logs: Path = Path("logs")) -> Submission:
     return Submission(
-        cluster="slurm", job=job, ranks=1, nodes=1, logs=Path("logs"), partition=None, time=None, submitted="", code="",
+        cluster="slurm", job=job, ranks=1, nodes=1, logs=logs, partition=None, time=None, submitted="", code="",
         commit=None, command="", script=script,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,3 +272,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         subprocess.run(["umount", folder], check=True)
     with pytest.raises(UserError, match=r"absent: cannot be locked \(No such"), RunLock(RunFolder(tmp_path / "absent")):
         pass
+
+
+def test_the_copy_of_a_folder_that_is_in_use_is_not(run: RunFolder, tmp_path: Path) -> None:
+    """Its lock names a process that is alive and holds another file."""
+    with RunLock(run):
+        copy = RunFolder(tmp_path.with_name("copy"))
+        shutil.copytree(run.path, copy.path)
+        with RunLock(copy):
+            pass
+        with pytest.raises(UserError, match="is in use by process"), RunLock(run):
+            pass

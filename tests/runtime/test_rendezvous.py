@@ -1,6 +1,7 @@
 """Ranks that find each other, and those that wait in vain: ranks are threads here, with real stores and ports."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,4 +126,39 @@ def test_processes_that_srun_started_beside_each_other_are_refused(monkeypatch: 
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(UserError, match="srun with 2 tasks: each would be a run of its own"):
+        check_environment()
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_processes_that_mpirun_started_beside_each_other_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in [variable for variable in os.environ if variable.endswith("RANK")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv(name, "1")
+    check_environment()
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match="mpirun with 2 processes: each would be a run of its own"):
+        check_environment()
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"RANK": "x"}, "RANK=x: is not a number"),
+        ({"RANK": ""}, "RANK=: is not a number"),
+        ({"RANK": "2"}, "RANK=2: is not below WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: is not a number"),
+        ({"MASTER_PORT": "29500 "}, "MASTER_PORT=29500 : is not a number"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1: is not a number"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(
+    variables: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a script has exported an empty or another launcher's value."""
+    sound = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in (sound | variables).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RankError, match=re.escape(problem)):  # which the rank itself prints
         check_environment()

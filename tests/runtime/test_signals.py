@@ -17,10 +17,11 @@ from tests.conftest import ROOT
 
 @pytest.fixture(autouse=True)
 def on_a_terminal() -> Iterator[None]:
-    """SIGHUP as it comes from a shell, also if the tests were started under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """SIGHUP and SIGINT as they come from a shell, also if the tests were started under nohup or in the background."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
 
 
 def send(*numbers: signal.Signals) -> None:
@@ -47,6 +48,17 @@ def test_a_closed_terminal_is_ignored_under_nohup() -> None:
         send(signal.SIGHUP)
         assert not stop.requested
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_ctrl_c_is_ignored_by_a_background_command_of_a_script() -> None:
+    """`train & other; wait`: Ctrl-C reaches both, but the shell has the first one ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest() as stop:
+        send(signal.SIGINT)
+        assert not stop.requested
+        send(signal.SIGTERM)
+        assert stop.requested
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_scheduler_that_sends_sigterm_first_still_has_the_run_queued_again() -> None:
