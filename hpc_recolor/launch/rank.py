@@ -134,9 +134,10 @@ def _check_progress(history: Sequence[Event], job: str, images: int) -> None:
 def _train(config: Config, request: StopRequest) -> tuple[int, str, bool]:
     """Exit code, reason, and whether the job should be requeued."""
     from hpc_recolor.training import trainer  # imports torch, which reads the cache variables
+    from hpc_recolor.training.time_ledger import process_age_s
 
     try:
-        trainer.train(config, request)
+        trainer.train(config, request, process_age_s())
     except EarlyEndError as end:
         return end.exit_code, str(end), end.requeue
     return 0, "finished", False
