@@ -170,3 +170,6 @@ PATTERN = 1e-3
 
 # A smooth photograph through HEVC at quality 95 [mean levels].
 LOSSY_CODEC = 3
+
+# How many times slower a rank is, from a minute of samples of where it is found, one a second [ratio].
+STRAGGLER = 0.5

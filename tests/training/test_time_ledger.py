@@ -58,7 +58,7 @@ def test_a_checkpoint_counts_once_it_is_committed_with_what_it_took(
     assert written(tmp_path).marks == ()
     spend(ledger, clock, ("training", 5), ("saving", 2))
     ledger.commit_checkpoint(20)
-    seconds = {"starting": 7, "training": 10, "saving": 3, "measuring": 0}
+    seconds = {"starting": 7.0, "training": 10.0, "saving": 3.0, "measuring": 0.0}
     assert written(tmp_path).marks == (Mark(images=20, seconds=seconds),)
 
 
