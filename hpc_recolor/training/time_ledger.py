@@ -11,7 +11,7 @@ from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.time_account import ACTIVITIES, Mark, Start, read_starts, write_starts
 from hpc_recolor.runtime.process import start_time
 
-WRITE_EVERY_S = 5.0
+WRITE_EVERY_S = 1.0  # what a kill may leave unaccounted for
 # Writing takes no more than this share of the time, however slow the disk and long the record.
 WRITE_SHARE = 0.005
 KEPT_MARKS = 16
@@ -53,6 +53,10 @@ class TimeLedger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what has been spent by now."""
         self._count()
         self._write()
 

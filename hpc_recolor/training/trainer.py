@@ -46,7 +46,8 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
     world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
     _set_up_gpu(config, world)
     try:
-        with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
+        limits = config.train.hang_s, config.train.silence_s
+        with Watchdog(world, *limits, before_exit=ledger.close) as watchdog:
             config, run = on_main(world, lambda: preflight.check(config, world.size))
             photos = collect_photographs(config, world, watchdog.enter_phase)
             with locked(run, world), ledger:

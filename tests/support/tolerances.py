@@ -173,3 +173,6 @@ LOSSY_CODEC = 3
 
 # How many times slower a rank is, from a minute of samples of where it is found, one a second [ratio].
 STRAGGLER = 0.5
+
+# Where the wall clock of a run went, beside an outside clock [share of all of it].
+ACCOUNT = 0.02

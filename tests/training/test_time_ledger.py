@@ -63,10 +63,10 @@ def test_a_checkpoint_counts_once_it_is_committed_with_what_it_took(
 
 
 def test_it_is_written_every_few_seconds_and_no_more_often(ledger: TimeLedger, clock: Clock, tmp_path: Path) -> None:
-    spend(ledger, clock, ("training", WRITE_EVERY_S - 1), ("agreeing", 2))
+    spend(ledger, clock, ("training", WRITE_EVERY_S / 2), ("agreeing", WRITE_EVERY_S))
     assert written(tmp_path).seconds["training"] == 0
     ledger.enter_phase("training")
-    assert written(tmp_path).seconds["training"] == WRITE_EVERY_S + 1
+    assert written(tmp_path).seconds["training"] == 1.5 * WRITE_EVERY_S
 
 
 def test_a_record_that_cannot_be_written_is_left_out(clock: Clock, tmp_path: Path) -> None:

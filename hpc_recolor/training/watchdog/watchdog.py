@@ -48,12 +48,19 @@ class Watchdog:
     hang_s: the run ends when no rank has changed its phase or step for this long. silence_s: a rank without heartbeats
     for this long is taken for dead. UserError, EarlyEndError, KeyboardInterrupt and SystemExit pass through it (on a
     RankError the other ranks exit silently, as this one reports it); any other error ends the process with FAILED.
-    All ranks enter and leave it together. clock: returns the time [s].
+    All ranks enter and leave it together. clock: returns the time [s]. before_exit: called before a verdict ends the
+    process, in another thread than the main one.
     """
 
     def __init__(
-        self, world: World, hang_s: float, silence_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        world: World,
+        hang_s: float,
+        silence_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        before_exit: Callable[[], None] = lambda: None,
     ) -> None:
+        self._before_exit = before_exit
         self.world, self.hang_s, self.silence_s, self._clock = world, hang_s, silence_s, clock
         self._main_thread = threading.get_ident()
         self._host = socket.gethostname()
@@ -270,7 +277,8 @@ class Watchdog:
         os.write(2, text.encode(errors="replace"))  # sys.stderr may be locked by the main thread
 
     def _exit(self) -> NoReturn:
-        flush = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
+        last_acts = (self._before_exit, sys.stdout.flush, sys.stderr.flush)
+        flush = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
         flush.start()
         flush.join(HEARTBEAT_S)
         os._exit(FAILED)
