@@ -18,12 +18,14 @@ from hpc_recolor.launch.job_folder import JobFolder, Submission, read_submission
 from hpc_recolor.launch.overview import Overview, inspect, inspect_one, runs_in
 from hpc_recolor.launch.restart import restart as restart_run
 from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.time_account import TimeAccount, describe
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.output import escaped, shell_command
 from hpc_recolor.runtime.terminal_tables import Heading, Row, print_table
 
 app = cli.command("jobs")
 
+SHOWN_STARTS = 10
 COLORS = {"running": "green", "finished": "green", "failed": "red", "unreadable": "red"}
 
 RunArgument = Annotated[Path, Parameter(name="RUN", help="Run folder.")]
@@ -59,6 +61,8 @@ def status(run: RunArgument, /, *, as_json: AsJson = False) -> None:
         return
     fields = _cells(row) | {
         "limit": f"{_duration(row.limit_left_s)} left" if row.limit_left_s is not None else "",
+        "time": _time(row),
+        **_starts(row),
         "nodes": row.nodes,
         "checkpoint": str(row.checkpoint or "none yet"),
         "logs": _logs_pattern(row.logs),
@@ -184,7 +188,7 @@ def _logs_pattern(logs: Sequence[Path]) -> str:
 
 def _as_dict(row: Overview) -> dict[str, Any]:
     tree = asdict(row)
-    tree |= tree.pop("progress")
+    tree |= tree.pop("progress") | {"goodput": _total(row).goodput if row.time else None}
     plain: dict[str, Any] = json.loads(json.dumps(tree, default=str))  # paths as text
     return plain
 
@@ -205,6 +209,28 @@ def _rate(row: Overview) -> str:
 def _time_left(row: Overview) -> str:
     left_s = row.progress.time_left_s
     return "" if left_s is None or row.state == "finished" else _duration(left_s)
+
+
+def _total(row: Overview) -> TimeAccount:
+    return sum(row.time, TimeAccount())
+
+
+def _goodput(row: Overview) -> str:
+    return f"{_total(row).goodput:.0%}" if row.time else ""
+
+
+def _time(row: Overview) -> str:
+    return f"{_describe(_total(row))} since it was first submitted" if row.time else ""
+
+
+def _starts(row: Overview) -> dict[str, str]:
+    """A line for each of the last starts, if there is more than one."""
+    numbered = list(enumerate(row.time, 1))[-SHOWN_STARTS:] if len(row.time) > 1 else []
+    return {f"start {n}" if one.starting else "since then": _describe(one) for n, one in numbered}
+
+
+def _describe(account: TimeAccount) -> str:
+    return f"{describe(account)} of {_duration(account.total)}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -230,6 +256,7 @@ COLUMNS = (
     Column(Heading("epoch", is_number=True), _epoch),
     Column(Heading("images/s", is_number=True), _rate),
     Column(Heading("time left", is_number=True), _time_left),
+    Column(Heading("goodput", is_number=True), _goodput),
     Column(Heading("restarts", is_number=True), lambda row: str(row.restarts)),
     Column(Heading("last stop", folds=True), lambda row: row.last_stop),
 )

@@ -40,8 +40,9 @@ def train(
         if world_size() == 1:  # several ranks check it together, once connected
             preflight.check(resolved, 1)
         from hpc_recolor.training import trainer  # after parsing and checks: imports torch
+        from hpc_recolor.training.time_ledger import process_age_s
 
-        trainer.train(resolved, request)
+        trainer.train(resolved, request, process_age_s())
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class Submission(_FrozenModel):
 
     job: SLURM's job id, `ARRAY_TASK` for an array task; the controller's process id for a local job. logs: the job
     folder that holds the ranks' logs, of the run or of its sweep. submitted: UTC, ISO 8601. code: hash of the snapshot.
+    first_submitted: of the run's first submission, None in older files.
     command: the command line that submits the same again. script: name of the file that sbatch got, which no
     other job has: SLURM counts ids from 1 again after it has lost its state. None for a local job, and in older files.
     """
@@ -62,6 +63,7 @@ class Submission(_FrozenModel):
     commit: str | None
     command: str
     script: str | None = None
+    first_submitted: str | None = None
 
 
 class Event(_FrozenModel):

@@ -1,7 +1,9 @@
 """An overview of each submitted run, from its folder and from what the scheduler says about its job."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from hpc_recolor.launch.job_folder import Event, JobFolder, Submission, read_history, read_submission
@@ -10,6 +12,7 @@ from hpc_recolor.launch.lifecycle import ENDED_STATES, State, last_stop, state_o
 from hpc_recolor.launch.training_progress import NO_PROGRESS, TrainingProgress, read_progress
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.time_account import TimeAccount, account, read_starts
 from hpc_recolor.runtime.errors import UserError
 
 
@@ -19,7 +22,8 @@ class Overview:
 
     why: what it waits for; reason: SLURM's name for that. last_stop: how its ranks ended last, or why the run cannot be
     read. limit_left_s: until SLURM's time limit. checkpoint: the newest one. logs: of all ranks, whether they exist or
-    not. submitted: UTC, ISO 8601.
+    not. submitted: UTC, ISO 8601. time: where the wall clock went since the run was first submitted, for each start and
+    for the wait after the last; empty if that was not recorded.
     """
 
     run: Path
@@ -35,6 +39,7 @@ class Overview:
     checkpoint: Path | None = None
     logs: tuple[Path, ...] = ()
     submitted: str = ""
+    time: tuple[TimeAccount, ...] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -117,6 +122,7 @@ def make_overview(run: RunFolder, submission: Submission, reply: SchedulerReply)
         checkpoint=_newest_checkpoint(run),
         logs=tuple(logs.log(submission.job, rank) for rank in range(submission.ranks)),
         submitted=submission.submitted,
+        time=_account(run, submission, state),
     )
 
 
@@ -141,6 +147,16 @@ def _history(folder: JobFolder) -> list[Event]:
         return read_history(folder)
     except (OSError, ValueError):
         return []
+
+
+def _account(run: RunFolder, submission: Submission, state: State) -> tuple[TimeAccount, ...]:
+    starts = read_starts(run)
+    try:
+        submitted = datetime.fromisoformat(submission.first_submitted or submission.submitted).timestamp()
+    except ValueError:
+        return ()
+    now = None if state in ENDED_STATES else time.time()
+    return tuple(account(starts, submitted, now, is_running=state in ("running", "ending"))) if starts else ()
 
 
 def _newest_checkpoint(run: RunFolder) -> Path | None:

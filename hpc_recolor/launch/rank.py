@@ -135,9 +135,10 @@ def _check_progress(history: Sequence[Event], job: str, images: int) -> None:
 def _train(config: Config, request: StopRequest) -> EarlyEndError | None:
     """Returns how the run ended before its end, if it did."""
     from hpc_recolor.training import trainer  # imports torch, which reads the cache variables
+    from hpc_recolor.training.time_ledger import process_age_s
 
     try:
-        trainer.train(config, request)
+        trainer.train(config, request, process_age_s())
     except EarlyEndError as end:
         return end
     return None

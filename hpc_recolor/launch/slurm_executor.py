@@ -35,6 +35,21 @@ OUTLIVE_RANKS = "trap : TERM"
 HOLD = "$hold"
 HOLD_SIGNAL = 'hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold='
 
+# srun learns from a rank itself that it has ended, and would wait for good if the network was cut just then. Once this
+# node's part of the step is over, all ranks have ended or are about to. Where processes of root are hidden, it waits.
+LOST_RANKS_S = 60
+LEAVE_LOST_RANKS = f"""\
+leave_lost_ranks() {{
+  has_ranks() {{ pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }}
+  until has_ranks; do sleep 2 >/dev/null 2>&1; done
+  while has_ranks; do sleep 2 >/dev/null 2>&1; done
+  sleep {LOST_RANKS_S} >/dev/null 2>&1
+  echo "error: ranks of other nodes have not reported their end for {LOST_RANKS_S} s: their network is lost" >&2
+  pkill -KILL -P $$ -x srun
+}}
+leave_lost_ranks &
+leaving=$!"""
+
 # Runs after srun. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its handler, where nothing
 # held it; nothing is lost. A job that SLURM already ends may be one that the user cancelled after a signal, which only
 # accounting tells, a little late.
@@ -157,10 +172,16 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -
         "wckey": None,
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, "chdir": options.chdir or working_directory()},
-        "setup": [f"job_folder={shlex.quote(str(folder.path))}", CHECK, *_setup(code, options), OUTLIVE_RANKS],
+        "setup": [
+            f"job_folder={shlex.quote(str(folder.path))}",
+            CHECK,
+            *_setup(code, options),
+            OUTLIVE_RANKS,
+            LEAVE_LOST_RANKS,
+        ],
         # A rank that fails ends the others.
         "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],
-        "teardown": ["code=$?", f"max_requeues={requeues}", REQUEUE],
+        "teardown": ["code=$?", "kill $leaving 2>/dev/null", f"max_requeues={requeues}", REQUEUE],
     }
 
 

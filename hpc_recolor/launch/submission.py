@@ -116,8 +116,18 @@ def submit(plan: Plan) -> list[Submission]:
     submissions = [_make_submission(plan, job, script) for job in jobs]
     for home, submission in zip(homes, submissions, strict=True):
         plan.folder.cancelled(submission.job).unlink(missing_ok=True)  # of an older job: SLURM may reuse its ids
-        write_submission(home, submission)
+        first = _first_submitted(home) or submission.submitted
+        write_submission(home, submission.model_copy(update={"first_submitted": first}))
     return submissions
+
+
+def _first_submitted(home: JobFolder) -> str | None:
+    """When the run was first submitted, if it was submitted before."""
+    try:
+        last = read_submission(home)
+    except UserError:
+        return None
+    return last.first_submitted or last.submitted
 
 
 def check_no_job(run: RunFolder) -> None:

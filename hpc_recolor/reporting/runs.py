@@ -12,6 +12,7 @@ from hpc_recolor.reporting.numbers import isolated
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.run_folder.metrics_log import read_metrics
+from hpc_recolor.run_folder.time_account import Start, read_starts
 from hpc_recolor.runtime.errors import UserError
 
 COLOR_NAMES = {"rgb": "RGB", "lab": "Lab"}
@@ -28,7 +29,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. name: unique in the report; given: its folder as the user wrote it; number: its place in the report."""
+    """One run. name: unique in the report; given: its folder as the user wrote it; number: its place in the report.
+
+    starts: what they spent their time on, as far as that was recorded.
+    """
 
     number: int
     name: str
@@ -38,6 +42,7 @@ class Run:
     evaluations: dict[str, tuple[StoredEvaluation, ...]]
     checkpoint: Checkpoint
     checkpoint_count: int
+    starts: tuple[Start, ...] = ()
 
     @property
     def color_name(self) -> str:
@@ -98,6 +103,7 @@ def _read_run(number: int, folder: Path, name: str) -> Run:
         evaluations=read_evaluations(run.path),
         checkpoint=_describe(saved[-1]),
         checkpoint_count=len(saved),
+        starts=tuple(read_starts(run)),
     )
 
 

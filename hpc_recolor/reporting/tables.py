@@ -11,6 +11,7 @@ from hpc_recolor.reporting.compare import Group
 from hpc_recolor.reporting.numbers import APOSTROPHE, BLANK, duration, number, size
 from hpc_recolor.reporting.peaks import peak_tflop_per_s
 from hpc_recolor.reporting.runs import COLOR_NAMES, Run
+from hpc_recolor.run_folder.time_account import TimeAccount, account, describe
 
 MODEL_ROWS = {"model": "as generated", "model_own_l": f"photograph{APOSTROPHE}s L*"}
 BASELINE_ROWS = {method.key: method.name.capitalize() for method in METHODS if method.baseline}
@@ -154,6 +155,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Images/s, median": number(_median(steps, "images_per_s"), 1),
         "TFLOP/s of a process": _compute(steps, starts, run.config.train.precision),
         "Time in steps": duration(time_in_steps_s(steps)),
+        "Wall clock": _wall_clock(run),
         "Restarts": str(len(starts) - 1) if starts else BLANK,
         "Processes": " then ".join(_once(str(start.get("world_size", BLANK)) for start in starts)) or BLANK,
         "Hardware": "; ".join(_once(str(start.get("hardware") or start.get("device", "")) for start in starts))
@@ -165,6 +167,14 @@ def _facts(run: Run) -> dict[str, str]:
         "Versions": _versions(last.get("versions")),
         "Warnings": str(len(run.rows("warning"))) if run.metrics else BLANK,
     }
+
+
+def _wall_clock(run: Run) -> str:
+    """Where it went between the first start and the end of the last."""
+    if not run.starts:
+        return BLANK
+    total = sum(account(run.starts, run.starts[0].began, now=None, is_running=False), TimeAccount())
+    return f"{describe(total)} of {duration(total.total)}"
 
 
 def _compute(steps: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]], precision: str) -> str:

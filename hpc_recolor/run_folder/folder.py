@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def time(self) -> Path:
+        """What its starts spent their time on, see time_account.py."""
+        return self.path / "time.json"
+
+    @property
     def losses(self) -> Path:
         """Figure of the losses."""
         return self.path / "losses.png"

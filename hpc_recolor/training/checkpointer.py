@@ -66,6 +66,7 @@ class Checkpointer:
             self._warn(error)
             return
         self.saved_images = saved.images_seen
+        self.context.ledger.commit_checkpoint(saved.images_seen)
         self.context.tracker.log_checkpoint(self.context.images_seen, saved)
 
     def finish_last(self) -> None:
@@ -84,6 +85,7 @@ class Checkpointer:
         self.finish()
         self.context.enter_phase("saving", self.context.step)
         self.started_s = time.monotonic()
+        self.context.ledger.start_checkpoint(self.context.images_seen)
         try:
             self.writer.start(self.context.state, self.context.finished_snapshot)
         except OSError as error:

@@ -1,6 +1,6 @@
 """What the parts of a training run share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpc_recolor.config import Config
 from hpc_recolor.run_folder.folder import RunFolder
@@ -13,6 +13,7 @@ from hpc_recolor.training.schedule import (
     is_due,
     learning_rate,
 )
+from hpc_recolor.training.time_ledger import TimeLedger
 from hpc_recolor.training.tracking.tracker import RunTracker, Tracker
 from hpc_recolor.training.watchdog.watchdog import EnterPhase
 
@@ -28,12 +29,25 @@ class RunContext:
     state: RunState
     tracker: Tracker
     enter_phase: EnterPhase
+    ledger: TimeLedger = field(default_factory=TimeLedger)
 
     @classmethod
     def create(
-        cls, config: Config, world: World, run: RunFolder, photographs: int, enter_phase: EnterPhase
+        cls,
+        config: Config,
+        world: World,
+        run: RunFolder,
+        photographs: int,
+        enter_phase: EnterPhase,
+        ledger: TimeLedger | None = None,
     ) -> "RunContext":
         """A run before its first step, on this number of photographs. All ranks call it together."""
+        ledger = ledger or TimeLedger()
+
+        def enter(phase: str, step: int) -> None:
+            enter_phase(phase, step)
+            ledger.enter_phase(phase)
+
         state, length = RunState.initial(config, world), RunLength.of(config, photographs)
         return cls(
             config=config,
@@ -42,7 +56,8 @@ class RunContext:
             length=length,
             state=state,
             tracker=RunTracker(run, config, world, length) if world.is_main else Tracker(),
-            enter_phase=enter_phase,
+            enter_phase=enter,
+            ledger=ledger,
         )
 
     @property

@@ -32,24 +32,28 @@ from hpc_recolor.training.run_state import restore
 from hpc_recolor.training.schedule import backbone_scale, phase_at
 from hpc_recolor.training.step import StepLosses
 from hpc_recolor.training.step_runner import StepRunner
+from hpc_recolor.training.time_ledger import TimeLedger
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
 
 
-def train(config: Config, request: StopRequest) -> RunFolder:
+def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder:
     """Train the run of a config to its end, from its newest checkpoint if it has one. Returns its folder.
 
     Every rank calls it. Raises UserError, with nothing written, if config, photographs, ranks or checkpoint do not
-    fit; EarlyEndError, with the state saved, if it is asked to stop, or if losses stay not finite.
+    fit; EarlyEndError, with the state saved, if it is asked to stop, or if losses stay not finite. age_s: how long this
+    process has been starting, for the account of its time.
     """
+    ledger = TimeLedger(age_s)
     world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
     _set_up_gpu(config, world)
     try:
-        with Watchdog(world, config.train.hang_s, config.train.silence_s) as watchdog:
+        limits = config.train.hang_s, config.train.silence_s
+        with Watchdog(world, *limits, before_exit=ledger.close) as watchdog:
             config, run = on_main(world, lambda: preflight.check(config, world.size))
             photos = collect_photographs(config, world, watchdog.enter_phase)
-            with locked(run, world):
-                Trainer(config, world, photos, run, request, watchdog.enter_phase).run_loop()
+            with locked(run, world), ledger:
+                Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger).run_loop()
     finally:
         stop()
     return run
@@ -81,10 +85,12 @@ class Trainer:
         run: RunFolder,
         request: StopRequest,
         enter_phase: EnterPhase = lambda phase, step: None,
+        ledger: TimeLedger | None = None,
     ) -> None:
         self.config, self.world, self.photos, self.run = config, world, photos, run
-        self.request, self.enter_phase = request, enter_phase
-        self.context = RunContext.create(config, world, run, len(photos.train), enter_phase)
+        self.request = request
+        self.context = RunContext.create(config, world, run, len(photos.train), enter_phase, ledger)
+        self.enter_phase = self.context.enter_phase
         self.state, self.length, self.tracker = self.context.state, self.context.length, self.context.tracker
         self.device_step = DeviceStep(
             config, world, self.state.engines, self.state.average, self.state.counters.losses_sum
@@ -114,6 +120,8 @@ class Trainer:
             return self._print(f"{self.run.path} is finished; a larger train.epochs continues it")
         self._print_start()
         on_main(self.world, lambda: self.tracker.open(self.images_seen))  # if it fails, all ranks exit
+        if self.world.is_main:
+            self.context.ledger.open(self.run, self.images_seen)
         with full_disk_as_rank_error(self.run), self.tracker:  # which ends with the last figure
             if owes_measurement:
                 self.validation.measure()

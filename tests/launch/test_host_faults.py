@@ -4,20 +4,26 @@ undisturbed run, or with one line that names rank, host and phase, after which `
 `-s` prints what each fault cost. Those without the mark `hosts` belong to the ordinary tests.
 """
 
+import os
+import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
-from tests.launch.conftest import Hosts
-from tests.support.fork_server import ForkServer
+from hpc_recolor.launch.overview import inspect
+from hpc_recolor.run_folder.time_account import TimeAccount, describe
+from tests.launch.conftest import Hosts, script
+from tests.support.fork_server import SLOW_DISK_S, ForkServer
 from tests.support.live import Live, local_ranks, recolor, result, slurm, until
 from tests.support.submitted_ranks import ranks
+from tests.support.tolerances import ACCOUNT
 
-LONG = {"train.epochs": 100}  # not over before the fault has shown
-BLAME = r"error: ranks? \d.* on host node\d .*; committed checkpoints are kept, and the same command continues"
-GIVES_NODE_UP_S = 20  # a little more than SlurmdTimeout in slurm.conf.in
+LONG: dict[str, Any] = {"train.epochs": 100}  # not over before the fault has shown
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +58,6 @@ class Cost:
         print(f"\n| {self.name} | {what} | {took_s:.0f} s | {len(starts)} | {lost} |")
 
 
-def train(live: Live, photos: Path, *arguments: object, **values: object) -> None:
-    """Submit a run on two hosts, and wait until it trains."""
-    live.submit(photos, *arguments, **LONG | values)
-    live.until_training()
-
-
 def until_over(live: Live) -> str:
     """Wait until the run has finished, through requeues, or its job has ended. Returns how."""
 
@@ -73,13 +73,20 @@ def until_over(live: Live) -> str:
 def finish(live: Live, cost: Cost, hosts: Hosts) -> None:
     """Wait for the end of a disturbed run; if one line blames a rank, heal the hosts and restart it."""
     if until_over(live) == "finished":
-        return cost.tell("went on" if live.starts == 1 else "was queued again")
-    (blame, *_) = [line for rank in range(2) for line in live.log(rank).splitlines() if line.startswith("error: rank")]
+        again = sum(event.kind == "start" for event in live.history) > 1
+        return cost.tell("was queued again" if again else "went on")
+    blame = blames(live)[0]
     hosts.heal()
     done = recolor(live.folder, "jobs", "restart", "runs/train")
     assert done.returncode == 0, done.stderr
     assert until_over(live) == "finished", live.log()
     cost.tell(f"`{blame.split(';')[0]}`; restarted")
+
+
+def blames(live: Live) -> list[str]:
+    """The lines of all ranks that name one."""
+    lines = [line for rank in range(4) for line in live.log(rank).splitlines()]
+    return [line for line in lines if re.match(r"error: (the launcher's store .*)?ranks? \d.* on host node\d ", line)]
 
 
 def cut_for(seconds: float) -> Callable[[Hosts, str], None]:
@@ -128,8 +135,157 @@ def test_a_run_outlives(
     forked_python: Path,
 ) -> None:
     live = Live(tmp_path, python=forked_python)
-    train(live, photos)
+    live.submit(photos, **LONG)
+    live.until_training()
     cost = Cost(live, f"{fault}, rank {rank}")
     FAULTS[fault](hosts, live.history[0].nodes[rank])
     finish(live, cost, hosts)
     assert result(live.run) == undisturbed
+
+
+def kill_at_the_start(live: Live, hosts: Hosts) -> None:
+    until(lambda: live.history and ranks(hosts.folder), "a rank", poll_s=0.01)
+    hosts.fault(live.history[0].nodes[1], "kill")
+
+
+def kill_in_a_save(live: Live, hosts: Hosts) -> None:
+    live.until_training()
+    until(lambda: list(live.run.path.glob("checkpoints/.writing-*")), "a save", poll_s=0.01)
+    hosts.fault(live.history[0].nodes[1], "kill")
+
+
+def kill_in_a_requeue(live: Live, hosts: Hosts) -> None:
+    live.until_training()
+    slurm("scontrol", "requeue", live.job)
+    hosts.fault(live.history[0].nodes[0], "kill")
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize("kill", [kill_at_the_start, kill_in_a_save, kill_in_a_requeue])
+def test_a_run_outlives_a_host_that_falls_dead_at_the_worst_moment(
+    kill: Callable[[Live, Hosts], None],
+    hosts: Hosts,
+    tmp_path: Path,
+    photos: Path,
+    undisturbed: dict[str, bytes],
+    forked_python: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if kill is kill_in_a_save:
+        monkeypatch.setenv(SLOW_DISK_S, "0.3")
+    live = Live(tmp_path, python=forked_python)
+    live.submit(photos, **LONG)
+    kill(live, hosts)
+    finish(live, Cost(live, kill.__name__.replace("_", " ")), hosts)
+    assert result(live.run) == undisturbed
+
+
+@pytest.mark.hosts
+def test_a_run_outlives_its_controller_being_lost_for_half_a_minute(
+    hosts: Hosts, tmp_path: Path, photos: Path, undisturbed: dict[str, bytes], forked_python: Path
+) -> None:
+    live = Live(tmp_path, python=forked_python)
+    live.submit(photos, **LONG)
+    live.until_training()
+    cost = Cost(live, "the controller lost for 30 s")
+    os.kill(int((hosts.folder / "slurmctld.pid").read_text()), signal.SIGKILL)
+    time.sleep(30)
+    script("up")
+    finish(live, cost, hosts)
+    assert result(live.run) == undisturbed
+
+
+@pytest.mark.hosts
+def test_a_host_whose_clock_is_an_hour_ahead_trains_as_any_other(
+    hosts: Hosts, tmp_path: Path, photos: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """On new interpreters, which libfaketime is loaded into."""
+    hosts.fault("node2", "clock", 3600)
+    live = Live(tmp_path)
+    live.submit(photos, **LONG)
+    cost = Cost(live, "the clock of a host an hour ahead")
+    finish(live, cost, hosts)
+    assert result(live.run) == undisturbed
+
+
+@pytest.mark.hosts
+def test_halves_that_lose_each_other_end_with_a_line_and_train_on_once_they_are_healed(
+    hosts: Hosts, tmp_path: Path, photos: Path, fork_server: ForkServer, forked_python: Path
+) -> None:
+    live = Live(tmp_path, python=forked_python)
+    live.submit(photos, nodes=4, **LONG)
+    live.until_training()
+    cost = Cost(live, "a split into two halves")
+    hosts.fault("node1,node2", "split")
+    finish(live, cost, hosts)
+    (tmp_path / "local").mkdir()
+    assert result(live.run) == result(local_ranks(fork_server, 4, tmp_path / "local", photos, **LONG))
+
+
+class OutsideClock:
+    """What can be seen of a run from outside, read again and again: how long rank 0 ran [s], and did not.
+
+    lost_s: from the commit of the newest checkpoint to a kill.
+    """
+
+    def __init__(self, cluster: Path, live: Live) -> None:
+        self.cluster, self.live = cluster, live
+        self.seconds = {True: 0.0, False: 0.0}
+        self.lost_s = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before_s = time.monotonic()
+        while not self._over.wait(0.1):
+            runs, now_s = 0 in ranks(self.cluster), time.monotonic()
+            self.seconds[runs] += now_s - before_s
+            before_s = now_s
+
+    def kill(self, rank: int) -> None:
+        """Kill a rank, and wait for the end of the job."""
+        os.kill(ranks(self.cluster)[rank], signal.SIGKILL)
+        saved = max(path.stat().st_mtime for path in self.live.run.checkpoints.glob("images-*"))
+        until(lambda: 0 not in ranks(self.cluster), "rank 0 has ended", poll_s=0.02)
+        self.lost_s += time.time() - saved
+        self.live.until_ended()
+
+
+@pytest.mark.hosts
+def test_the_account_of_a_run_through_five_preemptions_and_two_kills_is_that_of_an_outside_clock(
+    hosts: Hosts, tmp_path: Path, photos: Path, forked_python: Path
+) -> None:
+    live = Live(tmp_path, python=forked_python)
+    with OutsideClock(hosts.folder, live) as outside:
+        live.submit(photos, **LONG | {"train.epochs": 600, "checkpoint.background": "false"})
+        for start in range(1, 8):
+            live.until_training(start)
+            if start in (3, 6):
+                outside.kill(rank=1)
+                assert recolor(tmp_path, "jobs", "restart", "runs/train").returncode == 0
+            else:
+                slurm(
+                    "sbatch", "--exclusive", "--partition=urgent", "--nodes=4", "--output=/dev/null", "--wrap", "true"
+                )
+                live.until_waiting()
+        live.until_training(8)
+        assert recolor(tmp_path, "jobs", "cancel", "runs/train").returncode == 0
+        live.until_ended()
+    (row,), _ = inspect([live.run])
+    found = sum(row.time, TimeAccount())
+    truth_s = sum(outside.seconds.values())
+    print(
+        f"\n{describe(found)} of {found.total:.1f} s; outside {truth_s:.1f} s, waiting {outside.seconds[False]:.1f} s, "
+        f"lost {outside.lost_s:.1f} s; inside {found.waiting:.1f} s, {found.lost:.1f} s"
+    )
+    assert found.total == pytest.approx(truth_s, abs=ACCOUNT * truth_s)
+    assert found.waiting == pytest.approx(outside.seconds[False], abs=ACCOUNT * truth_s)
+    assert found.lost == pytest.approx(outside.lost_s, abs=ACCOUNT * truth_s)

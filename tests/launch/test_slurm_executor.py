@@ -264,6 +264,29 @@ def test_a_job_folder_that_is_not_this_users_alone_is_not_run(prepare: Callable[
     assert not (tmp_path / "srun_ran").exists()
 
 
+LOST = """\
+#!/bin/bash
+(exec -a 'slurmstepd: [7.0]' sleep 4) >/dev/null 2>&1 &
+read -rt 60 <> <(:)  # waits without a child, which a kill would leave behind
+"""
+
+
+def test_ranks_whose_end_cannot_be_reported_are_not_waited_for_for_good(tmp_path: Path) -> None:
+    """As if this node's ranks had ended, and then the network that the others' end would come through was lost."""
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    (tmp_path / "srun").write_text(LOST)
+    (tmp_path / "srun").chmod(0o700)
+    script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions()).text()
+    script = script.replace(f"sleep {slurm_executor.LOST_RANKS_S} ", "sleep 1 ")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(
+        ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=45
+    )
+    assert done.returncode == 137
+    assert "error: ranks of other nodes have not reported their end" in done.stderr
+
+
 if __name__ == "__main__":
     for name, script in made_scripts().items():
         (SCRIPTS / f"{name}.sh").write_text(script)

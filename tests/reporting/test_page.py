@@ -14,6 +14,8 @@ from hpc_recolor.reporting.compare import config_rows, group
 from hpc_recolor.reporting.page import ReportOptions, build, read_notes, script_json, write_report
 from hpc_recolor.reporting.runs import read_runs
 from hpc_recolor.reporting.thumbnails import Thumbnails
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.time_account import Mark, Start, write_starts
 from hpc_recolor.runtime.output import escaped
 from tests.conftest import paint_photo
 from tests.reporting.conftest import HOSTILE, LAB, LAB_L1, RGB, MadeRun
@@ -223,6 +225,19 @@ def test_names_from_right_to_left_do_not_reorder_what_is_around_them(tmp_path: P
     assert [one["name"] for one in shown["runs"]] == [isolated, "plain"]
     row = shown["grids"]["together-0"]["rows"][0]
     assert row["name"] == f"\N{FIRST STRONG ISOLATE}{name} 0.jpg\N{POP DIRECTIONAL ISOLATE}"
+
+
+def test_the_wall_clock_of_all_starts_is_accounted_for(tmp_path: Path) -> None:
+    folder = MadeRun(tmp_path / "run", {}, images=2, kept=0).write()
+    spent = {"starting": 60.0, "training": 400.0, "saving": 0.0, "measuring": 0.0}
+    mark = Mark(images=80, seconds=spent | {"training": 300.0})
+    starts = [
+        Start(began=1000.0, images=0, activity="training", seconds=spent, marks=(mark,)),
+        Start(began=1500.0, images=80, activity="saving", seconds=spent, marks=(Mark(images=160, seconds=spent),)),
+    ]
+    write_starts(RunFolder(folder), starts)
+    facts = tables.training(read_runs([folder]))[0].facts
+    assert facts["Wall clock"] == "73 % training, 13 % starting, 10 % lost, 4 % waiting of 16 min"
 
 
 def test_words_on_the_page_are_filled_in(report: Path) -> None:

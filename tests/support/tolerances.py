@@ -176,3 +176,9 @@ ONE_NETWORK_TWICE = 1
 
 # A preview against the full size made smaller: JPEG, and the network sees what was resized twice [mean levels of 255].
 PREVIEW = 2.0
+
+# How many times slower a rank is, from a minute of samples of where it is found, one a second [ratio].
+STRAGGLER = 0.5
+
+# Where the wall clock of a run went, beside an outside clock [share of all of it].
+ACCOUNT = 0.02

@@ -78,8 +78,8 @@ class Run:
             time.sleep(0.05)
 
     def counts(self) -> list[int]:
-        """Heartbeats that this rank has received from each rank."""
-        return [peer.heartbeat.count if peer.heartbeat else 0 for peer in self.watchdog._peers]
+        """Heartbeats that this rank has received from each rank that it reads."""
+        return [peer.heartbeat.count if peer.heartbeat else 0 for peer in self.watchdog._peers.values()]
 
     def run_steps(self, request: StopRequest, endless: bool) -> None:
         step = 0

@@ -41,7 +41,7 @@ def process_letter(heartbeat: Heartbeat, machine: str) -> str | None:
 
 def describe_silence(peer: PeerStatus, letter: str | None = None) -> str:
     """The line about a rank without heartbeats; letter: see process_letter."""
-    reason = SILENCE_REASONS.get(letter or "", "killed, stopped, or its machine is gone")
+    reason = SILENCE_REASONS.get(letter or "", "killed, stopped, or its machine or network is gone")
     heartbeat, after = peer.heartbeat, f"no heartbeat for {max(1.0, peer.silent_s):.0f} s"
     if not heartbeat:
         return f"rank {peer.rank} sent {after} while starting ({reason})"

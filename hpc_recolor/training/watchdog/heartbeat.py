@@ -66,13 +66,14 @@ class Heartbeat:
 class PeerStatus:
     """What this rank knows about another, or about itself.
 
-    heartbeat: the newest, None before the first. silent_s: time since it came [s]. not_running_s: time since its state
-    is another than RUNNING [s]. Both advance only while this rank itself runs, so that a job that was suspended as a
-    whole blames nobody when it resumes.
+    key: of its heartbeat in the store. heartbeat: the newest, None before the first. silent_s: time since it came [s].
+    not_running_s: time since its state is another than RUNNING [s]. Both advance only while this rank itself runs, so
+    that a job that was suspended as a whole blames nobody when it resumes.
     """
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
+        self.key = f"rank {rank}"  # in the store
         self.heartbeat: Heartbeat | None = None
         self.silent_s = 0.0
         self.not_running_s = 0.0

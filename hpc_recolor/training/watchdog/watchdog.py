@@ -1,9 +1,10 @@
 """A rank that dies, hangs or raises ends all ranks, with one line that names it.
 
-Each rank has a thread that sends the others a heartbeat once a second, through a connection of its own to the store of
-the process group, and reads theirs. The first that finds a culprit writes the verdict and prints it; all that read it
-exit at once, since their main threads may wait in a collective for good. A rank that SIGSTOP holds cannot exit: that is
-left to the launcher (torchrun sends SIGKILL 30 s after the first rank has ended).
+Each rank has a thread that sends a heartbeat once a second, through a connection of its own to the store of the process
+group. Two observers read those of all ranks, the others those of the observers and of ranks on their own machine, so
+that traffic grows with the number of ranks and not with its square. The first that finds a culprit writes the verdict
+and prints it; all that read it exit at once, since their main threads may wait in a collective for good. A rank that
+SIGSTOP holds cannot exit: that is left to the launcher (torchrun sends SIGKILL 30 s after the first rank has ended).
 """
 
 import itertools
@@ -23,6 +24,7 @@ from hpc_recolor.runtime.process import machine_id
 from hpc_recolor.training.watchdog.culprit import PROMPT_S, describe_silence, find_culprit, process_letter
 from hpc_recolor.training.watchdog.exit_status import ExitStatus, exit_status_of
 from hpc_recolor.training.watchdog.heartbeat import Heartbeat, PeerStatus, RankState, locate_thread
+from hpc_recolor.training.watchdog.stragglers import Stragglers
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -35,6 +37,8 @@ HEARTBEAT_S = 1.0
 LONGEST_ROUND_S = 2 * HEARTBEAT_S
 # Rank 0, which may host the store, waits this long until the others have read the verdict.
 READ_S = 5.0
+# Rank 0, and rank 1 in case it is rank 0 that dies. The others judge only if both of them are silent.
+OBSERVERS = 2
 _entered = itertools.count()
 
 
@@ -44,11 +48,20 @@ class Watchdog:
     hang_s: the run ends when no rank has changed its phase or step for this long. silence_s: a rank without heartbeats
     for this long is taken for dead. UserError, EarlyEndError, KeyboardInterrupt and SystemExit pass through it (on a
     RankError the other ranks exit silently, as this one reports it); any other error ends the process with FAILED.
-    All ranks enter and leave it together.
+    All ranks enter and leave it together. clock: returns the time [s]. before_exit: called before a verdict ends the
+    process, in another thread than the main one.
     """
 
-    def __init__(self, world: World, hang_s: float, silence_s: float) -> None:
-        self.world, self.hang_s, self.silence_s = world, hang_s, silence_s
+    def __init__(
+        self,
+        world: World,
+        hang_s: float,
+        silence_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        before_exit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._before_exit = before_exit
+        self.world, self.hang_s, self.silence_s, self._clock = world, hang_s, silence_s, clock
         self._main_thread = threading.get_ident()
         self._host = socket.gethostname()
         self._machine = machine_id()
@@ -56,10 +69,11 @@ class Watchdog:
         self._still_s, self._still_in = 0.0, 0
         self._count = 0
         self._exit_status: ExitStatus | None = None
-        self._peers = [PeerStatus(rank) for rank in range(world.size)]
+        self._stragglers = Stragglers(world.size if world.is_main else 0)
+        self._peers = {rank: PeerStatus(rank) for rank in ranks_read_by(world)}
         self._wake, self._over = threading.Event(), threading.Event()
         self._ending = threading.Lock()
-        self._last_s = time.monotonic()
+        self._last_s = clock()
 
     def enter_phase(self, phase: str, step: int) -> None:
         """See EnterPhase."""
@@ -67,13 +81,25 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         if self.world.size > 1:
-            self._store = _own_store()
-            self._keys = [f"rank {rank}" for rank in range(self.world.size)]
-            for key in (*self._keys, "verdict"):
-                self._store.compare_set(key, "", "")  # creates it, unless it is there, since reading waits for keys
+            self.connect(_own_store())
             for work in (self._watch, self._watch_store):
                 threading.Thread(target=work, name=f"watchdog {work.__name__}", daemon=True).start()
         return self
+
+    def connect(self, store: "Store") -> None:
+        """Use this store from here on."""
+        self._store = store
+        for key in (*self._keys, "verdict"):
+            self._store.compare_set(key, "", "")  # creates it, unless it is there, since reading waits for keys
+
+    @property
+    def _keys(self) -> list[str]:
+        return [peer.key for peer in self._peers.values()]
+
+    @property
+    def _others(self) -> list[PeerStatus]:
+        """On rank 0: all ranks but this one."""
+        return list(self._peers.values())[1:]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -96,19 +122,34 @@ class Watchdog:
         """Send a heartbeat and check the others. True once this rank may leave."""
         # Read before the exchange, so that the others receive the state.
         left = self._exit_status is not None and self._exit_status.state is RankState.LEFT
-        verdict = self._exchange() or self._reach_verdict()
+        verdict = self.check()
         if verdict:
             return self._obey(verdict)
+        if self.world.is_main:
+            for line in self.find_stragglers():
+                os.write(2, f"WARNING: {line}\n".encode(errors="replace"))  # sys.stderr may be locked
         # The store may live in rank 0, and others would miss it.
-        return left and (self.world.rank != 0 or all(peer.has_left for peer in self._peers[1:]))
+        return left and (self.world.rank != 0 or all(peer.has_left for peer in self._others))
+
+    def check(self) -> str:
+        """Send a heartbeat, and look at those of others. Returns the verdict on the run, empty while there is none."""
+        return self._exchange() or self._reach_verdict()
+
+    def find_stragglers(self) -> list[str]:
+        """On rank 0, after `check`: a line for each rank that is newly found to be slow."""
+        heartbeats = [peer.heartbeat for peer in self._peers.values() if peer.heartbeat]
+        if len(heartbeats) < self.world.size:
+            return []
+        self._stragglers.update(heartbeats)
+        return self._stragglers.find(heartbeats)
 
     def _exchange(self) -> str:
         """Send and receive heartbeats. Returns the verdict, empty if there is none."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         elapsed_s, self._last_s = min(now_s - self._last_s, LONGEST_ROUND_S), now_s
-        self._store.set(self._keys[self.world.rank], self._make_heartbeat(elapsed_s).to_json())
+        self._store.set(self._peers[self.world.rank].key, self._make_heartbeat(elapsed_s).to_json())
         *heartbeats, verdict = self._store.multi_get([*self._keys, "verdict"])
-        for peer, heartbeat in zip(self._peers, heartbeats, strict=True):
+        for peer, heartbeat in zip(self._peers.values(), heartbeats, strict=True):
             peer.update(heartbeat, elapsed_s)
         return verdict.decode()
 
@@ -136,13 +177,19 @@ class Watchdog:
 
     def _reach_verdict(self) -> str:
         """Write a verdict if a rank is at fault. Returns the one that holds, empty if there is none."""
-        line = self._own_failure() or find_culprit(
-            self._peers, silence_s=self.silence_s, hang_s=self.hang_s, machine=self._machine
-        )
+        line = self._own_failure() or self._find_culprit()
         if not line:
             return ""
         verdict = json.dumps({"by": self.world.rank, "line": line})
         return self._store.compare_set("verdict", "", verdict).decode()
+
+    def _find_culprit(self) -> str | None:
+        if self.world.rank < OBSERVERS:
+            peers = list(self._peers.values())
+            return find_culprit(peers, silence_s=self.silence_s, hang_s=self.hang_s, machine=self._machine)
+        if all(self._peers[rank].silent_s >= self.silence_s + PROMPT_S for rank in range(OBSERVERS)):
+            return self._describe_silent_rank_0()
+        return None
 
     def _own_failure(self) -> str | None:
         status = self._exit_status
@@ -158,18 +205,18 @@ class Watchdog:
         reports_itself = mine and self._exit_status is not None and self._exit_status.reports_itself
         if mine and not reports_itself:
             self._print(found["line"])
-        self._store.set(self._keys[self.world.rank], self._make_heartbeat(0.0, exiting=True).to_json())
+        self._store.set(self._peers[self.world.rank].key, self._make_heartbeat(0.0, exiting=True).to_json())
         if self.world.rank == 0:
             self._wait_for_readers()
         return reports_itself or self._exit()
 
     def _wait_for_readers(self) -> None:
-        until_s = time.monotonic() + READ_S
-        absent = {peer.rank for peer in self._peers if peer.silent_s >= min(PROMPT_S, self.silence_s)}
+        until_s, keys = time.monotonic() + READ_S, self._keys
+        absent = {peer.rank for peer in self._others if peer.silent_s >= min(PROMPT_S, self.silence_s)}
         while time.monotonic() < until_s:
-            for peer, heartbeat in zip(self._peers, self._store.multi_get(self._keys), strict=True):
+            for peer, heartbeat in zip(self._peers.values(), self._store.multi_get(keys), strict=True):
                 peer.update(heartbeat, 0.0)
-            if all(peer.has_left or peer.rank in absent for peer in self._peers[1:]):
+            if all(peer.has_left or peer.rank in absent for peer in self._others):
                 return
             time.sleep(HEARTBEAT_S / 10)
 
@@ -215,8 +262,9 @@ class Watchdog:
         """Whether this rank is the lowest one on its machine, from `first_rank` on, that still sends heartbeats."""
         here = (
             peer.rank
-            for peer in self._peers[first_rank:]
-            if peer.heartbeat
+            for peer in self._peers.values()
+            if peer.rank >= first_rank
+            and peer.heartbeat
             and peer.heartbeat.machine == self._machine
             and not peer.has_left
             and peer.silent_s < PROMPT_S
@@ -229,10 +277,19 @@ class Watchdog:
         os.write(2, text.encode(errors="replace"))  # sys.stderr may be locked by the main thread
 
     def _exit(self) -> NoReturn:
-        flush = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
+        last_acts = (self._before_exit, sys.stdout.flush, sys.stderr.flush)
+        flush = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
         flush.start()
         flush.join(HEARTBEAT_S)
         os._exit(FAILED)
+
+
+def ranks_read_by(world: World) -> list[int]:
+    """The ranks whose heartbeats a rank reads: all, if it is an observer."""
+    if world.rank < OBSERVERS:
+        return list(range(world.size))
+    here = range(max(world.rank - world.local_rank, OBSERVERS), world.rank + 1)
+    return [*range(OBSERVERS), *here]
 
 
 def _own_store() -> "Store":

@@ -18,6 +18,16 @@ job_folder=/runs/cars/job
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 trap : TERM
+leave_lost_ranks() {
+  has_ranks() { pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }
+  until has_ranks; do sleep 2 >/dev/null 2>&1; done
+  while has_ranks; do sleep 2 >/dev/null 2>&1; done
+  sleep 60 >/dev/null 2>&1
+  echo "error: ranks of other nodes have not reported their end for 60 s: their network is lost" >&2
+  pkill -KILL -P $$ -x srun
+}
+leave_lost_ranks &
+leaving=$!
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -26,6 +36,7 @@ srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kil
 
 # teardown
 code=$?
+kill $leaving 2>/dev/null
 max_requeues=2147483647
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}

@@ -1,0 +1,107 @@
+"""What a start spends its time on is written to the run folder while it runs, and accounts for all of it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.time_account import Mark, Start, TimeAccount, account, read_starts
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.training.time_ledger import WRITE_EVERY_S, TimeLedger, process_age_s
+from tests.support.training_runs import make, run_config, train
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock, tmp_path: Path) -> TimeLedger:
+    made = TimeLedger(age_s=7.0, clock=clock)
+    made.open(RunFolder(tmp_path), images_seen=12)
+    return made
+
+
+def spend(ledger: TimeLedger, clock: Clock, *phases: tuple[str, float]) -> None:
+    for phase, seconds in phases:
+        ledger.enter_phase(phase)
+        clock.now_s += seconds
+
+
+def written(folder: Path) -> Start:
+    return read_starts(RunFolder(folder))[-1]
+
+
+def test_phases_are_counted_as_what_they_are_for(ledger: TimeLedger, clock: Clock, tmp_path: Path) -> None:
+    with ledger:
+        spend(ledger, clock, ("restoring", 1), ("measuring", 2), ("loading photographs", 4))
+        spend(ledger, clock, ("training", 10), ("agreeing", 1), ("saving", 3), ("loading photographs", 5))
+        spend(ledger, clock, ("measuring", 6), ("training", 7))
+    assert written(tmp_path).seconds == {"starting": 12, "training": 23, "saving": 3, "measuring": 8}
+
+
+def test_a_checkpoint_counts_once_it_is_committed_with_what_it_took(
+    ledger: TimeLedger, clock: Clock, tmp_path: Path
+) -> None:
+    spend(ledger, clock, ("training", 10), ("saving", 1))
+    ledger.start_checkpoint(20)
+    assert written(tmp_path).marks == ()
+    spend(ledger, clock, ("training", 5), ("saving", 2))
+    ledger.commit_checkpoint(20)
+    seconds = {"starting": 7.0, "training": 10.0, "saving": 3.0, "measuring": 0.0}
+    assert written(tmp_path).marks == (Mark(images=20, seconds=seconds),)
+
+
+def test_it_is_written_every_few_seconds_and_no_more_often(ledger: TimeLedger, clock: Clock, tmp_path: Path) -> None:
+    spend(ledger, clock, ("training", WRITE_EVERY_S / 2), ("agreeing", WRITE_EVERY_S))
+    assert written(tmp_path).seconds["training"] == 0
+    ledger.enter_phase("training")
+    assert written(tmp_path).seconds["training"] == 1.5 * WRITE_EVERY_S
+
+
+def test_a_record_that_cannot_be_written_is_left_out(clock: Clock, tmp_path: Path) -> None:
+    with TimeLedger(clock=clock) as ledger:
+        ledger.open(RunFolder(tmp_path / "not there"), 0)
+        spend(ledger, clock, ("training", 100), ("saving", 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_knows_its_age() -> None:
+    before_s = process_age_s()
+    time.sleep(0.05)
+    assert 0.04 < process_age_s() - before_s < 60
+    assert before_s < 24 * 3600
+
+
+def test_a_run_that_is_stopped_and_killed_accounts_for_all_of_its_time(
+    photos: Path, tmp_path: Path, world: World
+) -> None:
+    submitted = time.time()
+    config = run_config(photos, tmp_path, train={"epochs": 4})
+    run = train(config, world, stop_at_step=3).run  # which saves
+    killed = make(config, world, stop_at_step=8)
+    setattr(killed, "_stop_here", fail)  # noqa: B010
+    with pytest.raises(ZeroDivisionError), killed.context.ledger:
+        killed.run_loop()
+    train(config, world)
+    starts = read_starts(run)
+    accounts = account(starts, submitted, time.time(), is_running=False)
+    assert [start.images for start in starts] == [0, 16, 16]
+    assert [one.lost > 0 for one in accounts[:3]] == [False, True, False]
+    assert [one.training > 0 for one in accounts[:3]] == [True, False, True]
+    total = sum(accounts, TimeAccount()).total
+    assert total == pytest.approx(time.time() - submitted, abs=1.0)
+
+
+def fail() -> None:
+    raise ZeroDivisionError
