@@ -98,7 +98,9 @@ class Validation:
         condition, _ = make_pair(self.shown, color)
         colorized = to_images(condition, self.generator(condition), color)
         columns = {"gray": gray_copy(condition, color), "colorized": colorized, "original": self.shown}
-        grid = sample_grid({caption: images.cpu().numpy() for caption, images in columns.items()})
+        arrays = {caption: images.cpu().numpy() for caption, images in columns.items()}
+        self.context.tracker.log_photographs(self.context.images_seen, arrays)
+        grid = sample_grid(arrays)
         samples.mkdir(exist_ok=True)
         grid.save(samples / f"images-{self.context.images_seen:012d}.png")
         return grid
