@@ -7,8 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
-from hpc_recolor.runtime.distributed import world_size
+from hpc_recolor.runtime.distributed import is_main_process, world_size
 from hpc_recolor.runtime.output import lossy_output
+from hpc_recolor.runtime.progress import show_phase
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training import preflight
 
@@ -39,8 +40,9 @@ def train(
     with StopRequest(until_exit=True) as request, lossy_output():
         if world_size() == 1:  # several ranks check it together, once connected
             preflight.check(resolved, 1)
-        from hpc_recolor.training import trainer  # after parsing and checks: imports torch
-        from hpc_recolor.training.time_ledger import process_age_s
+        with show_phase("importing PyTorch", shown=is_main_process()):
+            from hpc_recolor.training import trainer  # after parsing and checks
+            from hpc_recolor.training.time_ledger import process_age_s
 
         trainer.train(resolved, request, process_age_s())
 

@@ -15,7 +15,6 @@ from hpc_recolor.config import policies
 from hpc_recolor.launch.profile import Container, Profile
 from recolor_kernels import __all__ as kernel_names
 from tests.conftest import ROOT
-from tests.reporting.conftest import browser  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.slow
 

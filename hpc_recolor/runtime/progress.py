@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -61,6 +61,14 @@ def stderr_console() -> Console:
 def can_redraw(console: Console) -> bool:
     """Whether a bar can be drawn there again and again: on a terminal, and in a notebook that has ipywidgets."""
     return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
+@contextmanager
+def show_phase(doing: str, shown: bool = True) -> Iterator[None]:
+    """While entered, names on a terminal what takes seconds and has no count. Logs get nothing."""
+    console = stderr_console()
+    with console.status(doing) if shown and can_redraw(console) else nullcontext():
+        yield
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from hpc_recolor.run_folder.full_disk import full_disk_as_rank_error
 from hpc_recolor.runtime.distributed import World, allow_tf32, average_, is_main_process, on_main, start, stop
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
+from hpc_recolor.runtime.progress import show_phase
 from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
 from hpc_recolor.training import preflight
 from hpc_recolor.training.agreement import LAG, Agreement, Flags, Verdict, Verdicts, agree_on_any
@@ -53,7 +54,9 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
             config, run = on_main(world, lambda: preflight.check(config, world.size))
             photos = collect_photographs(config, world, watchdog.enter_phase)
             with locked(run, world), ledger:
-                Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger).run_loop()
+                with show_phase("preparing networks", shown=world.is_main):
+                    trainer = Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger)
+                trainer.run_loop()
     finally:
         stop()
     return run
@@ -138,6 +141,7 @@ class Trainer:
             if agreed.asks_to_act or self._is_due():
                 agreed = agreed.and_then(self._obey(lag=0))
             self._log_if_due()
+            self.tracker.advance(self.images_seen)
             self.validation.run_if_due(by_time=agreed.validate)
             if agreed.stop or self.validation.interrupted:
                 self._stop_here()

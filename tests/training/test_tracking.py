@@ -1,15 +1,20 @@
 """What a run records while it trains, and that a resumed run records it in one piece."""
 
+import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hpc_recolor.config_file import to_yaml
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.schedule import RunLength
+from hpc_recolor.training.tracking.boards import TensorBoard, hyperparameters
 from hpc_recolor.training.tracking.tracker import RunTracker
 from tests.conftest import TINY, Command, error_line
 from tests.support.training_runs import run_config, train
@@ -17,6 +22,7 @@ from tests.support.training_runs import run_config, train
 pytestmark = pytest.mark.slow
 
 LOSSES = ("discriminator", "generator", "l1", "adversarial")
+HPARAMS_EXPERIMENT, HPARAMS_START = "_hparams_/experiment", "_hparams_/session_start_info"
 SPEEDS = ("images_per_s", "rank_tflop_per_s")
 
 
@@ -42,10 +48,17 @@ def test_rows_hold_losses_rates_and_gradient_norms(photos: Path, tmp_path: Path,
         assert all(row[name] > 0 for name in ("l1", "adversarial", "discriminator", "ciede2000"))
 
 
-def test_every_start_is_noted_with_machine_and_code(photos: Path, tmp_path: Path, world: World) -> None:
+def test_every_start_is_noted_with_machine_and_code(
+    photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Path, Path]] = []
+    monkeypatch.setattr("hpc_recolor.training.tracking.tracker.plot_losses", lambda *files: drawn.append(files))
     config = run_config(photos, tmp_path)
-    train(config, world, stop_at_step=4)
+    stopped = train(config, world, stop_at_step=4).run
+    assert "Stopped after image 20 of 36" in (stopped.path / "README.md").read_text()
+    assert drawn == [(stopped.metrics, stopped.losses)], "at a stop too, though nothing was measured yet"
     run = train(config, world).run
+    assert "Finished after image 36 of 36" in (run.path / "README.md").read_text()
     starts = rows(run, "start")
     assert [row["images_seen"] for row in starts] == [0, 20]
     for row in starts:
@@ -64,7 +77,41 @@ def test_tensorboard_shows_numbers_and_samples_once_though_the_run_was_stopped(
     scalars = {"lr", *SPEEDS, "generator_gradient", "discriminator_gradient", *LOSSES}
     for tag in (f"train/{name}" for name in scalars):
         assert [event.step for event in events.Scalars(tag)] == [12, 24, 36], tag
-    assert [event.step for event in events.Images("samples")] == [12, 24, 36]
+    for tag in ("samples", "photographs/0", "photographs/2"):
+        assert [event.step for event in events.Images(tag)] == [12, 24, 36], tag
+    picture = Image.open(BytesIO(events.Images("photographs/0")[0].encoded_image_string))
+    assert picture.size == (3 * 32, 32)
+
+
+def test_tensorboard_knows_the_config_and_its_hyperparameters(photos: Path, tmp_path: Path, world: World) -> None:
+    config = run_config(photos, tmp_path, tracking={"tensorboard": True})
+    board = TensorBoard(RunFolder(tmp_path / "run"), config, 0)
+    board.close()
+    events = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    (text,) = events.Tensors("config/text_summary")
+    assert to_yaml(config) in text.tensor_proto.string_val[0].decode()
+    assert {HPARAMS_EXPERIMENT, HPARAMS_START} <= set(events.PluginTagToContent("hparams"))
+    known = hyperparameters(config)
+    assert known["model.width"] == 4 and "run.folder" not in known
+    assert all(isinstance(value, bool | int | float | str) for value in known.values())
+
+
+def test_every_step_moves_the_progress_and_from_the_second_on_it_says_what_is_left(
+    photos: Path, tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpc_recolor.training.tracking.tracker.SECONDS_BETWEEN_LINES", 0.0)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    tracker = RunTracker(run, run_config(photos, tmp_path), world, RunLength(total=400, per_epoch=12, per_step=4))
+    tracker.open(0)
+    with tracker:
+        assert tracker.progress.tasks[0].description == "first step"
+        for images_seen in (4, 8, 12):
+            tracker.advance(images_seen)
+            assert tracker.progress.tasks[0].completed == images_seen
+    first, *others = capsys.readouterr().err.splitlines()
+    assert " left" not in first
+    assert len(others) == 2 and all(re.search(r"images/s +\d+ s left$", line) for line in others)
 
 
 def test_weights_and_biases_shows_one_run_though_it_was_stopped(

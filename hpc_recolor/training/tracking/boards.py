@@ -8,10 +8,14 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from hpc_recolor.config import Config
+from hpc_recolor.config import Config, policies
+from hpc_recolor.config_file import leaves, to_yaml
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+
+# Scalars beside the hyperparameters in TensorBoard's table.
+HEADLINES = ("held_out/ciede2000", "held_out/colorfulness", "train/l1", "train/images_per_s")
 
 
 class Board(Protocol):
@@ -33,17 +37,28 @@ def open_boards(run: RunFolder, config: Config, images_seen: int) -> list[Board]
     if config.tracking.wandb:
         boards.append(Wandb(run, config, config.tracking.wandb))
     if config.tracking.tensorboard:
-        boards.append(TensorBoard(run, images_seen))
+        boards.append(TensorBoard(run, config, images_seen))
     return boards
 
 
-class TensorBoard:
-    """Event files in the run folder's logs/. Points after `images_seen` are purged: a resumed run logs them again."""
+def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """What is learned from, by `section.key`, as TensorBoard's table of hyperparameters takes it."""
+    kept = {key: value for key, value in leaves(config.model_dump(mode="json")) if policies()[key].recipe}
+    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in kept.items()}
 
-    def __init__(self, run: RunFolder, images_seen: int) -> None:
+
+class TensorBoard:
+    """Event files in the run folder's logs/. Points after `images_seen` are purged: a resumed run logs them again.
+
+    Begins with the config, as text, and as hyperparameters beside HEADLINES.
+    """
+
+    def __init__(self, run: RunFolder, config: Config, images_seen: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer: Any = SummaryWriter(str(run.logs), purge_step=images_seen + 1)
+        self.writer.add_text("config", f"```yaml\n{to_yaml(config)}```", images_seen)
+        _add_hyperparameters(self.writer, config)
 
     def log_scalars(self, values: Mapping[str, float], images_seen: int) -> None:
         """Add a point to each named curve."""
@@ -57,6 +72,15 @@ class TensorBoard:
     def close(self) -> None:
         """Flush and close the event file."""
         self.writer.close()
+
+
+def _add_hyperparameters(writer: Any, config: Config) -> None:
+    """As SummaryWriter.add_hparams does, but in the run's own event file, and without points for the metrics."""
+    from torch.utils.tensorboard import summary
+
+    to_summaries: Any = summary.hparams
+    for one in to_summaries(hyperparameters(config), dict.fromkeys(HEADLINES)):
+        writer.file_writer.add_summary(one)
 
 
 class Wandb:

@@ -21,8 +21,10 @@ from hpc_recolor.evaluation.figures import plot_losses, sample_grid
 from hpc_recolor.evaluation.validation_scores import Scores
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.metrics_log import append_metrics, rewind_metrics
+from hpc_recolor.run_folder.run_readme import write_readme
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import EarlyEndError
 from hpc_recolor.runtime.process import processor_name
 from hpc_recolor.runtime.progress import SECONDS_BETWEEN_LINES, can_redraw, stderr_console
 from hpc_recolor.training.background_writer import SavedCheckpoint
@@ -52,6 +54,9 @@ class Tracker:
     def log_step(self, images_seen: int, losses: dict[str, float], lr: float, gradient_norms: dict[str, float]) -> None:
         """Log the mean losses since the last call, by name, and the last step's gradient norms."""
 
+    def advance(self, images_seen: int) -> None:
+        """Show how far the run is, after every step."""
+
     def log_scores(self, images_seen: int, scores: Scores, samples: Samples) -> None:
         """Log the scores on held-out photographs, with an image of some of them as colored."""
 
@@ -74,8 +79,10 @@ class RunTracker(Tracker):
         self.problems: set[str] = set()  # already reported
         self.boards: list[Board] = []
         self.thread = ThreadPoolExecutor(1, "figures")  # drawing takes longer than many steps of a GPU
-        self.figures: Future[tuple[int, Image.Image]] | None = None
+        self.figures: Future[tuple[int, Samples, Image.Image]] | None = None
         self.line_s = 0.0
+        self.losses = ""  # as last logged, for the line of progress
+        self.began: tuple[float, int] | None = None  # end of the first step, and images seen by then
         self.console = stderr_console()
         self.progress = Progress(
             BarColumn(),
@@ -87,15 +94,15 @@ class RunTracker(Tracker):
 
     def open(self, images_seen: int) -> None:
         """Rewind metrics.jsonl, open the boards and log the start."""
-        self.first_seen = images_seen
-        self.started_s = time.monotonic()
+        self.images_seen = images_seen
         self.restart_clock(images_seen)
         self.rank_tflop_per_image = flop_per_image(self.config) / self.world.size / 1e12
         self.rows = rewind_metrics(self.run.metrics, images_seen)
         self.problems = set(self._find_problems())
         self.boards = open_boards(self.run, self.config, images_seen)
         self._append("start", images_seen, describe_start(self.world))
-        self.task = self.progress.add_task("starting", total=self.length.total, completed=images_seen)
+        self.task = self.progress.add_task("first step", total=self.length.total, completed=images_seen)
+        self._write_readme(f"training from image {images_seen:,} of {self.length.total:,}")
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -108,6 +115,12 @@ class RunTracker(Tracker):
         with suppress(OSError) if error else nullcontext():
             self._finish_figures()
         self.thread.shutdown()
+        if isinstance(error, EarlyEndError):
+            with suppress(OSError):
+                plot_losses(self.run.metrics, self.run.losses)
+        ended = "stopped by an error" if error else "finished"
+        state = "stopped" if isinstance(error, EarlyEndError) else ended
+        self._write_readme(f"{state} after image {self.images_seen:,} of {self.length.total:,}")
         for board in self.boards:
             board.close()
 
@@ -121,7 +134,23 @@ class RunTracker(Tracker):
         speeds = {"images_per_s": rate, "rank_tflop_per_s": rate * self.rank_tflop_per_image}
         self._append("train", images_seen, losses | {"lr": lr} | speeds | gradient_norms)
         self._warn(images_seen)
-        self._show(images_seen, losses, rate)
+        self.losses = f"D {losses['discriminator']:.3f}  G {losses['generator']:.2f} (L1 {losses['l1']:.4f})"
+
+    def advance(self, images_seen: int) -> None:
+        """Show how far the run is, after every step; from the second one on with the time that is left."""
+        now_s = time.monotonic()
+        self.images_seen = images_seen
+        began_s, began_at = self.began = self.began or (now_s, images_seen)  # the first step is slower than the others
+        rate = (images_seen - began_at) / (now_s - began_s) if images_seen > began_at else 0.0
+        epoch, epochs = images_seen / self.length.per_epoch, self.config.train.epochs
+        speed = f"{rate:.1f} images/s" if rate else "second step"
+        text = f"epoch {min(epoch, epochs):.1f}/{epochs}  {speed}  {self.losses}".rstrip()
+        self.progress.update(self.task, completed=images_seen, description=text)
+        is_last = images_seen >= self.length.total
+        if not can_redraw(self.console) and (now_s - self.line_s > SECONDS_BETWEEN_LINES or is_last):
+            self.line_s = now_s
+            left = f"  {(self.length.total - images_seen) / rate:.0f} s left" if rate else ""
+            self.print_line(text + left)
 
     def log_scores(self, images_seen: int, scores: Scores, samples: Samples) -> None:
         """Log the scores on held-out photographs; then draw some of them as colored, and the losses, in a thread."""
@@ -156,21 +185,25 @@ class RunTracker(Tracker):
         """Measure images/s from here on, without the checkpoint or measurement before."""
         self.last_seen, self.last_s = images_seen, time.monotonic()
 
-    def _draw(self, images_seen: int, samples: Samples) -> tuple[int, Image.Image]:
+    def _draw(self, images_seen: int, samples: Samples) -> tuple[int, Samples, Image.Image]:
         grid = sample_grid(samples)
         self.run.samples.mkdir(exist_ok=True)
         grid.save(self.run.samples / f"images-{images_seen:012d}.png")
         plot_losses(self.run.metrics, self.run.losses)
-        return images_seen, grid
+        return images_seen, samples, grid
 
     def _finish_figures(self) -> None:
         """Wait for the figures that are being drawn, if any, and show them. Raises OSError if the disk is full."""
         if self.figures is None:
             return
         figures, self.figures = self.figures, None
-        images_seen, grid = figures.result()
+        images_seen, samples, grid = figures.result()
+        rows = zip(*samples.values(), strict=True)
+        photographs = [Image.fromarray(np.concatenate(row, axis=1)) for row in rows]
         for board in self.boards:
             board.log_image("samples", grid, images_seen)
+            for number, photograph in enumerate(photographs):
+                board.log_image(f"photographs/{number}", photograph, images_seen)
 
     def _append(self, kind: str, images_seen: int, values: dict[str, Any]) -> None:
         row = {"kind": kind, "images_seen": images_seen, "epoch": images_seen / self.length.per_epoch} | values
@@ -192,18 +225,8 @@ class RunTracker(Tracker):
     def _find_problems(self) -> dict[str, str]:
         return find_collapse(self.rows, self.config.loss.adversarial, self.config.train.epochs)
 
-    def _show(self, images_seen: int, losses: dict[str, float], rate: float) -> None:
-        epochs, total = self.config.train.epochs, self.length.total
-        text = (
-            f"epoch {min(images_seen / self.length.per_epoch, epochs):.1f}/{epochs}  {rate:.1f} images/s  "
-            f"D {losses['discriminator']:.3f}  G {losses['generator']:.2f} (L1 {losses['l1']:.4f})"
-        )
-        self.progress.update(self.task, completed=images_seen, description=text)
-        now_s = time.monotonic()
-        if not can_redraw(self.console) and (now_s - self.line_s > SECONDS_BETWEEN_LINES or images_seen >= total):
-            self.line_s = now_s
-            left_s = (total - images_seen) * (now_s - self.started_s) / (images_seen - self.first_seen)
-            self.print_line(f"{text}  {max(0.0, left_s):.0f} s left")
+    def _write_readme(self, state: str) -> None:
+        write_readme(self.run, self.config, self.length.per_epoch, state)
 
 
 def describe_start(world: World) -> dict[str, Any]:
