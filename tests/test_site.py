@@ -45,7 +45,7 @@ def test_no_page_names_a_file_of_another_machine_to_fetch(site: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["index.html", "api.html", "configuration.html", "tutorial.html"])
-def test_a_browser_asks_for_files_of_the_site_alone(browser: Browser, site: Path, page: str) -> None:  # noqa: F811
+def test_a_browser_asks_for_files_of_the_site_alone(browser: Browser, site: Path, page: str) -> None:
     asked: list[str] = []
     window = browser.new_context(viewport={"width": 390, "height": 800}).new_page()
     window.on("request", lambda request: asked.append(request.url))
