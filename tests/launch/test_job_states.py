@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor.launch.job_folder import Submission
-from hpc_recolor.launch.job_states import array_tasks, is_known, job_of, job_states
+from hpc_recolor.launch.job_states import JobState, _script, array_tasks, is_known, job_of, job_states
 from hpc_recolor.runtime.errors import UserError
 from tests.support.live import slurm, until
 
@@ -63,6 +63,20 @@ def test_a_job_with_an_old_id_or_of_a_copied_folder_is_another_one(cluster: Path
         slurm("scancel", job)
     script.parent.rename(tmp_path / "moved")
     assert job_of(submission(job, script.name, tmp_path / "moved"), found) == found[job]
+
+
+def test_only_a_folder_that_the_job_was_submitted_from_or_moved_to_has_it(tmp_path: Path) -> None:
+    original, copy, moved = (tmp_path / name for name in ("original", "copy", "moved"))
+    original.mkdir()
+    (original / ".submission_file_0a.sh").touch()
+    shutil.copytree(original, copy)
+    job = JobState(job="7", state="RUNNING", script=_script(f"sbatch {original}/.submission_file_0a.sh"))
+    found = {"7": job}
+    assert job_of(submission("7", ".submission_file_0a.sh", original), found) == job
+    assert job_of(submission("7", ".submission_file_0a.sh", copy), found) is None
+    assert job_of(submission("7", ".submission_file_0b.sh", original), found) is None
+    original.rename(moved)
+    assert job_of(submission("7", ".submission_file_0a.sh", moved), found) == job
 
 
 def is_in_state(job: str, state: str) -> bool:
