@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hpc_recolor.run_folder.files import to_json
 from hpc_recolor.run_folder.folder import RunFolder
 
-# What ranks do. Until the first step all but measuring is starting.
+# What ranks do. Until the first step all but measuring is starting, and so is what comes after the last save.
 ACTIVITIES = ("starting", "training", "saving", "measuring")
 IN_VAIN = ("training", "saving", "measuring")  # if no checkpoint holds what came of it
 
@@ -51,9 +51,10 @@ class _Starts(_FrozenModel):
 
 @dataclass(frozen=True)
 class TimeAccount:
-    """Where wall-clock time went [s]. waiting: no rank ran: in the queue, or ended and not yet submitted again.
+    """Where wall-clock time went [s]. starting: and ending processes.
 
-    lost: training, saving and measuring that were done again, as a kill came before the next checkpoint.
+    waiting: no rank ran: in the queue, or ended and not yet submitted again. lost: training, saving and measuring that
+    were done again, as a kill came before the next checkpoint.
     """
 
     training: float = 0.0

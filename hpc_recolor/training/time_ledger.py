@@ -1,5 +1,6 @@
 """Records what a run spends its time on, for `time_account.account`."""
 
+import atexit
 import os
 import time
 from collections.abc import Callable
@@ -54,6 +55,12 @@ class TimeLedger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._activity = "starting"  # which includes ending, as far as it can be written
+        atexit.register(self._close_at_exit)
+
+    def _close_at_exit(self) -> None:
+        if self._run and [start.began for start in read_starts(self._run)[-1:]] == [self._began]:
+            self.close()  # unless the run has been started again since
 
     def close(self) -> None:
         """Write what has been spent by now."""

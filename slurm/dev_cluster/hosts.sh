@@ -92,8 +92,8 @@ start_slurmd() {  # NODE
 
 stop_hosts() {  # and leave nothing of them
   local node controller deadline=$((SECONDS + 20))
+  pkill -KILL -f "/host $folder node"  # also one that an interrupted `up` left without a pid file
   for node in $(node_names); do
-    pid=$(pid_of "host-$node") && kill -9 "$pid"
     ip link delete "$(link_of "$node")" 2>/dev/null
   done
   ip link delete "$bridge" 2>/dev/null

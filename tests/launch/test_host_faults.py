@@ -223,15 +223,15 @@ def test_halves_that_lose_each_other_end_with_a_line_and_train_on_once_they_are_
 
 
 class OutsideClock:
-    """What can be seen of a run from outside, read again and again: how long rank 0 ran [s], and did not.
+    """What can be seen of a run from outside, read again and again: how long rank 0 ran [s], and did not before that.
 
-    lost_s: from the commit of the newest checkpoint to a kill.
+    lost_s: from the commit of the newest checkpoint, or from the first step of a start, to the end after a kill.
     """
 
     def __init__(self, cluster: Path, live: Live) -> None:
         self.cluster, self.live = cluster, live
         self.seconds = {True: 0.0, False: 0.0}
-        self.lost_s = 0.0
+        self.lost_s, self.trains_since, self._starts = 0.0, 0.0, 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -244,18 +244,23 @@ class OutsideClock:
         self._thread.join()
 
     def _watch(self) -> None:
-        before_s = time.monotonic()
+        before_s, waited_s = time.monotonic(), 0.0
         while not self._over.wait(0.1):
             runs, now_s = 0 in ranks(self.cluster), time.monotonic()
-            self.seconds[runs] += now_s - before_s
+            waited_s += now_s - before_s if not runs else 0.0
+            if runs:  # what comes after the last start is no wait
+                self.seconds[True] += now_s - before_s
+                self.seconds[False], waited_s = self.seconds[False] + waited_s, 0.0
             before_s = now_s
+            if self.live.starts > self._starts:
+                self._starts, self.trains_since = self.live.starts, time.time()
 
     def kill(self, rank: int) -> None:
         """Kill a rank, and wait for the end of the job."""
         os.kill(ranks(self.cluster)[rank], signal.SIGKILL)
         saved = max(path.stat().st_mtime for path in self.live.run.checkpoints.glob("images-*"))
         until(lambda: 0 not in ranks(self.cluster), "rank 0 has ended", poll_s=0.02)
-        self.lost_s += time.time() - saved
+        self.lost_s += time.time() - max(saved, self.trains_since)
         self.live.until_ended()
 
 

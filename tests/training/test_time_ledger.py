@@ -76,6 +76,19 @@ def test_a_record_that_cannot_be_written_is_left_out(clock: Clock, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ending_counts_as_starting_unless_another_start_has_begun(
+    ledger: TimeLedger, clock: Clock, tmp_path: Path
+) -> None:
+    with ledger:
+        spend(ledger, clock, ("training", 3), ("saving", 1))
+    clock.now_s += 2
+    ledger._close_at_exit()
+    assert written(tmp_path).seconds == {"starting": 9, "training": 3, "saving": 1, "measuring": 0}
+    TimeLedger(clock=clock).open(RunFolder(tmp_path), images_seen=20)
+    ledger._close_at_exit()
+    assert [start.images for start in read_starts(RunFolder(tmp_path))] == [12, 20]
+
+
 def test_a_process_knows_its_age() -> None:
     before_s = process_age_s()
     time.sleep(0.05)
