@@ -29,8 +29,8 @@ def colorize(
     vividness: Annotated[
         float | None,
         Parameter(
-            help="How colorful the colors are [0 to 10; 0: gray, 1: as the network predicts them, 2: about as photographs "
-            "are]; by default the one chosen on validation photographs.",
+            help="How colorful the colors are [0 to 10; 0: gray, 1: as the network predicts them, 2: about as "
+            "photographs are]; by default the one chosen on validation photographs.",
             validator=cli.VIVIDNESS,
         ),
     ] = None,

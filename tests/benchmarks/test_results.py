@@ -99,16 +99,6 @@ class StepStagesResult(Measured):
     times_ms: Times
 
 
-class StepPairResult(Measured):
-    """As StepResult, of one stage on one rank: what `benchmarks.step` wrote before that."""
-
-    ours_ms: PositiveFloat
-    plain_ms: PositiveFloat
-    ratio: PositiveFloat
-    rounds: PositiveInt
-    times_ms: Times
-
-
 class Structure(Schema):
     """Counts of the code at one commit (`benchmarks.structure`)."""
 
@@ -145,7 +135,7 @@ SCHEMAS: dict[str, Any] = {
     "compile": CompileResult,
     "data": DataResult,
     "kernels": KernelReport,
-    "step": StepResult | StepStagesResult | StepPairResult,
+    "step": StepResult | StepStagesResult,
     "structure": StructureResult,
 }
 

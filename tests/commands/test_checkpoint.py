@@ -167,7 +167,8 @@ def test_an_export_keeps_the_vividness_that_was_chosen(run: RunFolder, tmp_path:
 def test_a_card_of_format_1_holds_a_factor_on_chroma(tmp_path: Path) -> None:
     with safe_open(COLORIZER, framework="pt") as opened:
         card = json.loads(opened.metadata()["card"]) | {"format": 1, "vividness": 3.0}
-        weights = {name: opened.get_tensor(name) for name in opened.keys()}
+        names: list[str] = opened.keys()
+        weights = {name: opened.get_tensor(name) for name in names}
     save_file(weights, tmp_path / "old.safetensors", {"card": json.dumps(card)})
     assert Colorizer.load(tmp_path / "old.safetensors").vividness == pytest.approx(2)
 
