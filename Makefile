@@ -74,5 +74,5 @@ $(READY): setup.py constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,heic,demo,notebook,wandb,fid,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,heic,demo,notebook,onnx,wandb,fid,dev]'
 	touch $@
