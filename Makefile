@@ -86,5 +86,5 @@ $(READY): setup.py constraints.txt
 	  { echo 'error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,app,heic,demo,notebook,wandb,fid,docs,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[cuda13,backbone,recognition,app,heic,demo,notebook,onnx,wandb,fid,docs,dev]'
 	touch $@

@@ -89,6 +89,7 @@ setup(
         "heic": ["pillow-heif>=1.0"],  # its wheels hold codecs under the LGPL and the GPL, see README.md
         "demo": ["scikit-image>=0.26", "scikit-learn>=1.7"],
         "notebook": ["ipywidgets>=8.1"],  # bars of progress
+        "onnx": ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"],  # `checkpoint export --format onnx`
         "wandb": ["wandb>=0.23"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "fid": ["torch-fidelity>=0.3,<0.4"],  # 0.4.0 installs a top-level package `tests` over others'

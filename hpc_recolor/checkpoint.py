@@ -5,16 +5,23 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from hpc_recolor import cli
 from hpc_recolor.config import Config
 from hpc_recolor.evaluation.results import chosen_vividness
+from hpc_recolor.models.weights_package import COLORIZER, license_of
 from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.checkpoints import MANIFEST, MIB, Manifest
-from hpc_recolor.run_folder.export import check_target, export_generator
+from hpc_recolor.run_folder.export import (
+    TrainedGenerator,
+    check_target,
+    export_generator,
+    of_checkpoint,
+    read_generator,
+)
 from hpc_recolor.run_folder.folder import GENERATOR_WEIGHTS, RunFolder, open_run
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
@@ -22,6 +29,8 @@ from hpc_recolor.runtime.terminal_tables import Heading, Row, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from hpc_recolor.evaluation.portable_files import PortableFormat
 
 app = cli.command("checkpoint")
 
@@ -67,11 +76,30 @@ def verify(run: Run, /) -> int:
 
 @app.command
 def export(
-    run: Run,
+    source: Annotated[
+        Path,
+        Parameter(
+            name="RUN",
+            help="Run folder; for the other formats also a file that this command wrote, and by default the colorizer "
+            "that comes with this package.",
+            show_default=False,
+        ),
+    ] = COLORIZER,
     /,
     *,
+    format: Annotated[
+        Literal["safetensors", "onnx", "torch"],
+        Parameter(
+            help="safetensors: weights for this package. Whole colorizers for other programs, pixels in and out: onnx "
+            "(extra onnx), or torch: a program of torch.export."
+        ),
+    ] = "safetensors",
     out: Annotated[
-        Path | None, Parameter(help=f"File to write, *.safetensors; by default RUN/{GENERATOR_WEIGHTS}.")
+        Path | None,
+        Parameter(
+            help=f"File to write, *.safetensors, *.onnx or *.pt2; by default RUN/{GENERATOR_WEIGHTS} and the like, or "
+            "in the working directory if RUN is a file."
+        ),
     ] = None,
     checkpoint: Annotated[str | None, Parameter(help="Its name; by default the newest intact one.")] = None,
     half: Annotated[
@@ -86,22 +114,65 @@ def export(
     ] = False,
     force: Annotated[bool, Parameter(negative=(), help="Replace existing files.")] = False,
 ) -> None:
-    """Write the generator as safetensors, with a JSON card that says what it is and how to load it.
+    """Write the generator as one file, with a card that says what it is and how to load it.
 
-    The card is in the header, so that `colorize --run FILE` needs this file alone, and beside it, ending in .json.
+    As safetensors, the card is in the header, so that `colorize --run FILE` needs this file alone, and beside it,
+    ending in .json. As onnx or torch, it is in the file's metadata; what is written is compared with what `colorize`
+    does. docs/export.md shows how to use them.
     The weights are their moving average if the run kept one; BatchNorm statistics are averaged over the ranks. If
     `evaluate --vividness` measured the run, the card names the vividness that `colorize` then uses by default.
     """
-    folder, config = open_run(run)
-    target = out or run / GENERATOR_WEIGHTS
+    if format != "safetensors":
+        _refuse(format, {"half": half, "calibrate": calibrate})
+        return _export_whole(source, format, out, checkpoint, force)
+    if source.is_file():
+        raise UserError(f"RUN={source}", "is a safetensors file already", "copy it, or use --format onnx or torch")
+    folder, config = open_run(source)
+    target = out or source / GENERATOR_WEIGHTS
     check_target(target, replace=force)
     path = checkpoints.intact_by_name(folder, checkpoint) if checkpoint is not None else _newest(folder)
-    vividness = chosen_vividness(run)
+    vividness = chosen_vividness(source)
     statistics = _statistics(config) if calibrate else None
     written = export_generator(config, path, target, half=half, vividness=vividness, calibrate=statistics)
     print(f"{written.weights}: generator after {written.images_seen} images, {written.size_bytes / MIB:.1f} MiB")
     print(f"vividness {vividness:g}")
     print(written.card)
+
+
+def _export_whole(source: Path, kind: "PortableFormat", out: Path | None, checkpoint: str | None, force: bool) -> None:
+    from hpc_recolor.evaluation import portable_files  # imports torch
+    from hpc_recolor.evaluation.colorizer import Colorizer
+    from hpc_recolor.models.backbone_unet import BackboneUNet
+
+    portable_files.check_packages(kind)
+    suffix = portable_files.SUFFIXES[kind]
+    beside = Path(source.name) if source.is_file() else source / GENERATOR_WEIGHTS
+    target = out or beside.with_suffix(suffix)
+    check_target(target, force, suffix)
+    trained = _named(source, checkpoint)
+    vividness = chosen_vividness(source) if trained.vividness is None else trained.vividness
+    colorizer = Colorizer.of(trained, vividness)
+    has_backbone = isinstance(colorizer.generator, BackboneUNet)
+    license_text = license_of(source, trained.config.model if has_backbone else None)
+    notes = portable_files.notes_of(trained.card | {"vividness": vividness}, license_text)
+    difference = portable_files.write_portable(colorizer, notes, target, kind)
+    print(f"{target}: colorizer after {trained.images_seen} images, {target.stat().st_size / MIB:.1f} MiB")
+    print(f"vividness {vividness:g}")
+    print(f"its colors differ from those of `colorize` by {difference:.2f} CIEDE2000 in the mean")
+
+
+def _named(source: Path, checkpoint: str | None) -> TrainedGenerator:
+    """The generator of a file, or of a run's checkpoint, by default its newest intact one."""
+    if checkpoint is None:
+        return read_generator(source)
+    folder, config = open_run(source)
+    return of_checkpoint(config, checkpoints.intact_by_name(folder, checkpoint))
+
+
+def _refuse(kind: str, flags: dict[str, bool]) -> None:
+    for name, is_given in flags.items():
+        if is_given:
+            raise UserError(f"--{name}", f"is not for --format {kind}", "use --format safetensors, or leave it out")
 
 
 def _statistics(config: Config) -> "Callable[[dict[str, Tensor]], dict[str, Tensor]]":

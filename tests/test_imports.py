@@ -47,6 +47,7 @@ DOORS = {
     "wandb": "hpc_recolor/training/tracking/boards.py",
     "timm": "hpc_recolor/models/backbone.py",
     "pillow_heif": "hpc_recolor/data/photo.py",
+    "onnxruntime": "hpc_recolor/evaluation/portable_files.py",
     "jinja2": "hpc_recolor/reporting/page.py",
     "fastapi": "hpc_recolor/serving/",
     "starlette": "hpc_recolor/serving/",

@@ -132,6 +132,8 @@ run = train_run(load_config("quickstart", fields | {"data.photos": photos, "run.
 (evaluation,) = evaluate_run(run)
 print("measured", evaluation.run, sorted(evaluation.rows))
 print("colored", Colorizer.load(run)(photos + "/photo01.jpg").size)
+second = train_run("quickstart", fields | {"data.photos": photos, "run.name": "second", "model.generator": "resnet"})
+print("colored again", Colorizer.load(second)(photos + "/photo01.jpg").size)
 """
 
 
@@ -144,12 +146,13 @@ def run_script(text: str, folder: Path, photos: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_measured_and_used_in_one_program(photos: Path, tmp_path: Path) -> None:
+def test_runs_are_trained_measured_and_used_in_one_program(photos: Path, tmp_path: Path) -> None:
     printed = run_script(IN_ONE_PROCESS, tmp_path, photos)
     assert "training runs/mine on 1 x cpu" in printed
     assert "\nloader: DALI, which is installed\n" in printed
     assert "measured mine ['gray', 'mean_color', 'model']" in printed
     assert "colored (48, 40)" in printed
+    assert "training runs/second on 1 x cpu" in printed and "colored again (48, 40)" in printed
     assert (tmp_path / "runs" / "mine" / "evaluations").is_dir()
 
 

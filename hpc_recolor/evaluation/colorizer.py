@@ -28,7 +28,7 @@ from hpc_recolor.models.color_space import make_pair, predicted_ab
 from hpc_recolor.models.guided_upsampling import GuidedUpsampling
 from hpc_recolor.models.vividness import make_vivid
 from hpc_recolor.models.weights_package import COLORIZER
-from hpc_recolor.run_folder.export import read_generator
+from hpc_recolor.run_folder.export import TrainedGenerator, read_generator
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.progress import show_progress
@@ -65,6 +65,11 @@ class Colorizer:
         trained = read_generator(run)
         if vividness is None:
             vividness = chosen_vividness(run) if trained.vividness is None else trained.vividness
+        return cls.of(trained, vividness)
+
+    @classmethod
+    def of(cls, trained: TrainedGenerator, vividness: float) -> "Colorizer":
+        """A generator that was read from a file. Raises UserError if its weights do not fit its config."""
         generator = build_generator(trained.config.model, trained.config.data.size)
         load_weights(generator, trained.weights, trained.path)
         return cls(generator, trained.config, vividness)

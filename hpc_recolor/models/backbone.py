@@ -81,6 +81,39 @@ def feature_network(model: ModelConfig, pretrained: bool) -> Any:
         raise UserError("model.backbone_weights=hub", problem, "download a file and name it") from None
 
 
+def pad_statically(network: nn.Module) -> None:
+    """Give timm's convolutions with TensorFlow's SAME padding, which depends on the sides of their input, that of sides
+    which their stride divides: those of a `Backbone` are. In place; torch.export cannot follow the general rule."""
+    from timm.layers.conv2d_same import Conv2dSame
+
+    for name, module in network.named_children():
+        if isinstance(module, Conv2dSame):
+            setattr(network, name, nn.Sequential(nn.ZeroPad2d(_same_padding(module)), _unpadded(module)))
+        else:
+            pad_statically(module)
+
+
+def _same_padding(convolution: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Left, right, top and bottom: the odd pixel goes right and below, as in TensorFlow."""
+    reach = [step * (side - 1) + 1 for step, side in zip(convolution.dilation, convolution.kernel_size, strict=True)]
+    height, width = (max(0, one - stride) for one, stride in zip(reach, convolution.stride, strict=True))
+    return width // 2, width - width // 2, height // 2, height - height // 2
+
+
+def _unpadded(convolution: Any) -> nn.Conv2d:
+    result = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,
+        convolution.stride,
+        dilation=convolution.dilation,
+        groups=convolution.groups,
+        bias=convolution.bias is not None,
+    )
+    result.load_state_dict(convolution.state_dict())
+    return result
+
+
 def build_classifier(name: str, file: Path) -> nn.Module:
     """timm's classifier of 1,000 ImageNet classes with the weights of a package's file, in eval mode: RGB (N,3,H,W),
     of side `pretrained_cfg["input_size"]` and normalized by its mean and std, to logits (N,1000).

@@ -43,15 +43,19 @@ class BackboneUNet(nn.Module):
             self.up[str(stride)] = _Up(channels[2 * stride], skipped, channels[stride], model)
         self.head = nn.Sequential(nn.Conv2d(channels[self.chroma_stride], outputs, 3, padding=1), nn.Tanh())
 
-    def forward(self, condition: Tensor) -> Tensor:
-        """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1]."""
-        if self.training or not self.mirrored:
-            return self._predict(condition)
-        return (self._predict(condition) + self._predict(condition.flip(3)).flip(3)) / 2
+    def forward(self, condition: Tensor, seen: tuple[int, int] | None = None) -> Tensor:
+        """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1].
 
-    def _predict(self, condition: Tensor) -> Tensor:
+        seen: sides that the backbone sees it at, multiples of `multiple`; by default backbone_scale times its own.
+        """
+        if self.training or not self.mirrored:
+            return self._predict(condition, seen)
+        return (self._predict(condition, seen) + self._predict(condition.flip(3), seen).flip(3)) / 2
+
+    def _predict(self, condition: Tensor, seen: tuple[int, int] | None) -> Tensor:
         size = condition.shape[-2:]
-        condition = self._enlarged(condition)
+        if self.backbone_scale != 1:
+            condition = F.interpolate(condition, size=seen or self._nearest(size), mode="bilinear")
         features = dict(zip(self.backbone.channels, self.backbone(condition), strict=True))
         output = self.innermost(features[STRIDES[-1]])
         for name, up in self.up.items():
@@ -61,14 +65,14 @@ class BackboneUNet(nn.Module):
                 skips.append(F.avg_pool2d(condition, stride))
             output = up(output, skips)
         small: Tensor = self.head(output)
-        return small if small.shape[-2:] == size else F.interpolate(small, size=size, mode="bilinear")
+        if self.backbone_scale == 1 and self.chroma_stride == 1:
+            return small
+        return F.interpolate(small, size=size, mode="bilinear")
 
-    def _enlarged(self, condition: Tensor) -> Tensor:
-        """The condition at the sides that the backbone sees it at: the nearest multiples of `multiple`."""
-        if self.backbone_scale == 1:
-            return condition
-        sides = [max(1, round(side * self.backbone_scale / self.multiple)) for side in condition.shape[-2:]]
-        return F.interpolate(condition, size=[self.multiple * side for side in sides], mode="bilinear")
+    def _nearest(self, size: torch.Size) -> tuple[int, int]:
+        """The multiples of `multiple` that are nearest to backbone_scale times the sides."""
+        height, width = (max(1, round(side * self.backbone_scale / self.multiple)) for side in size)
+        return self.multiple * height, self.multiple * width
 
 
 class _Up(nn.Module):

@@ -23,6 +23,12 @@ class GuidedUpsampling:
         slope = (_box(l_N1hw * ab_N2hw) - mean_l * mean_ab) / (variance + FLAT)
         self._slope_and_offset = _box(torch.cat((slope, mean_ab - slope * mean_l), dim=1))
 
+    def whole(self, l_N1HW: Tensor) -> Tensor:
+        """ab (N,2,H,W) of whole photographs, given their L (N,1,H,W): all of `rows`."""
+        enlarged = F.interpolate(self._slope_and_offset, size=l_N1HW.shape[-2:], mode="bilinear")
+        slope, offset = enlarged.chunk(2, dim=1)
+        return slope * l_N1HW + offset
+
     def rows(self, l_N1HW: Tensor, top: int, height: int) -> Tensor:
         """ab (N,2,H,W) of rows top .. top + H of a photograph that is `height` rows high, given their L (N,1,H,W)."""
         n, _, rows, width = l_N1HW.shape

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.models.shapes import PALENESS_POWER
-from recolor_kernels import lab_to_rgb
+from recolor_kernels.constants import (
+    A_FACTOR,
+    AB_SCALE,
+    B_FACTOR,
+    L_SCALE,
+    LAB_F_KNEE,
+    LAB_OFFSET,
+    LAB_SLOPE,
+    LIGHTNESS_FACTOR,
+    LIGHTNESS_OFFSET,
+    RGB_FROM_XYZ,
+    WHITE_D65,
+)
 
 # Share of the mean chroma of an image that stays as it is: what has more becomes more vivid, what has less paler.
 PIVOT = 0.42
@@ -19,6 +31,8 @@ KNEE = 0.95
 
 # The most chroma of an sRGB color is 133.8, blue's [Lab units]; ab are divided by 110.
 MOST_CHROMA = 134 / 110
+# Linear RGB of X, Y and Z, each over that of white.
+RGB_FROM_WHITE = [[factor * white for factor, white in zip(row, WHITE_D65, strict=True)] for row in RGB_FROM_XYZ]
 BISECTIONS = 12  # of the limit, to 134 / 2^12 = 0.03 Lab units
 TINY = 1e-6
 
@@ -40,11 +54,16 @@ def make_vivid(l_N1HW: Tensor, ab_N2HW: Tensor, vividness: float) -> Tensor:
     """
     if vividness <= 1:  # never leaves the gamut
         return math.pow(vividness, PALENESS_POWER) * ab_N2HW
+    return sharpen(l_N1HW, ab_N2HW, math.log2(vividness))
+
+
+def sharpen(l_N1HW: Tensor, ab_N2HW: Tensor, power: float | Tensor) -> Tensor:
+    """ab (N,2,H,W) as `make_vivid` makes it at a vividness of 2^power; power: 0 or more."""
     chroma = torch.linalg.vector_norm(ab_N2HW, dim=1, keepdim=True)
     direction = ab_N2HW / chroma.clamp_min(TINY)
     limit = _gamut_limit(l_N1HW, direction)
     pivot = PIVOT * chroma.mean((1, 2, 3), keepdim=True).clamp_min(LEAST_CHROMA)
-    wanted = chroma * ((chroma / pivot) ** CONTRAST).clamp_max(MOST_TIMES) ** math.log2(vividness)
+    wanted = chroma * ((chroma / pivot) ** CONTRAST).clamp_max(MOST_TIMES) ** power
     knee = torch.maximum(chroma, KNEE * limit)
     room, excess = (limit - knee).clamp_min(0), (wanted - knee).clamp_min(0)
     compressed = room * -torch.expm1(-excess / room.clamp_min(TINY))
@@ -53,12 +72,21 @@ def make_vivid(l_N1HW: Tensor, ab_N2HW: Tensor, vividness: float) -> Tensor:
 
 
 def _gamut_limit(l_N1HW: Tensor, direction_N2HW: Tensor) -> Tensor:
-    """The most chroma that sRGB has at this L and hue, (N,1,H,W), in units of 110; by bisection."""
+    """The most chroma that sRGB has at this L and hue, (N,1,H,W), in units of 110; by bisection.
+
+    f of X, Y and Z is linear in chroma, and a color is in the gamut if its linear RGB is.
+    """
+    fy = ((l_N1HW + 1) * L_SCALE + LIGHTNESS_OFFSET) / LIGHTNESS_FACTOR
+    a, b = (direction_N2HW * AB_SCALE).chunk(2, dim=1)
+    slope = torch.cat((a / A_FACTOR, torch.zeros_like(a), -b / B_FACTOR), dim=1)
+    matrix = torch.tensor(RGB_FROM_WHITE, dtype=l_N1HW.dtype, device=l_N1HW.device).view(1, 3, 3, 1, 1)
     inside = torch.zeros_like(l_N1HW)
     outside = torch.full_like(l_N1HW, MOST_CHROMA)
     for _ in range(BISECTIONS):
         middle = (inside + outside) / 2
-        # Values outside of the gamut are clamped to 1 or -1.
-        fits = lab_to_rgb(l_N1HW, middle * direction_N2HW).abs().amax(1, keepdim=True) < 1
+        f = (fy + middle * slope).clamp_min(0)  # as lab_to_rgb does with Z's; where X's is below, R is too
+        xyz = torch.where(f > LAB_F_KNEE, f**3, (f - LAB_OFFSET) / LAB_SLOPE)
+        linear = (matrix * xyz.unsqueeze(1)).sum(dim=2)
+        fits = (linear - 0.5).abs().amax(1, keepdim=True) < 0.5
         inside, outside = torch.where(fits, middle, inside), torch.where(fits, outside, middle)
     return inside

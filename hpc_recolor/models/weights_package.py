@@ -16,6 +16,23 @@ PACKAGES = {
 # The colorizer that comes with this package, as `checkpoint export` wrote it; its card is the README.md beside it.
 COLORIZER = Path(__file__).parent / "weights" / "colorizer.safetensors"
 
+# Networks of other people that weights may contain in changed form.
+PACKAGE_NOTICE = (
+    "Contains {backbone}, Copyright The TensorFlow Authors, Apache License, Version 2.0, in changed form "
+    "(the package {package})."
+)
+
+
+def license_of(source: Path, backbone: ModelConfig | None) -> str:
+    """What a file of weights has to say of its license: of those in this package their LICENSE, of others what they
+    started from. source: of the weights; backbone: the config of a network that has one."""
+    if source == COLORIZER:
+        return (COLORIZER.parent / "LICENSE").read_text()
+    if backbone and backbone.backbone_weights == "package":
+        package = PACKAGES[backbone.backbone][0].replace("_", "-")
+        return PACKAGE_NOTICE.format(backbone=backbone.backbone, package=package)
+    return ""
+
 
 def start_of(train: TrainConfig) -> Path | None:
     """The run folder or file of train.start_from, None without one. Raises UserError if it does not exist."""

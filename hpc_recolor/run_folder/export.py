@@ -52,11 +52,11 @@ class Export:
     size_bytes: int
 
 
-def check_target(target: Path, replace: bool) -> None:
-    """Raises UserError unless an export may be written to `target`, *.safetensors. replace: even if it exists."""
-    if target.suffix != ".safetensors":
-        raise UserError(f"out={target}", "not a *.safetensors file", "give a name that ends in .safetensors")
-    for file in (target, _card_file(target)):
+def check_target(target: Path, replace: bool, suffix: str = ".safetensors") -> None:
+    """Raises UserError unless an export may be written to `target`, *suffix. replace: even if it exists."""
+    if target.suffix != suffix:
+        raise UserError(f"out={target}", f"not a *{suffix} file", f"give a name that ends in {suffix}")
+    for file in (target, _card_file(target)) if suffix == ".safetensors" else (target,):
         if file.exists() and not replace:
             raise UserError(f"out={target}", f"{file} exists already", "give another name, or --force to replace it")
 
@@ -65,13 +65,14 @@ def check_target(target: Path, replace: bool) -> None:
 class TrainedGenerator:
     """A generator's state dict, and the config to build it by. path: of the file or checkpoint; config: of an export
     the network's, and the size and fit of its photographs, in an otherwise default one without an adversarial loss;
-    vividness: see `export_generator`, None in a checkpoint."""
+    vividness: see `export_generator`, None in a checkpoint; card: what the file says of the generator, or would."""
 
     path: Path
     config: Config
     weights: "dict[str, Tensor]"
     vividness: float | None
     images_seen: int
+    card: dict[str, Any]
 
 
 def read_generator(source: Path) -> TrainedGenerator:
@@ -85,9 +86,15 @@ def read_generator(source: Path) -> TrainedGenerator:
     checkpoint, skipped = checkpoints.newest_intact(run)
     for line in skipped:
         print(line, file=sys.stderr)
+    return of_checkpoint(config, checkpoint)
+
+
+def of_checkpoint(config: Config, checkpoint: Path) -> TrainedGenerator:
+    """The generator of a verified checkpoint."""
     manifest = checkpoints.read_manifest(checkpoint)
     weights = checkpoints.evaluation_weights(checkpoint, manifest)
-    return TrainedGenerator(checkpoint, config, weights, None, manifest.images_seen)
+    card = _card(config, checkpoint, manifest)
+    return TrainedGenerator(checkpoint, config, weights, None, manifest.images_seen, card)
 
 
 def read_export(file: Path) -> TrainedGenerator:
@@ -105,7 +112,7 @@ def read_export(file: Path) -> TrainedGenerator:
         raise UserError(str(file), f"not a safetensors file ({error})", fix) from None
     except (KeyError, TypeError, ValueError):
         raise UserError(str(file), "has no card of a generator in its header", fix) from None
-    return TrainedGenerator(file, config, weights, vividness, images_seen)
+    return TrainedGenerator(file, config, weights, vividness, images_seen, card | {"vividness": vividness})
 
 
 def _vividness(card: dict[str, Any]) -> float:
@@ -131,7 +138,7 @@ def export_generator(
     with neither file written, if the disk refuses one.
     """
     manifest = checkpoints.read_manifest(checkpoint)
-    card = _card(config, checkpoint, manifest, target) | {"vividness": vividness}
+    card = {"format": 2, **_names(target), **_card(config, checkpoint, manifest), "vividness": vividness}
     weights = checkpoints.evaluation_weights(checkpoint, manifest)
     if calibrate:
         weights = calibrate(weights)
@@ -164,19 +171,20 @@ def _write(target: Path, card: dict[str, Any], weights: "dict[str, Tensor]") -> 
     return record.size_bytes
 
 
-def _card(config: Config, checkpoint: Path, manifest: Manifest, target: Path) -> dict[str, Any]:
+def _names(target: Path) -> dict[str, str]:
+    return {"weights": target.name, "load": HOW_TO_LOAD.format(card=_card_file(target).name, weights=target.name)}
+
+
+def _card(config: Config, checkpoint: Path, manifest: Manifest) -> dict[str, Any]:
     color = config.model.color
     layout = "float32 (N,{channels},H,W) in [-1, 1]: {meaning}"
     return {
-        "format": 2,
-        "weights": target.name,
         "averaged": checkpoints.weights_kind(checkpoints.fragments(checkpoint, manifest)) == "ema",
         "model": config.model.model_dump(mode="json"),
         "size": config.data.size,
         "fit": config.data.fit,
         "input": layout.format(channels=CONDITION_CHANNELS, meaning=INPUTS[color]),
         "output": layout.format(channels=target_channels(color), meaning=OUTPUTS[color]),
-        "load": HOW_TO_LOAD.format(card=_card_file(target).name, weights=target.name),
         "images_seen": manifest.images_seen,
         "snapshot_epoch": manifest.snapshot_epoch,
         "photos": manifest.photos,

@@ -43,8 +43,8 @@ def choose(
 def _uses_op(tensor: Tensor) -> bool:
     """Whether impl="auto" is the op on any device. On a CPU most ops run the reference too, behind a dispatcher that
     takes longer than a small loss. torch.compile needs the op: it cannot trace the cached table of levels in the
-    reference."""
-    return tensor.is_cuda or torch.compiler.is_compiling()
+    reference. A program that torch.export writes is to run without this package, and is given the reference."""
+    return tensor.is_cuda or (torch.compiler.is_compiling() and not torch.compiler.is_exporting())
 
 
 def launch(kernel: Any, programs: int, /, **arguments: Any) -> None:

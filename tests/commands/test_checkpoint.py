@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,11 @@ def test_export_skips_damaged_checkpoints_and_says_so(run: RunFolder, capsys: py
             ("--out", "generator.pt"),
             "out=generator.pt: not a *.safetensors file; give a name that ends in .safetensors",
         ),
+        (("--format", "onnx", "--half"), "--half: is not for --format onnx; use --format safetensors"),
+        (("--format", "torch", "--calibrate"), "--calibrate: is not for --format torch"),
+        (("--format", "onnx", "--out", "generator.pt2"), "out=generator.pt2: not a *.onnx file"),
+        (("--format", "pickle"), "pickle"),
+        (("--format", "torch", "--checkpoint", "images-000000000009"), "has no such checkpoint"),
         (("--checkpoint", "images-000000000009"), "use one of images-000000000008, images-000000000016"),
         (("--checkpoint", "../../x"), "has no such checkpoint"),
         (("--checkpoint", "images-000000000016"), "checkpoint=images-000000000016: is damaged: shard-00001"),
@@ -239,6 +245,28 @@ def test_an_export_that_cannot_be_written_leaves_nothing(run: RunFolder, capsys:
     assert "generator.json (Is a directory)" in refusal(capsys, "export", run.path, "--force")
     (run.path / "generator.json").rmdir()
     assert contents(run.path) == before
+
+
+def test_a_file_is_not_exported_to_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "colorizer.safetensors: is a safetensors file already; copy it" in refusal(capsys, "export")
+
+
+def test_a_missing_package_is_named_with_what_installs_it(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    line = refusal(capsys, "export", run.path, "--format", "onnx")
+    assert "format=onnx: the package onnxscript is not installed; pip install 'hpc-recolor[onnx]'" in line
+
+
+@pytest.mark.slow
+def test_a_named_checkpoint_becomes_a_program_of_torch_export(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("export", run.path, "--format", "torch", "--checkpoint", "images-000000000008") == 0
+    assert "colorizer after 8 images" in capsys.readouterr().out
+    assert not list(run.path.glob(".*.writing")) and (run.path / "generator.pt2").stat().st_size > 0
+    assert "generator.pt2 exists already" in refusal(capsys, "export", run.path, "--format", "torch")
 
 
 @pytest.mark.parametrize("name", ["list", "verify", "export"])

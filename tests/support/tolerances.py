@@ -182,3 +182,8 @@ STRAGGLER = 0.5
 
 # Where the wall clock of a run went, beside an outside clock [share of all of it].
 ACCOUNT = 0.02
+
+# A colorizer in a file for other programs against ours, CIEDE2000 of a photograph: mean, and worst of several. Both
+# round the shrunk photograph and the result to 8 bits, here and there the other way. Measured: docs/export.md.
+PORTABLE_MEAN = 0.3
+PORTABLE_WORST = 0.5
