@@ -75,6 +75,7 @@ def test_only_a_folder_that_the_job_was_submitted_from_or_moved_to_has_it(tmp_pa
     assert job_of(submission("7", ".submission_file_0a.sh", original), found) == job
     assert job_of(submission("7", ".submission_file_0a.sh", copy), found) is None
     assert job_of(submission("7", ".submission_file_0b.sh", original), found) is None
+    assert _script(".submission_file_0a.sh") == Path(".submission_file_0a.sh")  # the name of a job
     original.rename(moved)
     assert job_of(submission("7", ".submission_file_0a.sh", moved), found) == job
 
