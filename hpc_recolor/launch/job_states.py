@@ -146,8 +146,8 @@ def _recorded(jobs: Sequence[str]) -> dict[str, JobState]:
 
 
 def _script(command: str) -> Path | None:
-    """submitit's script in the command that a job was submitted with."""
-    found = re.search(r"/.*?\.submission_file_\w+\.sh", command)
+    """submitit's script in the command that a job was submitted with, or its name, where SLURM knows no more."""
+    found = re.search(r"(/.*?)?\.submission_file_\w+\.sh", command)
     return found and Path(found[0])
 
 
