@@ -81,7 +81,9 @@ def test_only_a_folder_that_the_job_was_submitted_from_or_moved_to_has_it(tmp_pa
 
 
 def is_in_state(job: str, state: str) -> bool:
-    return state in job_states([job])[job].state
+    """With its script, which accounting learns some seconds later."""
+    found = job_states([job])[job]
+    return state in found.state and found.script is not None
 
 
 def submission(job: str, script: str | None, logs: Path = Path("logs")) -> Submission:
