@@ -79,7 +79,10 @@ def job_of(submission: Submission, jobs: Mapping[str, JobState]) -> JobState | N
 
 def _is_copy(submission: Submission, script: Path) -> bool:
     """Whether the job's script still stands in another job folder than the submission's logs."""
-    return script.parent != submission.logs and script.exists() and not script.parent.samefile(submission.logs)
+    try:
+        return script.parent != submission.logs and script.exists() and not script.parent.samefile(submission.logs)
+    except OSError:  # another user's folder, or one that has gone
+        return script.parent.name != submission.logs.name
 
 
 def is_known(job: str) -> bool:

@@ -40,10 +40,15 @@ HOLD_SIGNAL = 'hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold='
 LOST_RANKS_S = 60
 LEAVE_LOST_RANKS = f"""\
 leave_lost_ranks() {{
-  has_ranks() {{ pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }}
-  until has_ranks; do sleep 2 >/dev/null 2>&1; done
-  while has_ranks; do sleep 2 >/dev/null 2>&1; done
-  sleep {LOST_RANKS_S} >/dev/null 2>&1
+  # 0: there are ranks, 1: there are none; anything else is no answer.
+  look() {{ pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }}
+  until look; do sleep 2 >/dev/null 2>&1; done
+  without=0
+  while [ $without -lt {LOST_RANKS_S} ]; do
+    sleep 2 >/dev/null 2>&1
+    look && found=0 || found=$?
+    [ $found -eq 1 ] && without=$((without + 2)) || without=0
+  done
   echo "error: ranks of other nodes have not reported their end for {LOST_RANKS_S} s: their network is lost" >&2
   pkill -KILL -P $$ -x srun
 }}
@@ -181,7 +186,7 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -
         ],
         # A rank that fails ends the others.
         "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],
-        "teardown": ["code=$?", "kill $leaving 2>/dev/null", f"max_requeues={requeues}", REQUEUE],
+        "teardown": ["code=$?", "kill $leaving 2>/dev/null || :", f"max_requeues={requeues}", REQUEUE],
     }
 
 

@@ -130,9 +130,10 @@ def account(starts: Sequence[Start], submitted: float, now: float | None, is_run
     accounts = []
     over = submitted
     for number, start in enumerate(starts):
-        seconds = dict(start.seconds)
+        seconds = {name: start.seconds.get(name, 0.0) for name in ACTIVITIES}  # a later version may have others
         if is_running and now is not None and number == len(starts) - 1:
-            seconds[start.activity] = seconds.get(start.activity, 0.0) + max(0.0, now - start.until)
+            activity = start.activity if start.activity in seconds else "starting"
+            seconds[activity] += max(0.0, now - start.until)
             lost = 0.0
         else:
             lost = _take_lost(seconds, start, _resumed_from(starts, number))

@@ -15,7 +15,8 @@ DROPPED_BYTES = 1_000_000_000
 async def announced_bytes(request: Request, limits: Limits) -> int:
     """The length that the request announces. Raises HTTPException if it announces none, or more than is taken."""
     announced = request.headers.get("content-length", "")
-    if not announced.isdecimal():
+    # A body in chunks has no length, whatever is announced beside it (RFC 9112, 6.3).
+    if not announced.isdecimal() or "transfer-encoding" in request.headers:
         raise HTTPException(411, "send the photograph as the body, with its Content-Length")
     if int(announced) > limits.max_bytes:
         await drop(request)

@@ -42,12 +42,11 @@ class HostCopies:
         copies = {key: tensor.detach().clone() for key, tensor in tensors.items() if key not in on_gpu}
         if not on_gpu:
             return HostTensors(copies)
-        size = sum(map(_room, on_gpu.values()))
-        if self._pinned is None or len(self._pinned) != size:
-            self._pinned = _pinned_memory(size)
-            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        assert self._stream
-        within = torch.empty(size, dtype=torch.uint8, device=next(iter(on_gpu.values())).device)
+        try:
+            within = self._allocate(on_gpu)
+        except RuntimeError:  # no such memory is left, on the GPU or pinned: training waits for the copy
+            return HostTensors(copies | {key: tensor.to("cpu", copy=True) for key, tensor in on_gpu.items()})
+        assert self._stream and self._pinned is not None
         torch._foreach_copy_(list(_views(within, on_gpu).values()), list(on_gpu.values()))
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -56,6 +55,14 @@ class HostCopies:
             arrival.record()
         within.record_stream(self._stream)  # its memory is not given to others before
         return HostTensors(copies | _views(self._pinned, on_gpu), arrival)
+
+    def _allocate(self, on_gpu: Mapping[str, Tensor]) -> Tensor:
+        """Memory for all of them in a row, pinned if there is none of this size, and on their GPU, uint8 (size,)."""
+        size = sum(map(_room, on_gpu.values()))
+        if self._pinned is None or len(self._pinned) != size:
+            self._pinned = _pinned_memory(size)
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return torch.empty(size, dtype=torch.uint8, device=next(iter(on_gpu.values())).device)
 
 
 def _views(buffer: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -75,9 +75,10 @@ class Validation:
         if self.is_due():
             self.measure()
         elif by_time and not self._interval:
+            images_per_s = self._speed.images_per_s(self.context.images_seen)  # without the measurement itself
             self.measure()
             if not self.interrupted:
-                self._choose_interval()
+                self._choose_interval(images_per_s)
 
     def is_due_by_time(self) -> bool:
         """Whether the first measurement is due, by the clock of rank 0. To be called once before every step."""
@@ -106,9 +107,8 @@ class Validation:
         """Images between two measurements; 0 until it is chosen."""
         return self.context.config.tracking.samples_every_images or self.context.state.counters.validation_interval
 
-    def _choose_interval(self) -> None:
+    def _choose_interval(self, images_per_s: float) -> None:
         counters, tracker, world = self.context.state.counters, self.context.tracker, self.context.world
-        images_per_s = self._speed.images_per_s(self.context.images_seen)
         started_s = time.monotonic()
         if self._score() is None:  # again, as the first compiles kernels
             return

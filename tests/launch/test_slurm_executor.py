@@ -271,6 +271,28 @@ read -rt 60 <> <(:)  # waits without a child, which a kill would leave behind
 """
 
 
+def run_soon_lost(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    script = script.replace(f"-lt {slurm_executor.LOST_RANKS_S} ", "-lt 1 ")
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    return subprocess.run(
+        ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=folder, timeout=45
+    )
+
+
+def test_ranks_that_cannot_be_looked_for_are_waited_for(tmp_path: Path) -> None:
+    """As where processes cannot be started for a while: that is no sign that the ranks have ended."""
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    for name, lines in {
+        "srun": "read -rt 7 <> <(:); exit 0",
+        "pgrep": f"[ -e {tmp_path}/looked ] && exit 3; : > {tmp_path}/looked",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (tmp_path / name).chmod(0o700)
+    script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions()).text()
+    assert run_soon_lost(script, tmp_path).returncode == 0
+
+
 def test_ranks_whose_end_cannot_be_reported_are_not_waited_for_for_good(tmp_path: Path) -> None:
     """As if this node's ranks had ended, and then the network that the others' end would come through was lost."""
     job = JobFolder(tmp_path / "job")
@@ -278,11 +300,7 @@ def test_ranks_whose_end_cannot_be_reported_are_not_waited_for_for_good(tmp_path
     (tmp_path / "srun").write_text(LOST)
     (tmp_path / "srun").chmod(0o700)
     script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions()).text()
-    script = script.replace(f"sleep {slurm_executor.LOST_RANKS_S} ", "sleep 1 ")
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    done = subprocess.run(
-        ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=45
-    )
+    done = run_soon_lost(script, tmp_path)
     assert done.returncode == 137
     assert "error: ranks of other nodes have not reported their end" in done.stderr
 

@@ -269,6 +269,8 @@ HOSTILE_HEADS = (
     b"POST /api/colorize HTTP/1.1\r\nHost: %(place)s\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     b"POST /api/colorize HTTP/1.1\r\nHost: %(place)s\r\nContent-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n",
     b"POST /api/colorize HTTP/1.1\r\nHost: %(place)s\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"POST /api/colorize HTTP/1.1\r\nHost: %(place)s\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n5\r\nhello\r\n0\r\n\r\n",
     b"POST /api/colorize HTTP/1.1\r\n\r\n",
     b"GET /../../../../etc/passwd HTTP/1.1\r\nHost: %(place)s\r\n\r\n",
     b"GET /%%2e%%2e/app.py HTTP/1.1\r\nHost: %(place)s\r\n\r\n",

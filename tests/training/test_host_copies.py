@@ -133,3 +133,15 @@ def test_a_checkpoint_is_the_same_by_way_of_the_gpu_and_only_its_writer_waits(
             found, expected = load_file(one / name), load_file(other / name)
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_without_memory_for_a_copy_the_state_is_taken_at_once(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(host_copies, "_pinned_memory", refuse)
+    weights = torch.arange(6.0)
+    taken = HostCopies().start({"weights": weights})
+    weights.zero_()
+    assert taken.wait()["weights"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert not notes

@@ -112,17 +112,19 @@ class RunTracker(Tracker):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        with suppress(OSError) if error else nullcontext():
-            self._finish_figures()
-        self.thread.shutdown()
-        if isinstance(error, EarlyEndError):
-            with suppress(OSError):
-                plot_losses(self.run.metrics, self.run.losses)
-        ended = "stopped by an error" if error else "finished"
-        state = "stopped" if isinstance(error, EarlyEndError) else ended
-        self._write_readme(f"{state} after image {self.images_seen:,} of {self.length.total:,}")
-        for board in self.boards:
-            board.close()
+        try:
+            # No figure takes the place of the error that ends the run: by it, a job is requeued or not.
+            with suppress(Exception) if error else nullcontext():
+                self._finish_figures()
+                if isinstance(error, EarlyEndError):
+                    plot_losses(self.run.metrics, self.run.losses)
+        finally:
+            self.thread.shutdown()
+            ended = "stopped by an error" if error else "finished"
+            state = "stopped" if isinstance(error, EarlyEndError) else ended
+            self._write_readme(f"{state} after image {self.images_seen:,} of {self.length.total:,}")
+            for board in self.boards:
+                board.close()
 
     def log_step(self, images_seen: int, losses: dict[str, float], lr: float, gradient_norms: dict[str, float]) -> None:
         """Log the mean losses since the last call, by name, and the last step's gradient norms."""

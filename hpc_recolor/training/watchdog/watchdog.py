@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -127,7 +128,7 @@ class Watchdog:
             return self._obey(verdict)
         if self.world.is_main:
             for line in self.find_stragglers():
-                os.write(2, f"WARNING: {line}\n".encode(errors="replace"))  # sys.stderr may be locked
+                _write_to_stderr(f"WARNING: {line}\n")
         # The store may live in rank 0, and others would miss it.
         return left and (self.world.rank != 0 or all(peer.has_left for peer in self._others))
 
@@ -274,7 +275,7 @@ class Watchdog:
     def _print(self, line: str) -> None:
         trace = self._exit_status.traceback if self._exit_status else ""
         text = f"{trace}error: {line}; committed checkpoints are kept, and the same command continues from there\n"
-        os.write(2, text.encode(errors="replace"))  # sys.stderr may be locked by the main thread
+        _write_to_stderr(text)
 
     def _exit(self) -> NoReturn:
         last_acts = (self._before_exit, sys.stdout.flush, sys.stderr.flush)
@@ -282,6 +283,12 @@ class Watchdog:
         flush.start()
         flush.join(HEARTBEAT_S)
         os._exit(FAILED)
+
+
+def _write_to_stderr(text: str) -> None:
+    """As sys.stderr may be locked by the main thread. A full disk, or a reader that has gone, ends no watchdog."""
+    with suppress(OSError):
+        os.write(2, text.encode(errors="replace"))
 
 
 def ranks_read_by(world: World) -> list[int]:

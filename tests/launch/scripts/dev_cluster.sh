@@ -22,10 +22,15 @@ export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH
 hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 trap : TERM
 leave_lost_ranks() {
-  has_ranks() { pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }
-  until has_ranks; do sleep 2 >/dev/null 2>&1; done
-  while has_ranks; do sleep 2 >/dev/null 2>&1; done
-  sleep 60 >/dev/null 2>&1
+  # 0: there are ranks, 1: there are none; anything else is no answer.
+  look() { pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }
+  until look; do sleep 2 >/dev/null 2>&1; done
+  without=0
+  while [ $without -lt 60 ]; do
+    sleep 2 >/dev/null 2>&1
+    look && found=0 || found=$?
+    [ $found -eq 1 ] && without=$((without + 2)) || without=0
+  done
   echo "error: ranks of other nodes have not reported their end for 60 s: their network is lost" >&2
   pkill -KILL -P $$ -x srun
 }
@@ -39,7 +44,7 @@ srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kil
 
 # teardown
 code=$?
-kill $leaving 2>/dev/null
+kill $leaving 2>/dev/null || :
 max_requeues=2147483647
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
