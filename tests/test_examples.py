@@ -1,6 +1,7 @@
 """The programs in docs/examples/, on few and small photographs."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def example(fork_server: ForkServer, tmp_path: Path) -> Example:
     """`example("own_metric", DIR)` runs the program in an empty folder, and returns what it printed."""
 
     def run(name: str, *arguments: object) -> str:
-        done = run_forked(fork_server, tmp_path, f"docs.examples.{name}", arguments)
+        shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+        done = run_forked(fork_server, tmp_path, name, arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

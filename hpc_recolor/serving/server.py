@@ -1,6 +1,7 @@
 """Listens on a socket, and serves until it is interrupted."""
 
 import ipaddress
+import logging
 import os
 import socket
 
@@ -44,6 +45,7 @@ def is_loopback(listening: socket.socket) -> bool:
 
 def make_server(app: FastAPI) -> uvicorn.Server:
     """Call its `run` with `sockets`: it answers until SIGINT or SIGTERM, which then takes its usual effect."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of browsers that leave before their answer
     config = uvicorn.Config(
         app,
         http="h11",

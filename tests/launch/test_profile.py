@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hpc_recolor.launch.profile import Container, JobOptions, Profile, load_profile, plain_path
+from hpc_recolor.launch.slurm_executor import HOLD_SIGNAL
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT
 from tests.support.job_scripts import options, text
@@ -212,9 +213,10 @@ def test_any_text_for_the_ranks_command_is_refused_or_one_word(kind: str, value:
     container = {"runtime": kind, "image": image, "python": value}
     made = made_with({"python": value} if kind == "python" else {"container": container})
     if made:
-        (line,), (plain,) = what_differs(made)
+        (line,), (*without, plain) = what_differs(made)
         words = shlex.split(line)
         assert line.startswith("srun ") and plain.startswith("srun ")
+        assert without == ([HOLD_SIGNAL] if kind == "pyxis" else [])
         assert words[-5:-2] == [value, "-u", "-m"]
         if kind != "python":
             assert {image, f"--container-image={image}"} & set(words)

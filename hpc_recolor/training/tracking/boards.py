@@ -13,6 +13,7 @@ from hpc_recolor.config_file import leaves, to_yaml
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.output import escaped
 
 # Scalars beside the hyperparameters in TensorBoard's table.
 HEADLINES = ("held_out/ciede2000", "held_out/colorfulness", "train/l1", "train/images_per_s")
@@ -79,7 +80,9 @@ def _add_hyperparameters(writer: Any, config: Config) -> None:
     from torch.utils.tensorboard import summary
 
     to_summaries: Any = summary.hparams
-    for one in to_summaries(hyperparameters(config), dict.fromkeys(HEADLINES)):
+    # A path need not be UTF-8, as TensorBoard's texts are.
+    values = {key: escaped(one) if isinstance(one, str) else one for key, one in hyperparameters(config).items()}
+    for one in to_summaries(values, dict.fromkeys(HEADLINES)):
         writer.file_writer.add_summary(one)
 
 
