@@ -28,7 +28,7 @@ demo: $(READY)
 	$(RUN) -m hpc_recolor.demo
 
 # Nothing but the two train folders is learned from. The export keeps the vividness that the measured front suggests.
-VIVIDNESS := 1 1.1 1.2 1.3 1.4 1.6 1.8 2
+VIVIDNESS := 1 1.2 1.3 1.4 1.5 1.7 2
 colorizer: $(READY)
 	$(RUN) -m hpc_recolor.prepare '$(PHOTOS)/general/train' '$(PHOTOS)/cars/train' --out runs/colorizer-photos \
 	  --fit crop --val 256 --min-side 1 --min-colorfulness 0

@@ -25,8 +25,8 @@ def evaluate_run(
         evaluation.rows["model"]["ciede2000"], evaluation.rows["gray"]["ciede2000"]
 
     run: a run folder, or a file that `checkpoint export` wrote; data: photographs other than the run's own test split;
-    epochs: of the checkpoints, by default the newest; vividness: factors on the chroma, measured beside the colors
-    themselves; out: folder for the results; device: "auto", "cpu" or "cuda"; threads: CPU threads.
+    epochs: of the checkpoints, by default the newest; vividness: settings of `colorize --vividness`, measured beside
+    the colors themselves; out: folder for the results; device: "auto", "cpu" or "cuda"; threads: CPU threads.
     Returns one evaluation a checkpoint; those measured already are read. Raises UserError, with nothing written, if
     run, checkpoints or photographs do not fit.
     """

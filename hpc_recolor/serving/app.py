@@ -38,8 +38,8 @@ Vividness = Annotated[
     Query(
         ge=0,
         le=10,
-        description="How colorful: 0 is gray, 1 as the network predicts, 2 three times the chroma; by default the one "
-        "chosen on validation photographs.",
+        description="How colorful: 0 is gray, 1 as the network predicts, 2 about as photographs are; by default the "
+        "one chosen on validation photographs.",
     ),
 ]
 BODY: dict[str, Any] = {
