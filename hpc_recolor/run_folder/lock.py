@@ -130,7 +130,7 @@ class RunLock:
         me = Holder.here()
         if holder and holder.machine == me.machine:
             runs = holder.started is not None and start_time(holder.pid) == holder.started
-            return runs and _may_have_open(holder.pid, lock)
+            return runs and (flocked or _may_have_open(holder.pid, lock))  # one disk may be mounted twice
         if holder and me.job and holder.job == me.job and holder.restart != me.restart:
             return False  # a requeued job no longer runs elsewhere; file servers keep the locks of dead hosts
         if flocked:

@@ -67,6 +67,19 @@ def test_every_start_is_noted_with_machine_and_code(
         assert set(row["versions"]) == {"torch", "deepspeed", "hpc_recolor"}
 
 
+def test_a_figure_that_cannot_be_drawn_leaves_a_stop_a_stop(
+    photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a job that was preempted would end as failed, and not be requeued."""
+
+    def fail(*files: Path) -> None:
+        raise ValueError("no fonts")
+
+    monkeypatch.setattr("hpc_recolor.training.tracking.tracker.plot_losses", fail)
+    stopped = train(run_config(photos, tmp_path), world, stop_at_step=4).run
+    assert "Stopped after image 20 of 36" in (stopped.path / "README.md").read_text()
+
+
 def test_tensorboard_shows_numbers_and_samples_once_though_the_run_was_stopped(
     photos: Path, tmp_path: Path, world: World
 ) -> None:
