@@ -10,6 +10,7 @@ from typing import Self
 
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.time_account import ACTIVITIES, Mark, Start, read_starts, write_starts
+from hpc_recolor.runtime.errors import EarlyEndError
 from hpc_recolor.runtime.process import start_time
 
 WRITE_EVERY_S = 1.0  # what a kill may leave unaccounted for
@@ -55,7 +56,8 @@ class TimeLedger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        self._activity = "starting"  # which includes ending, as far as it can be written
+        if error is None or isinstance(error, EarlyEndError):  # else what ends is lost, as what it was doing
+            self._activity = "starting"  # which includes ending, as far as it can be written
         atexit.register(self._close_at_exit)
 
     def _close_at_exit(self) -> None:

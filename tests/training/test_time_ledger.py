@@ -89,6 +89,17 @@ def test_ending_counts_as_starting_unless_another_start_has_begun(
     assert [start.images for start in read_starts(RunFolder(tmp_path))] == [12, 20]
 
 
+def test_what_a_rank_does_after_a_failure_is_lost_with_what_it_was_doing(
+    ledger: TimeLedger, clock: Clock, tmp_path: Path
+) -> None:
+    """As waiting for the watchdog to find the rank that has failed."""
+    spend(ledger, clock, ("training", 10))
+    ledger.__exit__(RuntimeError, RuntimeError("connection closed by peer"), None)
+    clock.now_s += 5
+    ledger.close()
+    assert written(tmp_path).seconds["training"] == 15
+
+
 def test_a_process_knows_its_age() -> None:
     before_s = process_age_s()
     time.sleep(0.05)
