@@ -64,6 +64,13 @@ NO_FLAGS = Config()
 
 CONFIG_HELP = "YAML file with the same keys, or the name of a config in this package, as quickstart; flags win over it."
 
+# What `colorize` and `serve` color with.
+RUN_OR_FILE = Parameter(
+    help="Run folder, of which the newest checkpoint is used, or a file that `checkpoint export` wrote; by default the "
+    "colorizer that comes with this package.",
+    show_default=False,
+)
+
 # What `--vividness` may be, of `colorize` and `evaluate`.
 VIVIDNESS = Number(gte=0, lte=10)
 

@@ -17,14 +17,7 @@ app = cli.command("colorize")
 @app.default
 def colorize(
     *photos: Annotated[Path, Parameter(help="Photographs, or folders of them; up to 100 megapixels, gray or color.")],
-    run: Annotated[
-        Path,
-        Parameter(
-            help="Run folder, of which the newest checkpoint is used, or a file that `checkpoint export` wrote; by "
-            "default the colorizer that comes with this package.",
-            show_default=False,
-        ),
-    ] = COLORIZER,
+    run: Annotated[Path, cli.RUN_OR_FILE] = COLORIZER,
     out: Annotated[Path, Parameter(help="Folder for the colored copies, as PNG.")],
     vividness: Annotated[
         float | None,

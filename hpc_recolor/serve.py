@@ -18,14 +18,7 @@ app = cli.command("serve")
 
 @app.default
 def serve(
-    run: Annotated[
-        Path,
-        Parameter(
-            help="Run folder, of which the newest checkpoint is used, or a file that `checkpoint export` wrote; by "
-            "default the colorizer that comes with this package.",
-            show_default=False,
-        ),
-    ] = COLORIZER,
+    run: Annotated[Path, cli.RUN_OR_FILE] = COLORIZER,
     /,
     *,
     host: Annotated[

@@ -16,17 +16,19 @@ INTEROP_INDEX, OPTION_FILE = 1, "R03"
 # PNG's gamma of sRGB, and how near to it others are taken for sRGB (PNG 3, 11.3.2.2).
 SRGB_GAMMA, NEAR = 1 / 2.2, 0.02
 
+NAME = "as the file says"
+
 
 def add_named_profile(photo: Image.Image) -> None:
     """Give an image that has no color profile the one that its file names otherwise. The header is enough."""
     if "icc_profile" in photo.info:
         return
     if photo.format in ("JPEG", "MPO") and _is_adobe_rgb(photo):
-        photo.info["icc_profile"] = _rgb_profile(ADOBE_RGB, ADOBE_GAMMA)
+        photo.info["icc_profile"] = rgb_profile(ADOBE_RGB, ADOBE_GAMMA)
     gamma = photo.info.get("gamma") if photo.format == "PNG" and "srgb" not in photo.info else None
     if gamma and abs(gamma - SRGB_GAMMA) > NEAR:
         is_gray = photo.mode in ("1", "L", "LA") or photo.mode.startswith("I")
-        photo.info["icc_profile"] = _gray_profile(1 / gamma) if is_gray else _rgb_profile(SRGB, 1 / gamma)
+        photo.info["icc_profile"] = gray_profile(1 / gamma) if is_gray else rgb_profile(SRGB, 1 / gamma)
 
 
 def _is_adobe_rgb(photo: Image.Image) -> bool:
@@ -35,19 +37,21 @@ def _is_adobe_rgb(photo: Image.Image) -> bool:
     return False
 
 
-def _rgb_profile(primaries: tuple[tuple[float, float, float], ...], gamma: float) -> bytes:
+def rgb_profile(primaries: tuple[tuple[float, float, float], ...], gamma: float, name: str = NAME) -> bytes:
+    """An ICC profile of RGB. primaries: columns red, green, blue of RGB to XYZ, adapted to D50; gamma: of all three."""
     columns = dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, primaries), strict=True))
-    return _profile(b"RGB ", {**columns, **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma))})
+    return _profile(b"RGB ", name, {**columns, **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma))})
 
 
-def _gray_profile(gamma: float) -> bytes:
-    return _profile(b"GRAY", {b"kTRC": _curve(gamma)})
+def gray_profile(gamma: float) -> bytes:
+    """An ICC profile of gray whose light is its level to the power of gamma."""
+    return _profile(b"GRAY", NAME, {b"kTRC": _curve(gamma)})
 
 
-def _profile(space: bytes, tags: Mapping[bytes, bytes]) -> bytes:
+def _profile(space: bytes, name: str, tags: Mapping[bytes, bytes]) -> bytes:
     """Header, table of tags, and their values, each a multiple of four bytes long."""
-    name = b"as the file says\0"
-    description = b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(78)
+    text = name.encode() + b"\0"
+    description = b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78)
     every = {b"desc": description, b"cprt": b"text\0\0\0\0none\0", b"wtpt": _xyz(D50), **tags}
     offset, table, body = 128 + 4 + 12 * len(every), b"", b""
     for key, value in every.items():

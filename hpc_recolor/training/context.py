@@ -1,6 +1,6 @@
 """What the parts of a training run share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hpc_recolor.config import Config
 from hpc_recolor.run_folder.folder import RunFolder
@@ -29,7 +29,7 @@ class RunContext:
     state: RunState
     tracker: Tracker
     enter_phase: EnterPhase
-    ledger: TimeLedger = field(default_factory=TimeLedger)
+    ledger: TimeLedger
 
     @classmethod
     def create(
@@ -39,10 +39,9 @@ class RunContext:
         run: RunFolder,
         photographs: int,
         enter_phase: EnterPhase,
-        ledger: TimeLedger | None = None,
+        ledger: TimeLedger,
     ) -> "RunContext":
         """A run before its first step, on this number of photographs. All ranks call it together."""
-        ledger = ledger or TimeLedger()
 
         def enter(phase: str, step: int) -> None:
             enter_phase(phase, step)

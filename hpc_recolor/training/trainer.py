@@ -92,7 +92,7 @@ class Trainer:
     ) -> None:
         self.config, self.world, self.photos, self.run = config, world, photos, run
         self.request = request
-        self.context = RunContext.create(config, world, run, len(photos.train), enter_phase, ledger)
+        self.context = RunContext.create(config, world, run, len(photos.train), enter_phase, ledger or TimeLedger())
         self.enter_phase = self.context.enter_phase
         self.state, self.length, self.tracker = self.context.state, self.context.length, self.context.tracker
         self.device_step = DeviceStep(
