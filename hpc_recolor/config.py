@@ -335,8 +335,9 @@ class TrackingConfig(Section):
     samples_every_images: int = Field(
         0,
         ge=0,
-        description="Images between two validations on held-out photographs, with sample images [images, 0: chosen "
-        "once, from the measured speed, so that they take a few percent of the time].",
+        description="Images between two validations on held-out photographs, with sample images [images, 0: after the "
+        "first epoch, and at an interval chosen once, from the measured speed, so that they take a few percent of the "
+        "time].",
     )
     samples: int = Field(8, ge=1, description="Held-out photographs in a figure of samples [rows, 1 or more].")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder's logs/.")
