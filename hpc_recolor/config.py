@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from types import NoneType
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -371,6 +372,17 @@ def _policies() -> Iterator[tuple[str, Policy]]:
             own = next((item for item in field.metadata if isinstance(item, Policy)), section.policy)
             assert own, f"{name}.{key} declares no policy: annotate its type with one, or set its section's"
             yield f"{name}.{key}", own
+
+
+@cache
+def optional_keys() -> frozenset[str]:
+    """The fields that may be None, by `section.key`."""
+    return frozenset(
+        f"{name}.{key}"
+        for name, section in Config()
+        for key, field in type(section).model_fields.items()
+        if NoneType in get_args(field.annotation)
+    )
 
 
 def check_ranks(config: Config, ranks: int) -> None:
