@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from types import NoneType
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -335,8 +336,9 @@ class TrackingConfig(Section):
     samples_every_images: int = Field(
         0,
         ge=0,
-        description="Images between two validations on held-out photographs, with sample images [images, 0: chosen "
-        "once, from the measured speed, so that they take a few percent of the time].",
+        description="Images between two validations on held-out photographs, with sample images [images, 0: after the "
+        "first epoch, and at an interval chosen once, from the measured speed, so that they take a few percent of the "
+        "time].",
     )
     samples: int = Field(8, ge=1, description="Held-out photographs in a figure of samples [rows, 1 or more].")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder's logs/.")
@@ -370,6 +372,17 @@ def _policies() -> Iterator[tuple[str, Policy]]:
             own = next((item for item in field.metadata if isinstance(item, Policy)), section.policy)
             assert own, f"{name}.{key} declares no policy: annotate its type with one, or set its section's"
             yield f"{name}.{key}", own
+
+
+@cache
+def optional_keys() -> frozenset[str]:
+    """The fields that may be None, by `section.key`."""
+    return frozenset(
+        f"{name}.{key}"
+        for name, section in Config()
+        for key, field in type(section).model_fields.items()
+        if NoneType in get_args(field.annotation)
+    )
 
 
 def check_ranks(config: Config, ranks: int) -> None:

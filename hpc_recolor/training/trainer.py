@@ -1,6 +1,7 @@
 """The training loop. The clock of everything in it is images seen."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
@@ -36,6 +37,9 @@ from hpc_recolor.training.step_runner import StepRunner
 from hpc_recolor.training.time_ledger import TimeLedger
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
+
+# A stop whose save took longer draws no samples [s]: torchrun and SLURM kill ranks 30 s after SIGTERM.
+LONGEST_SAVE_WITH_SAMPLES_S = 10.0
 
 
 def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder:
@@ -225,9 +229,13 @@ class Trainer:
         return agree_on_any(self.world, self.request.requested)
 
     def _stop_here(self) -> NoReturn:
+        started_s = time.monotonic()
         self.checkpointer.save_now()
         # Ranks may have received different signals.
         requeue = agree_on_any(self.world, self.request.wants_requeue)
+        if self.world.is_main and time.monotonic() - started_s < LONGEST_SAVE_WITH_SAMPLES_S:
+            with suppress(Exception):  # a figure that fails leaves a stop a stop
+                self.validation.draw_saved()
         self._end_early(
             f"stopped by {PREEMPTION.name if requeue else self.request.signal or 'a signal'} after {self.images_seen} "
             f"images, which are saved in {self.run.path}; the same command continues from there",

@@ -250,7 +250,7 @@ def validation_intervals(world: World, photos: str, folder: str) -> dict[str, An
     without_plots()
     validation.FIRST_AFTER_S = 0.0 if world.is_main else 1e9
     validation.WARM_UP_STEPS = 1
-    setattr(validation, "validation_interval", lambda *_: 12 if world.is_main else 8)  # noqa: B010
+    setattr(validation, "validation_interval", lambda *_: 16 if world.is_main else 8)  # noqa: B010
     tracking = {"log_every_steps": 100, "samples_every_images": 0, "tensorboard": False}
     trainer = train_run(run_config(photos, folder, tracking=tracking), world)
     metrics = read_metrics(trainer.run.metrics) if world.is_main else []
