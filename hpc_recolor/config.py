@@ -257,6 +257,11 @@ class TrainConfig(Section):
         description="Microbatches that a rank's share of a batch is split into, to save memory "
         "[microbatches, 1 or more].",
     )
+    fit_memory: Annotated[bool, OPERATIONAL] = Field(
+        True,
+        description="On GPUs, try a step before the first image, and raise train.accumulate until it fits into the "
+        "memory of every rank.",
+    )
     clip_norm: Annotated[float, RECIPE] = Field(
         0.0, ge=0, description="Maximum gradient norm of each network; larger ones are scaled to it [norm, 0: none]."
     )
@@ -372,6 +377,11 @@ def _policies() -> Iterator[tuple[str, Policy]]:
             yield f"{name}.{key}", own
 
 
+def with_accumulate(config: Config, accumulate: int) -> Config:
+    """The config with another train.accumulate."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"accumulate": accumulate})})
+
+
 def check_ranks(config: Config, ranks: int) -> None:
     """Raises UserError unless `ranks` ranks can share a batch evenly."""
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
@@ -383,5 +393,5 @@ def check_ranks(config: Config, ranks: int) -> None:
         raise UserError(
             f"train.accumulate={accumulate}",
             f"does not divide the {batch_size // ranks} images of a rank",
-            "use a divisor",
+            "use a divisor, or fewer ranks",
         )
