@@ -258,6 +258,11 @@ class TrainConfig(Section):
         description="Microbatches that a rank's share of a batch is split into, to save memory "
         "[microbatches, 1 or more].",
     )
+    fit_memory: Annotated[bool, OPERATIONAL] = Field(
+        True,
+        description="On GPUs, try a step before the first image, and raise train.accumulate until it fits into the "
+        "memory of every rank.",
+    )
     clip_norm: Annotated[float, RECIPE] = Field(
         0.0, ge=0, description="Maximum gradient norm of each network; larger ones are scaled to it [norm, 0: none]."
     )
@@ -385,6 +390,11 @@ def optional_keys() -> frozenset[str]:
     )
 
 
+def with_accumulate(config: Config, accumulate: int) -> Config:
+    """The config with another train.accumulate."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"accumulate": accumulate})})
+
+
 def check_ranks(config: Config, ranks: int) -> None:
     """Raises UserError unless `ranks` ranks can share a batch evenly."""
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
@@ -396,5 +406,5 @@ def check_ranks(config: Config, ranks: int) -> None:
         raise UserError(
             f"train.accumulate={accumulate}",
             f"does not divide the {batch_size // ranks} images of a rank",
-            "use a divisor",
+            "use a divisor, or fewer ranks",
         )

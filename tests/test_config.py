@@ -73,6 +73,7 @@ def test_every_field_declares_its_policy() -> None:
     operational = {key for key in keys if key.split(".")[0] in ("deepspeed", "checkpoint", "tracking")} | {
         *("run.name", "run.folder", "data.cache", "data.threads", "data.max_unreadable", "train.threads"),
         *("train.compile", "train.graph", "train.snapshots", "train.max_bad_steps", "train.hang_s", "train.silence_s"),
+        "train.fit_memory",
     }
     fixed = {"data.held_out", "data.loader", "train.channels_last", "train.device", "train.tf32"}
     assert {key for key, policy in policies().items() if policy.may_change} == operational | {

@@ -42,7 +42,7 @@ RULES: tuple[tuple[tuple[str, ...], Condition, str], ...] = (
         "data.cache={config.data.cache} keeps all samples, once they are loaded",
     ),
     (
-        ("train.tf32", "train.graph"),
+        ("train.tf32", "train.graph", "train.fit_memory"),
         lambda config, on_gpu: not on_gpu,
         "it concerns GPUs, and this is a CPU",
     ),

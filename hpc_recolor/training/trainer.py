@@ -26,6 +26,7 @@ from hpc_recolor.training.agreement import LAG, Agreement, Flags, Verdict, Verdi
 from hpc_recolor.training.checkpointer import Checkpointer
 from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.device_step import DeviceStep
+from hpc_recolor.training.fit_memory import fit_memory, out_of_memory_as_rank_error
 from hpc_recolor.training.idle_settings import idle_settings
 from hpc_recolor.training.photo_check import collect_photographs
 from hpc_recolor.training.resumed import check_resumed
@@ -58,9 +59,11 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
             config, run = on_main(world, lambda: preflight.check(config, world.size))
             photos = collect_photographs(config, world, watchdog.enter_phase)
             with locked(run, world), ledger:
-                with show_phase("preparing networks", shown=world.is_main):
-                    trainer = Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger)
-                trainer.run_loop()
+                config = fit_memory(config, world, run, len(photos.train), watchdog.enter_phase)
+                with out_of_memory_as_rank_error(config, world, run, lambda: watchdog.where):
+                    with show_phase("preparing networks", shown=world.is_main):
+                        trainer = Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger)
+                    trainer.run_loop()
     finally:
         stop()
     return run
@@ -267,6 +270,9 @@ class Trainer:
             f"{len(photos.held_out)} held out, from image {self.images_seen} to {self.length.total}"
         )
         self._print(f"loader: {describe_loader(self.config.data)}")
+        if (accumulate := self.config.train.accumulate) > 1:
+            together = self.config.train.batch_size // world.size // accumulate
+            self._print(f"train.accumulate={accumulate}: each rank computes {together} images at a time")
         for line in idle_settings(self.config, self.world.device.type == "cuda"):
             self._print(line)
         if cost := self.state.engines.cost_of_stage:

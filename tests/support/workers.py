@@ -22,7 +22,7 @@ from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.distributed import World, gather, start, stop
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.signals import StopRequest
-from hpc_recolor.training import device_step, validation
+from hpc_recolor.training import device_step, fit_memory, validation
 from hpc_recolor.training.agreement import Flags
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
@@ -353,6 +353,39 @@ def trainings_in_turn(world: World, photos: str, folder: str) -> list[str]:
             came_to.append(error.problem)
     start("cpu", threads=1)
     return came_to
+
+
+def fitted_runs(world: World, photos: str, folder: str, stage: int) -> dict[str, Any]:
+    """A run whose last rank has memory for one image at a time, tried as on a GPU and then resumed; and the same run
+    with the train.accumulate that this must find. Digests of their last checkpoints, and whether they were tried."""
+    stop()
+    tried: list[int] = []
+
+    def fitted_run(name: str, epochs: int, accumulate: int = 1) -> dict[str, str]:
+        train_section = {"batch_size": 8, "epochs": epochs, "accumulate": accumulate, "device": "cpu", "threads": 1}
+        sections: dict[str, dict[str, Any]] = {
+            "run": {"name": name, "folder": folder},
+            "deepspeed": {"zero_stage": stage},
+        }
+        data = {"photos": photos, "size": 32, "held_out_count": 3}
+        run = train(small_config(data=data, train=train_section, **sections), StopRequest())
+        *_, newest = sorted(run.checkpoints.glob("images-*"))
+        return {file.name: record_of(file).hash for file in sorted(newest.glob("*.safetensors"))}
+
+    def try_step(config: Config, world: World, photographs: int) -> None:
+        tried.append(config.train.accumulate)
+        if world.rank == world.size - 1 and config.train.accumulate < 4:
+            raise torch.OutOfMemoryError("planted")
+        really_try_step(config, world, photographs)
+
+    really_try_step = fit_memory._try_step
+    expected = [fitted_run("expected", epochs, accumulate=4) for epochs in (2, 4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_memory, "_raises_out_of_memory", lambda device: True)
+        patch.setattr(fit_memory, "_try_step", try_step)
+        found = [fitted_run("fitted", epochs) for epochs in (2, 4)]
+    start("cpu", threads=1)
+    return {"tried": tried, "equal": [one == other for one, other in zip(found, expected, strict=True)]}
 
 
 def main() -> None:
