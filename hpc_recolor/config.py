@@ -15,7 +15,8 @@ ColorName = Literal["rgb", "lab"]
 GeneratorName = Literal["unet", "autoencoder", "resnet", "backbone_unet"]
 NormName = Literal["batch", "sync_batch", "instance"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
-ReconstructionName = Literal["l1", "huber", "ciede2000"]
+DistanceName = Literal["l1", "huber", "ciede2000"]
+ReconstructionName = Literal[DistanceName, "bins"]
 AdversarialName = Literal["bce", "l1", "mse", "none"]
 FitName = Literal["stretch", "crop", "pad"]
 
@@ -173,6 +174,18 @@ class ModelConfig(Section):
         description="Side of an image over the side that backbone_unet predicts color at; enlarged bilinearly. Needs "
         "model.color=lab above 1.",
     )
+    bin_width: Literal[0, 10, 12] = Field(
+        0,
+        description="Side of the squares of ab that backbone_unet predicts a distribution over, which color is decoded "
+        "from (arXiv:1603.08511: 10). Needs model.color=lab above 0 [Lab units, 0: predicts color itself].",
+    )
+    temperature: float = Field(
+        0.38,
+        gt=0,
+        le=1,
+        description="Temperature that a distribution is decoded at: 1 gives its mean, which is pale; toward 0 it nears "
+        "the most probable color, which is vivid and may leave stains [above 0, to 1].",
+    )
 
 
 class LossConfig(Section):
@@ -182,11 +195,16 @@ class LossConfig(Section):
 
     reconstruction: ReconstructionName = Field(
         "l1",
-        description="Distance to the original colors: mean |difference|; Huber; or CIEDE2000 of ab, needs "
-        "model.color=lab.",
+        description="Distance to the original colors: L1; Huber; CIEDE2000 of ab, needs model.color=lab; or "
+        "bins, the cross-entropy of distributions over ab, needs model.bin_width [nats: some 30 times L1].",
     )
     l1_weight: float = Field(
         100.0, ge=0, description="Weight of loss.reconstruction beside the adversarial loss [0 or more]."
+    )
+    rebalancing: BelowOne = Field(
+        0.5,
+        description="How much more rare colors count with loss.reconstruction=bins: 1 - lambda of arXiv:1603.08511. "
+        "More makes colors more vivid, and more often wrong [0: not at all, to below 1].",
     )
     perceptual_weight: float = Field(
         0.0,

@@ -23,6 +23,7 @@ from hpc_recolor.runtime.progress import show_phase
 from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
 from hpc_recolor.training import preflight
 from hpc_recolor.training.agreement import LAG, Agreement, Flags, Verdict, Verdicts, agree_on_any
+from hpc_recolor.training.bin_weights import set_bin_weights
 from hpc_recolor.training.checkpointer import Checkpointer
 from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.device_step import DeviceStep
@@ -115,6 +116,9 @@ class Trainer:
             difference = on_main(world, lambda: check_resumed(found, config, world.device.type))
             self.checkpointer.saved_images = self.images_seen
             self._print(difference)
+        elif self.state.engines.bins and config.loss.reconstruction == "bins":
+            self.enter_phase("counting colors", self.context.step)
+            set_bin_weights(self.state.engines.bins, config, photos.train, world)
 
     @property
     def images_seen(self) -> int:

@@ -13,8 +13,10 @@ import torch
 from hpc_recolor.config import Config, GeneratorName
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.sets import collect
 from hpc_recolor.evaluation.validation_scores import score
 from hpc_recolor.models.build import build_discriminator, build_generator
+from hpc_recolor.models.color_bins import ColorBins
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.models.norm import CrossRankBatchNorm2d
 from hpc_recolor.run_folder.files import record_of
@@ -24,6 +26,7 @@ from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.signals import StopRequest
 from hpc_recolor.training import device_step, fit_memory, validation
 from hpc_recolor.training.agreement import Flags
+from hpc_recolor.training.bin_weights import set_bin_weights
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.engine.engine import Engines
@@ -82,6 +85,15 @@ def to_float64(engines: Engines) -> None:
             moments |= {key: moments[key].double() for key in ("exp_avg", "exp_avg_sq")}
 
 
+def bin_weights(world: World, photos: str, folder: str) -> list[float]:
+    """The weights of bins by photographs."""
+    config = run_config(photos, folder, **BINS)
+    bins = ColorBins(config.model.bin_width, config.model.temperature)
+    set_bin_weights(bins, config, collect(config, world).train, world)
+    weights: list[float] = bins.weights.tolist()
+    return weights
+
+
 def cross_rank_norm(world: World) -> list[Any]:
     """Output, input gradient, parameter gradients and statistics of this rank's half of a batch."""
     batch = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 7
@@ -118,6 +130,11 @@ BACKBONE: dict[str, dict[str, Any]] = {
     "train": {"backbone_lr_scale": 0.1, "freeze_backbone_images": 32},
 }
 
+BINS: dict[str, dict[str, Any]] = {
+    "model": {"generator": "backbone_unet", "bin_width": 12},
+    "loss": {"reconstruction": "bins", "l1_weight": 3.0},
+}
+
 # Stage, color, sections of the config, and the step of 6 that the run is stopped in; the end of step 2 is an epoch's.
 STOPPED_RUNS: dict[str, tuple[int, str, dict[str, dict[str, Any]], int]] = {
     f"stage {stage}, {color}, step {step}": (stage, color, {}, step)
@@ -129,6 +146,7 @@ STOPPED_RUNS: dict[str, tuple[int, str, dict[str, dict[str, Any]], int]] = {
     "fp16": (0, "lab", {"train": {"precision": "fp16", "batch_size": 8}}, 3),
 }
 STOPPED_RUNS |= {f"a backbone that starts to learn, stage {stage}": (stage, "lab", BACKBONE, 3) for stage in (0, 3)}
+STOPPED_RUNS |= {f"bins, stage {stage}": (stage, "lab", BINS, 3) for stage in (0, 2, 3)}
 
 
 def stopped_runs(world: World, photos: str, folder: str) -> dict[str, list[str]]:
@@ -136,7 +154,7 @@ def stopped_runs(world: World, photos: str, folder: str) -> dict[str, list[str]]
     different = {}
     for name, (stage, color, sections, step) in STOPPED_RUNS.items():
         train = {"batch_size": 8, "epochs": 4} | sections.get("train", {})
-        sections = {
+        sections = sections | {
             "model": {"width": 4, "color": color} | sections.get("model", {}),
             "deepspeed": {"zero_stage": stage},
             "train": train,

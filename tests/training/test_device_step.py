@@ -81,6 +81,7 @@ def reduced(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         {"train": {"batch_size": 8, "accumulate": 2}},
         {"train": {"batch_size": 8, "precision": "fp16", "clip_norm": 1.0}},
         {"train": {"batch_size": 8, "channels_last": True}, "loss": {"reconstruction": "huber"}},
+        workers.BINS,
     ],
 )
 def test_the_host_reads_nothing_of_a_step(
