@@ -43,7 +43,7 @@ def training_batches(
     if data.cache == "none":
         batches = _batches(samples, draw_batch, batch_size // world.size, data, world)
     else:
-        batches = _from_memory(_load_all(samples, data, world), draw_batch, world)
+        batches = _from_memory(_load_all(samples, data, world), draw_batch, data, world)
     if data.smallest_crop == 1:
         return batches
     return _cropped(batches, order, images_seen, batch_size, data, world)
@@ -108,23 +108,31 @@ def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
     return load_images(samples, data, world, world.device if on_gpu else torch.device("cpu"))
 
 
-def _from_memory(images: Tensor, draw_batch: DrawBatch, world: World) -> Generator[Batch]:
-    on_gpu = world.device.type == "cuda"
-
+def _from_memory(images: Tensor, draw_batch: DrawBatch, data: DataConfig, world: World) -> Generator[Batch]:
     def to_gpu(host: Tensor) -> Tensor:
         return host.pin_memory().to(world.device, non_blocking=True)
 
     for iteration in count():
         drawn, flips = draw_batch(iteration)
-        batch = gathered(images, images.is_cuda, drawn, flips, to_gpu) if on_gpu else stacked(images, drawn, flips)
-        yield Batch(rgb_u8_NHWC=batch, numbers=torch.from_numpy(drawn))
+        numbers = torch.from_numpy(drawn)
+        if world.device.type == "cpu":
+            yield Batch(stacked(images, drawn, flips), numbers)
+            continue
+        rgb_u8_NHWC, picks = picked(images, images.is_cuda, drawn, flips, to_gpu)
+        if images.is_cuda and data.smallest_crop == 1:
+            yield Batch(rgb_u8_NHWC, numbers, picks)  # gathered in the step, with its colors in one launch
+        else:
+            yield Batch(gather(rgb_u8_NHWC, picks), numbers)
 
 
-def gathered(images: Tensor, is_resident: bool, drawn: Any, flips: Any, to_gpu: Callable[[Tensor], Tensor]) -> Tensor:
-    """`stacked` on the GPU, by one launch and without a wait. is_resident: whether `images` are there already."""
-    chosen = images if is_resident else to_gpu(images[torch.from_numpy(drawn)])
-    picks = np.column_stack((drawn if is_resident else np.arange(len(drawn)), flips)).astype(np.int64)
-    return gather(chosen, to_gpu(torch.from_numpy(picks)))
+def picked(
+    images: Tensor, is_resident: bool, drawn: Any, flips: Any, to_gpu: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Images on the GPU, and the picks by which `recolor_kernels.gather` makes of them what `stacked` does; not waited
+    for. is_resident: whether `images` are there already."""
+    numbers = drawn if is_resident else np.arange(len(drawn))
+    picks = to_gpu(torch.from_numpy(np.column_stack((numbers, flips)).astype(np.int64)))
+    return images if is_resident else to_gpu(images[torch.from_numpy(drawn)]), picks
 
 
 def stacked(images: Tensor, drawn: Any, flips: Any) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from hpc_recolor.config import DataConfig, FitName
-from hpc_recolor.data.batches import gathered, load_images, stacked, training_batches
+from hpc_recolor.data.batches import load_images, picked, stacked, training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.photo import SquareFit, to_square
 from hpc_recolor.data.samples import PhotoFiles, Subset
@@ -21,6 +21,7 @@ from hpc_recolor.data.shards import ShardSamples, read_set
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import UserError
+from recolor_kernels import gather
 from tests.conftest import paint_photo
 from tests.support import tolerances
 from tests.support.prepared_sets import SIZE, Prepare
@@ -215,9 +216,30 @@ def test_a_batch_that_a_gpu_gathers_is_the_one_that_the_host_stacks(is_resident:
         moved.append(host.shape)
         return host
 
-    batch = gathered(images, is_resident, drawn, flips, to_gpu)
+    batch = gather(*picked(images, is_resident, drawn, flips, to_gpu))
     assert torch.equal(batch, stacked(images, drawn, flips))
-    assert moved == [*([] if is_resident else [(9, 6, 5, 3)]), (9, 3)]
+    assert moved == [(9, 3), *([] if is_resident else [(9, 6, 5, 3)])]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("cache", "smallest_crop", "left"), [("device", 1.0, True), ("device", 0.5, False), ("host", 1.0, False)]
+)
+def test_a_batch_in_the_memory_of_a_gpu_is_left_to_the_step_unless_it_is_cropped(
+    square_photos: PhotoFiles, cache: Literal["host", "device"], smallest_crop: float, left: bool
+) -> None:
+    gpu = World(rank=0, size=1, local_rank=0, device=torch.device("cuda", 0))
+    order, data = SampleOrder(10, 3), DataConfig(size=SIZE, cache=cache, smallest_crop=smallest_crop)
+    for batch, on_cpu in zip(
+        training_batches(square_photos, order, 0, 4, data, gpu),
+        islice(training_batches(square_photos, order, 0, 4, data, rank(0, 1)), 3),
+        strict=False,
+    ):
+        assert (batch.picks is not None) == left
+        images = batch.rgb_u8_NHWC if batch.picks is None else gather(batch.rgb_u8_NHWC, batch.picks)
+        assert torch.equal(batch.numbers, on_cpu.numbers)
+        if smallest_crop == 1:
+            assert torch.equal(images.cpu(), on_cpu.rgb_u8_NHWC)
 
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
