@@ -94,7 +94,8 @@ def test_rows_may_be_longer_than_what_is_moved_together(width: int) -> None:
 def test_a_batch_is_one_launch_and_none_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(launch, "launch", lambda kernel, programs, **arguments: seen.append(arguments))
-    for number, function in enumerate((gather, gather_lab, gather_gray)):
+    functions: tuple[Callable[..., Any], ...] = (gather, gather_lab, gather_gray)
+    for number, function in enumerate(functions):
         function(random_images(3, 48, 48), picks((0, 0, 0), (2, 1, 1)), impl="triton")
         assert [arguments["GROUP"] for arguments in seen] == [4] * (number + 1)
         function(random_images(3, 48, 48), picks(), impl="triton")
