@@ -145,8 +145,11 @@ def test_every_loader_and_cache_gives_the_same_batches_from_shards(
     samples = ShardSamples(folder, "train", read_set(folder, "data.shards").options)
     order = SampleOrder(len(samples), 3)
     data = DataConfig(size=SIZE, loader=loader, cache=cache)
-    with closing(training_batches(samples, order, 6, 10, data, rank(1, 2))) as batches:
-        for place in (11, 21, 31):
+    # A cache is made by all ranks together: see test_host_cache.
+    world, places = (rank(1, 2), (11, 21, 31)) if cache == "none" else (rank(0, 1), (6, 11, 16))
+    global_size = 5 * world.size
+    with closing(training_batches(samples, order, 6, global_size, data, world)) as batches:
+        for place in places:
             batch = next(batches)
             numbers, flips = order.draw(place, 5)
             assert batch.numbers.tolist() == numbers.tolist()
@@ -244,5 +247,5 @@ def test_a_batch_in_the_memory_of_a_gpu_is_left_to_the_step_unless_it_is_cropped
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
     many = Subset(square_photos, [0] * 10**7)
-    with pytest.raises(UserError, match=r"data.cache=host: 10000000 images of 4096 px on each of 1 .* GiB"):
+    with pytest.raises(UserError, match=r"data.cache=host: 10000000 images of 4096 px take .* GiB"):
         next(training_batches(many, SampleOrder(1, 0), 0, 1, DataConfig(size=4096, cache="host"), rank(0, 1)))
