@@ -5,7 +5,7 @@ import shutil
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,9 +13,12 @@ import torch
 from PIL import Image, ImageOps
 
 from hpc_recolor.config import DataConfig, FitName
+from hpc_recolor.data import pipeline
+from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import load_images, picked, stacked, training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.photo import SquareFit, to_square
+from hpc_recolor.data.pipeline import handed_over
 from hpc_recolor.data.samples import PhotoFiles, Subset
 from hpc_recolor.data.shards import ShardSamples, read_set
 from hpc_recolor.data.sources import find_photos
@@ -243,6 +246,24 @@ def test_a_batch_in_the_memory_of_a_gpu_is_left_to_the_step_unless_it_is_cropped
         assert torch.equal(batch.numbers, on_cpu.numbers)
         if smallest_crop == 1:
             assert torch.equal(images.cpu(), on_cpu.rgb_u8_NHWC)
+
+
+def test_dali_hands_over_its_memory_and_leaves_alone_what_is_held(
+    square_photos: PhotoFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses: list[int] = []
+
+    def noted(images: Any, numbers: Any) -> Batch:
+        addresses.append(images.as_tensor().data_ptr())
+        return handed_over(images, numbers)
+
+    monkeypatch.setattr(pipeline, "handed_over", noted)
+    data, order = DataConfig(size=SIZE, loader="dali"), SampleOrder(10, 3)
+    with closing(training_batches(square_photos, order, 0, 4, data, rank(0, 1))) as batches:
+        held = [(batch.rgb_u8_NHWC, batch.rgb_u8_NHWC.clone()) for batch in islice(batches, 8)]
+    assert [images.data_ptr() for images, _ in held] == addresses
+    assert len(set(addresses)) == 8
+    assert all(torch.equal(images, first) for images, first in held)
 
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
