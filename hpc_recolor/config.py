@@ -108,7 +108,9 @@ class DataConfig(Section):
         "auto", description="Image decoder: DALI, or torch's DataLoader with Pillow; auto uses DALI if installed."
     )
     cache: Annotated[Literal["none", "host", "device"], OPERATIONAL] = Field(
-        "none", description="Decode all samples once and keep them on each rank, in host memory or on the GPU."
+        "none",
+        description="Decode all samples once and keep them: in host memory, which ranks of a machine share, or on each "
+        "GPU.",
     )
     threads: Annotated[int, OPERATIONAL] = Field(
         2, ge=1, description="Loader threads or workers of each rank [threads, 1 or more]."

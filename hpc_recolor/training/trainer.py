@@ -175,7 +175,7 @@ class Trainer:
         self.state.counters.images_seen += train.batch_size
         share = average.share(train.batch_size, self.images_seen) if average else 0.0
         self.device_step.set_inputs(flags, share)
-        self.runner.run(batch.rgb_u8_NHWC, phase)
+        self.runner.run(batch.rgb_u8_NHWC, phase, batch.picks)
         self.verdicts.send(self.images_seen, self.device_step.verdict)
         return Agreement().and_then(self._obey())
 

@@ -1,18 +1,25 @@
 """Functions that tests run on several ranks: `python -m tests.support.workers NAME JSON_ARGUMENTS OUT`."""
 
+import errno
 import hashlib
+import io
 import json
+import os
 import sys
+from contextlib import closing, redirect_stderr
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hpc_recolor.config import Config, GeneratorName
+from hpc_recolor.config import Config, DataConfig, GeneratorName
 from hpc_recolor.config_file import load_config
+from hpc_recolor.data import batches, host_cache
 from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.sets import collect
 from hpc_recolor.evaluation.validation_scores import score
 from hpc_recolor.models.build import build_discriminator, build_generator
@@ -404,6 +411,41 @@ def fitted_runs(world: World, photos: str, folder: str, stage: int) -> dict[str,
         found = [fitted_run("fitted", epochs) for epochs in (2, 4)]
     start("cpu", threads=1)
     return {"tried": tried, "equal": [one == other for one, other in zip(found, expected, strict=True)]}
+
+
+def cached_batches(world: World, shards: str, refused: bool) -> dict[str, Any]:
+    """Whether batches of the host cache are those of the shards, how many samples this rank has loaded for it, the
+    inodes of memory that ranks share, and what was printed. refused: rank 1 cannot map that memory."""
+    config = small_config(data={"shards": shards, "size": 32, "cache": "host"})
+    samples = collect(config, world).train
+    order, printed, loaded = SampleOrder(len(samples), seed=3), io.StringIO(), []
+    fill = batches._fill
+
+    def noted_fill(images: torch.Tensor, *arguments: Any) -> None:
+        loaded.append(len(images))
+        fill(images, *arguments)
+
+    def refuse(path: str, size_bytes: int) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def first_batches(data: DataConfig) -> list[Batch]:
+        with closing(batches.training_batches(samples, order, 4, 8, data, world)) as found:
+            return list(islice(found, 4))
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(printed):
+        patch.setattr(batches, "_fill", noted_fill)
+        if refused and world.rank == 1:
+            patch.setattr(host_cache, "map_file", refuse)
+        with closing(batches.training_batches(samples, order, 4, 8, config.data, world)) as found:
+            cached = list(islice(found, 4))
+            maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    plain = first_batches(config.data.model_copy(update={"cache": "none"}))
+    return {
+        "equal": all(torch.equal(one.rgb_u8_NHWC, other.rgb_u8_NHWC) for one, other in zip(cached, plain, strict=True)),
+        "loaded": sum(loaded),
+        "inodes": sorted({line[4] for line in maps if len(line) > 5 and host_cache.NAME in line[5]}),
+        "printed": printed.getvalue(),
+    }
 
 
 def main() -> None:
