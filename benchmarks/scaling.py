@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import log2
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,17 @@ class Network:
         return self.latency_s + 2 * (self.ranks - 1) / self.ranks * size_bytes / self.bandwidth
 
 
-# NVLink in a node of eight; eight nodes with 400 Gbit/s a GPU.
-NETWORKS = (Network("8 H100", 8, 300e9, 40e-6), Network("64 H100", 64, 120e9, 120e-6))
+GPUS_PER_NODE = 8
+GPUS = (4, 8, 16, 32, 64, 128, 256, 512)
+
+
+def network_of(gpus: int) -> Network:
+    """NVLink in a node of eight; between nodes 400 Gbit/s a GPU, and more latency whenever their number doubles."""
+    doublings = log2(max(1, gpus / GPUS_PER_NODE))
+    return Network(f"{gpus} H100", gpus, 120e9 if doublings else 300e9, 40e-6 + 80e-6 / 3 * doublings)
+
+
+NETWORKS = (network_of(8), network_of(64))
 GOALS = {8: 0.95, 64: 0.90}
 
 GENERATOR_BYTES, DISCRIMINATOR_BYTES = 4 * 41_826_947, 4 * 2_766_657
@@ -101,6 +111,30 @@ GENERATOR_BYTES, DISCRIMINATOR_BYTES = 4 * 41_826_947, 4 * 2_766_657
 SMALL_BYTES = 4 * 100_000
 # Share of a step in which the generator's backward pass, after its largest gradients, still computes.
 HIDING_SHARE = 0.25
+
+
+# The state of a run, what one rank saves of it at the least (its largest tensor, with moments and average), and what a
+# process writes and reads of it [bytes/s], measured on a virtual disk (docs/benchmarks.md).
+STATE_BYTES, LARGEST_BYTES = 702e6, 4 * 4 * 8_388_608
+WRITE, READ = 702e6 / 0.80, 702e6 / 0.57
+# A parallel file system: what it moves for all nodes together [bytes/s], and files that it creates or opens [1/s].
+DISK, OPENS = 10e9, 20e3
+# Between two failures of a GPU, or of what it needs [GPU hours]: Llama 3's 419 in 54 days on 16,384 H100
+# (arXiv:2407.21783, section 3.3.4).
+BETWEEN_FAILURES_H = 54 * 24 * 16_384 / 419
+LARGE_BATCH = 4096  # images, of all GPUs together
+
+
+def save_s(gpus: int) -> float:
+    """Time of a checkpoint beside training [s]: two files a rank, of which the largest tensor is in one."""
+    written_s = max(max(STATE_BYTES / gpus, LARGEST_BYTES) / WRITE, STATE_BYTES / DISK)
+    return written_s + 2 * gpus / OPENS
+
+
+def restore_s(gpus: int) -> float:
+    """Time of a restore [s]: each rank opens the shards of all, and each node reads the whole state once."""
+    nodes = max(1, gpus // GPUS_PER_NODE)
+    return max(STATE_BYTES / READ, nodes * STATE_BYTES / DISK) + gpus**2 / OPENS
 
 
 def weak_scaling(step_s: float, network: Network, compiled: bool) -> float:
@@ -123,7 +157,7 @@ def scaling(*, flags: cli.ConfigFlags = cli.NO_FLAGS) -> None:
         for line in check_communication(config):
             print(line)
         return
-    print("\n".join([*step_table(), "", *scaling_table()]))
+    print("\n".join([*step_table(), "", *scaling_table(), "", *nodes_table()]))
 
 
 def step_table() -> Iterator[str]:
@@ -144,6 +178,35 @@ def scaling_table() -> Iterator[str]:
             shares = [weak_scaling(NOW.step_s(batch, EXPECTED), network, compiled) for batch in BATCHES]
             name = f"{network.name}, {'reduced after a compiled backward pass' if compiled else 'reduced beside it'}"
             yield f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} | {GOALS[network.ranks]:.0%} |"
+
+
+def nodes_table() -> Iterator[str]:
+    """From half a node to 64 of them: speed, saving, restoring, heartbeats and failures, a line each."""
+    alone_s = NOW.step_s(256, EXPECTED)
+
+    def step_s(gpus: int, batch: int) -> float:
+        own_s = NOW.step_s(batch, EXPECTED)
+        return own_s / weak_scaling(own_s, network_of(gpus), compiled=False)
+
+    def strong(gpus: int) -> float:
+        return LARGE_BATCH / step_s(gpus, LARGE_BATCH // gpus)
+
+    rows: dict[str, Callable[[int], str]] = {
+        "images in a step, 256 a GPU": lambda gpus: f"{256 * gpus:,}",
+        "images/s": lambda gpus: f"{256 * gpus / step_s(gpus, 256) / 1000:,.0f}k",
+        "of the speed alone": lambda gpus: f"{alone_s / step_s(gpus, 256):.1%}",
+        f"images a GPU in steps of {LARGE_BATCH:,}": lambda gpus: f"{LARGE_BATCH // gpus}",
+        f"images/s in steps of {LARGE_BATCH:,}": lambda gpus: f"{strong(gpus) / 1000:,.0f}k",
+        "of the speed alone with 256": lambda gpus: f"{strong(gpus) * alone_s / 256 / gpus:.1%}",
+        "a save beside training, s": lambda gpus: f"{save_s(gpus):.2f}",
+        "a restore, s": lambda gpus: f"{restore_s(gpus):.1f}",
+        "requests of heartbeats to the store, 1/s": lambda gpus: f"{2 * gpus:,}",
+        "days between two failures": lambda gpus: f"{BETWEEN_FAILURES_H / gpus / 24:,.0f}",
+    }
+    yield f"| H100 | {' | '.join(map(str, GPUS))} |"
+    yield f"| --- |{' --- |' * len(GPUS)}"
+    for name, cell in rows.items():
+        yield f"| {name} | {' | '.join(map(cell, GPUS))} |"
 
 
 def check_communication(config: Config, rounds: int = 15) -> list[str]:

@@ -10,7 +10,8 @@ from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
 
-TAIL_BYTES = 1 << 18  # far more than there is between two rows of losses
+# Of metrics.jsonl: what nearly always holds a row of losses, and far more than there is between two of them.
+TAILS_BYTES = (1 << 13, 1 << 18)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def read_progress(run: RunFolder) -> TrainingProgress:
         epochs = load_config(run.config, {}).train.epochs
     except UserError:
         epochs = None
-    row = _last_losses(run.metrics)
+    row = next(filter(None, (_last_losses(run.metrics, size) for size in TAILS_BYTES)), {})
     try:
         seen, epoch, rate = (float(row[key]) for key in ("images_seen", "epoch", "images_per_s"))
     except (KeyError, TypeError, ValueError):
@@ -45,11 +46,11 @@ def read_progress(run: RunFolder) -> TrainingProgress:
     return TrainingProgress(epoch=min(epoch, epochs), epochs=epochs, images_per_s=rate, time_left_s=left / rate)
 
 
-def _last_losses(metrics: Path) -> dict[str, Any]:
-    """The last complete row of losses; empty if there is none."""
+def _last_losses(metrics: Path, tail_bytes: int) -> dict[str, Any]:
+    """The last complete row of losses in the last bytes of a file; empty if there is none."""
     try:
         with metrics.open("rb") as file:
-            file.seek(max(0, metrics.stat().st_size - TAIL_BYTES))
+            file.seek(max(0, metrics.stat().st_size - tail_bytes))
             lines = file.read().split(b"\n")[:-1]  # a last line without a line break was truncated by a kill
     except OSError:
         return {}

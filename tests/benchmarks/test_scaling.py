@@ -11,6 +11,7 @@ from benchmarks.scaling import (
     NOW,
     STEPS,
     Network,
+    nodes_table,
     scaling_table,
     step_table,
     weak_scaling,
@@ -23,7 +24,7 @@ PAGE = (ROOT / "docs" / "scaling.md").read_text()
 
 
 def test_the_page_has_the_tables_that_the_command_prints() -> None:
-    for table in (step_table(), scaling_table()):
+    for table in (step_table(), scaling_table(), nodes_table()):
         assert "\n".join(table) in PAGE
 
 
