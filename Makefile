@@ -49,7 +49,7 @@ test-fast: $(READY)
 # The tests of survival, on nodes that are hosts of their own; then all faults of hosts, with a table of what they cost.
 survival: $(READY)
 	DEV_CLUSTER_HOSTS=4 $(RUN) -m pytest tests/launch/test_survival.py
-	$(RUN) -m pytest tests/launch/test_host_faults.py -m 'hosts or not hosts' -s
+	$(RUN) -m pytest tests/launch/test_host_faults.py tests/launch/test_node_preflight.py -m 'hosts or not hosts' -s
 
 # Failures are kept in .hypothesis/fuzz, and tried first by the next run of these tests.
 MINUTES := 10

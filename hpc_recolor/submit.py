@@ -17,6 +17,7 @@ from hpc_recolor.launch import sweep as sweeps
 from hpc_recolor.launch.defaults import DEFAULTS, read_defaults
 from hpc_recolor.launch.given_options import GivenOptions
 from hpc_recolor.launch.job_folder import JobFolder, Submission
+from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.submission import Plan, plan
 from hpc_recolor.launch.submission import submit as submit_plan
 from hpc_recolor.runtime.errors import UserError
@@ -69,6 +70,14 @@ def submit(
         Literal["slurm", "local"] | None,
         Parameter(help="local: the same job on this machine, without SLURM [default: slurm]."),
     ] = None,
+    preflight: Annotated[
+        bool | None,
+        Parameter(negative=(), help="Try each node before training, in about half a minute; a bad one ends the job."),
+    ] = None,
+    exclude_bad: Annotated[
+        bool | None,
+        Parameter(name="--exclude-bad", negative=(), help="With --preflight: queue the job again without bad nodes."),
+    ] = None,
     dry_run: Annotated[
         bool, Parameter(name="--dry-run", negative=(), help="Show the script and the ranks, and submit nothing.")
     ] = False,
@@ -89,6 +98,7 @@ def submit(
     given: dict[str, object] = {
         "nodes": nodes, "gpus_per_node": gpus_per_node, "time": time, "partition": partition, "account": account,
         "qos": qos, "constraint": constraint, "after": after, "at_once": at_once,
+        "preflight": preflight, "exclude_bad": exclude_bad,
     }  # fmt: skip
     fields = cli.given(flags)
     if name and not (sweep or grid):
@@ -99,6 +109,7 @@ def submit(
     _require_photographs(configs)
     array = _array_name(name) if sweep or grid else None
     complete, unchecked = options.complete(needs_cluster=not dry_run or check)
+    _check_preflight(complete, is_sweep=bool(sweep or grid))
     planned = plan(configs, complete, shell_command(*SUBMIT, *_arguments()), array)
     sources = options.sources(planned.options, configs[0])
     if dry_run:
@@ -134,6 +145,21 @@ def _check_flags(
         raise UserError("--sweep, --grid", "only available as SLURM arrays", "leave out --cluster local and --follow")
     if check_alone:
         raise UserError("--check", "only available with --dry-run", "add --dry-run")
+
+
+def _check_preflight(options: JobOptions, is_sweep: bool) -> None:
+    """Raises UserError where nodes cannot be tried before training."""
+    if options.exclude_bad and not options.preflight:
+        raise UserError("--exclude-bad", "only available with --preflight", "add --preflight")
+    if not options.preflight:
+        return
+    if options.cluster == "local" or is_sweep:
+        what = "--cluster local" if options.cluster == "local" else "a sweep"
+        raise UserError(
+            "--preflight", f"not available with {what}", "leave it out, or run python -m hpc_recolor.doctor"
+        )
+    if options.container:
+        raise UserError("--preflight", "not available with a container, in which there is no srun", "leave it out")
 
 
 def _array_name(name: str | None) -> str:

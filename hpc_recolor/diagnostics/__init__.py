@@ -1,1 +1,1 @@
-"""The doctor's checks of data sets and machines."""
+"""The doctor's checks of data sets and machines, and trials of nodes."""

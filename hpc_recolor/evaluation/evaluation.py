@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpc_recolor.config import ColorName, Config
+from hpc_recolor.config import Config
 from hpc_recolor.data.adoption import with_set_options
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.shards import MANIFEST
@@ -39,9 +39,6 @@ from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.terminal_tables import print_lines
-
-# Pixels, by their fingerprint, and the color space that a gray copy went through: equal for runs on equal photographs.
-BaselineKey = tuple[str, ColorName]
 
 
 @dataclass(frozen=True)
@@ -72,31 +69,25 @@ class Survey:
 
 
 def evaluate(
-    runs: Sequence[Path], options: EvaluationOptions, device: str = "auto", threads: int = 1, printed: bool = True
+    run: Path, options: EvaluationOptions, device: str = "auto", threads: int = 1, printed: bool = True
 ) -> list[Evaluation]:
-    """Measure the checkpoints of runs, or exports, and write the results. All ranks call it.
+    """Measure a run's checkpoints, or an export, and write the results. All ranks call it.
 
     device: "auto", "cpu" or "cuda"; threads: CPU threads of each rank, which decide the last bits of convolutions;
-    printed: the table of each, too. Returns what was measured, in the order of runs and their checkpoints.
-    Raises UserError, with nothing written, if runs, checkpoints, photographs or weights do not fit.
+    printed: the table of each, too. Returns what was measured, in the order of the checkpoints.
+    Raises UserError, with nothing written, if run, checkpoints, photographs or weights do not fit.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda", "torch finds no GPU here", "use --device cpu, or check nvidia-smi")
-    if options.out and len(runs) > 1:
-        raise UserError(f"out={options.out}", f"one folder for {len(runs)} runs", "leave it out, or name one run")
     world = start(device, threads)
     try:
-        found = on_main(world, lambda: [_chosen(run, options) for run in runs])
+        results, config, chosen = on_main(world, lambda: _chosen(run, options))
         perceptual = Perceptual.load(
             options.lpips_weights, options.fid_weights, world.device, recognition=options.recognition
         )
-        photographs = [find_photographs(config, options.data, chosen[-1].photos, world) for _, config, chosen in found]
-        baselines: dict[BaselineKey, Measurements] = {}
-        evaluations = []
-        for (results, config, chosen), of_run in zip(found, photographs, strict=True):
-            evaluator = Evaluator(results, config, options, world, perceptual, of_run, baselines)
-            evaluations += [evaluator.run_and_print(choice, printed) for choice in chosen]
-        return evaluations
+        photographs = find_photographs(config, options.data, chosen[-1].photos, world)
+        evaluator = Evaluator(results, config, options, world, perceptual, photographs)
+        return [evaluator.run_and_print(choice, printed) for choice in chosen]
     finally:
         stop()
 
@@ -104,7 +95,7 @@ def evaluate(
 class Evaluator:
     """Measures checkpoints of a run on its photographs, and the baselines once for all of them.
 
-    results: folder that the evaluations are written into; known: baselines of these and other photographs, added to.
+    results: folder that the evaluations are written into.
     """
 
     def __init__(
@@ -115,14 +106,14 @@ class Evaluator:
         world: World,
         perceptual: Perceptual,
         photographs: Photographs,
-        known: dict[BaselineKey, Measurements],
     ) -> None:
         self.results, self.config, self.options, self.world = results, config, options, world
-        self.perceptual, self.photographs, self.known = perceptual, photographs, known
+        self.perceptual, self.photographs = perceptual, photographs
         self.color = config.model.color
         self.survey = survey(photographs)
         fingerprint = self.survey.fingerprint
         self.name = on_main(world, lambda: result_writer.name_for(results, photographs.name, fingerprint))
+        self._baselines: Measurements | None = None
 
     def run_and_print(self, choice: Choice | ExportChoice, printed: bool = True) -> Evaluation:
         """Measure a checkpoint that is not measured already; rank 0 prints its table, if `printed`."""
@@ -183,8 +174,7 @@ class Evaluator:
 
     def baselines(self) -> Measurements:
         """The gray copy and the mean color, and `original`: the colorfulness of the originals; measured once."""
-        key = (self.survey.fingerprint, self.color)
-        if key not in self.known:
+        if self._baselines is None:
 
             def make(batch: Batch) -> MadeBatch:
                 originals = batch.rgb_u8_NHWC
@@ -193,8 +183,8 @@ class Evaluator:
                 of_originals = {"original": image_metrics.colorfulness(originals)}
                 return MadeBatch({"gray": gray, "mean_color": mean_color}, of_originals)
 
-            self.known[key] = measure_all(self.photographs, make, self.perceptual, "measuring gray and mean color")
-        return self.known[key]
+            self._baselines = measure_all(self.photographs, make, self.perceptual, "measuring gray and mean color")
+        return self._baselines
 
     def protocol(self, choice: Choice | ExportChoice) -> Protocol:
         """What is measured, and how."""

@@ -10,6 +10,7 @@ JOB_RANK_log.out          output of a rank, over all restarts of a job
 requeue-JOB-RESTART       exists if the ranks of that start request to be requeued
 cancelled-JOB             exists if the user has cancelled the job: it is not requeued
 early-JOB                 a line for each restart in a row that a signal ended before its ranks could record it
+excluded-JOB              the nodes, separated by commas, that the job is to be queued again without
 
 The folder has mode 0700, because its files are executed and trusted. A sweep has one for its array, in a folder of its
 own, and one in each of its runs.
@@ -137,6 +138,10 @@ class JobFolder:
     def cancelled(self, job: str) -> Path:
         """The marker that keeps a job from being requeued."""
         return self.path / f"cancelled-{job}"
+
+    def excluded(self, job: str) -> Path:
+        """The nodes, separated by commas, that the job is to be queued again without."""
+        return self.path / f"excluded-{job}"
 
     def make(self) -> None:
         """Create the folder with mode 0700. Raises UserError if that fails, or if it belongs to another user."""

@@ -78,6 +78,10 @@ class Profile(Section):
         120, ge=10, le=3600, description="How long before the time limit the ranks save [s, 10 to 3600]."
     )
     max_requeues: int | None = Field(None, ge=0, description="How often a job may be requeued [default: no limit].")
+    preflight: bool = Field(False, description="Try each node before training, in about half a minute.")
+    exclude_bad: bool = Field(
+        False, description="With preflight: queue the job again without nodes that are bad, instead of ending it."
+    )
     modules: tuple[TextLine, ...] = Field((), description="Environment modules to load on the nodes.")
     setup: tuple[ShellLine, ...] = Field((), description="Shell lines to run on the first node before the ranks start.")
     python: PlainPath | None = Field(None, description="Python on the nodes [default: the one that submits].")

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from hpc_recolor.run_folder.checkpoints import newest_images
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.run_folder.folder import RunFolder, read_config
 from hpc_recolor.runtime.code_version import code_commit
-from hpc_recolor.runtime.distributed import adopt
+from hpc_recolor.runtime.distributed import adopt, use_network
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
 from hpc_recolor.runtime.json_text import parse_json
@@ -109,7 +110,7 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
         if info.is_main:
             _check_progress(history, info.job, images)
         keep_caches(options.scratch)
-        _use_network(options.network_interface)
+        use_network(options.network_interface)
         config = stage(read_config(folder.config, run), options.scratch, info.local_rank == 0)
         end = _train(config, request)
         code, reason = (end.exit_code, str(end)) if end else (0, "finished")
@@ -157,7 +158,8 @@ def _request_requeue(submitted: JobFolder, folder: JobFolder, info: RankInfo, en
     if info.cluster == "local":
         return LOCAL_REQUEUE_RETURN_CODE
     if info.is_main or end.alone:
-        write_atomically(submitted.requeue(info.job, info.restart), str(folder.path.parent).encode())
+        with suppress(FileNotFoundError):  # another rank that ends alone has put the same in place
+            write_atomically(submitted.requeue(info.job, info.restart), str(folder.path.parent).encode())
     return end.exit_code if end.alone else 0
 
 
@@ -173,11 +175,6 @@ def _read_options(folder: JobFolder) -> JobOptions:
         return JobOptions.model_validate(parse_json(folder.options.read_bytes()))
     except (OSError, ValueError) as error:
         raise UserError(str(folder.options), f"cannot be read ({error})", "submit the run again") from None
-
-
-def _use_network(interface: str | None) -> None:
-    if interface:
-        os.environ |= {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
 
 
 def _event(info: RankInfo, kind: str, **more: object) -> Event:

@@ -55,45 +55,53 @@ leave_lost_ranks() {{
 leave_lost_ranks &
 leaving=$!"""
 
-# Runs after srun. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its handler, where nothing
-# held it; nothing is lost. A job that SLURM already ends may be one that the user cancelled after a signal, which only
-# accounting tells, a little late.
-REQUEUE = f"""\
-job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
-job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
-request=$job_folder/requeue-$job-$restart
-early=$job_folder/early-$job
-if [ -e "$request" ]; then
-  rm -f "$early"
-else
-  [ $code -eq 140 ] || exit $code
-  echo "$restart" >> "$early"
-fi
-run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
-resume="restart $(printf %q "$run")"
-[ -e "$request" ] || [ ! -e "$job_folder/{JobFolder.TASKS}" ] || resume="list $(printf %q "$(dirname "$run")")"
-rm -f "$request"
-[ -e "$job_folder/cancelled-$job" ] && exit {STOPPED}
-if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
-  for attempt in 1 2 3 4 5; do
-    case $(sacct -nPX -j "$SLURM_JOB_ID" -o State 2>/dev/null) in
-      CANCELLED*) exit {STOPPED} ;;
-      RUNNING | '') sleep 1 ;;
-      *) break ;;
-    esac
-  done
-fi
-if [ "$restart" -ge $max_requeues ]; then
-  echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
-elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge {IDLE_STARTS} ]; then
-  echo "stopped: {IDLE_STARTS} times in a row a signal came before training began; give the job more --time" >&2
-  rm -f "$early"
-else
-  scontrol requeue "$job" && exit 0
-  echo "error: SLURM could not requeue job $job" >&2
-fi
-echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
-exit {STOPPED}"""
+# Runs after srun, or instead of it. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its
+# handler, where nothing held it; nothing is lost. A job that SLURM already ends may be one that its user cancelled
+# after a signal, which only accounting tells, a little late. Nodes can be excluded as soon as the job is requeued, when
+# SLURM also sends SIGTERM to all of its processes.
+END_JOB = f"""\
+end_job() {{  # EXIT_CODE
+  code=$1
+  kill $leaving 2>/dev/null || :
+  job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+  job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
+  request=$job_folder/requeue-$job-$restart
+  early=$job_folder/early-$job
+  excluded=$job_folder/excluded-$job
+  if [ -e "$request" ]; then
+    rm -f "$early"
+  else
+    [ $code -eq 140 ] || exit $code
+    echo "$restart" >> "$early"
+  fi
+  run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
+  resume="restart $(printf %q "$run")"
+  [ -e "$request" ] || [ ! -e "$job_folder/{JobFolder.TASKS}" ] || resume="list $(printf %q "$(dirname "$run")")"
+  rm -f "$request"
+  [ -e "$job_folder/cancelled-$job" ] && exit {STOPPED}
+  if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
+    for attempt in 1 2 3 4 5; do
+      case $(sacct -nPX -j "$SLURM_JOB_ID" -o State 2>/dev/null) in
+        CANCELLED*) exit {STOPPED} ;;
+        RUNNING | '') sleep 1 ;;
+        *) break ;;
+      esac
+    done
+  fi
+  if [ "$restart" -ge $max_requeues ]; then
+    echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
+  elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge {IDLE_STARTS} ]; then
+    echo "stopped: {IDLE_STARTS} times in a row a signal came before training began; give the job more --time" >&2
+    rm -f "$early"
+  elif scontrol requeue "$job"; then
+    [ ! -e "$excluded" ] || (trap '' TERM; scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")")
+    exit 0
+  else
+    echo "error: SLURM could not requeue job $job" >&2
+  fi
+  echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
+  exit {STOPPED}
+}}"""
 NO_REQUEUE_LIMIT = 2**31 - 1
 
 
@@ -180,20 +188,30 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -
         "setup": [
             f"job_folder={shlex.quote(str(folder.path))}",
             CHECK,
-            *_setup(code, options),
+            *environment_lines(code, options),
             OUTLIVE_RANKS,
+            f"max_requeues={requeues}",
+            END_JOB,
+            *([_preflight(folder, options)] if options.preflight else []),
             LEAVE_LOST_RANKS,
         ],
         # A rank that fails ends the others.
         "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],
-        "teardown": ["code=$?", "kill $leaving 2>/dev/null || :", f"max_requeues={requeues}", REQUEUE],
+        "teardown": ["end_job $?"],
     }
 
 
-def _setup(code: Path, options: JobOptions) -> list[str]:
+def environment_lines(code: Path, options: JobOptions) -> list[str]:
+    """Shell lines after which the Python of a job finds what it needs. code: the folder of our packages."""
     modules = [f"module load {shlex.quote(module)}" for module in options.modules]
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
     return [*modules, *options.setup, path, *([] if _is_pyxis(options) else [HOLD_SIGNAL])]
+
+
+def _preflight(folder: JobFolder, options: JobOptions) -> str:
+    """Tries the nodes, and ends the job if one is bad."""
+    command = [options.python or sys.executable, "-u", "-m", "hpc_recolor.diagnostics.slurm_trials", str(folder.path)]
+    return f"{shlex.join(command)} || end_job $?"
 
 
 def _srun_arguments(folder: JobFolder, options: JobOptions, cpus_per_rank: int | None) -> list[str]:

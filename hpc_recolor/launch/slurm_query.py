@@ -82,6 +82,13 @@ def parse_partitions(text: str) -> list[Partition]:
     return [_partition(name, rows) for name, rows in by_name.items()]
 
 
+def usable_nodes(partition: str | None) -> set[str]:
+    """Names of the nodes that take jobs, now or later; None: of any partition."""
+    where = [f"--partition={partition}"] if partition else []
+    rows = parse_rows(run_command(["sinfo", "--noheader", "--Node", *where, "--format=%N|%T"]), 2)
+    return {name for name, state in rows if not UNUSABLE.match(state)}
+
+
 def accounts() -> list[str] | None:
     """The accounts that this user may charge; None where SLURM keeps no accounting."""
     return sorted({account for account, _ in _associations()}) or None

@@ -58,6 +58,12 @@ def adopt(rank: int, size: int, local_rank: int, local_size: int, address: str, 
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(candidate_ports(job)[0]), ADOPTED_JOB: job}
 
 
+def use_network(interface: str | None) -> None:
+    """Let NCCL and gloo use this network interface, such as ib0; None leaves the choice to them."""
+    if interface:
+        os.environ |= {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
+
+
 def start(device: str, threads: int | None, check_stop: Callable[[], None] = lambda: None) -> World:
     """Join the process group that torchrun's environment describes, or one of a single rank: NCCL on GPUs, else gloo.
 

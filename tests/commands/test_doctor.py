@@ -143,3 +143,14 @@ def test_a_cluster_is_asked_for_only_where_one_is_to_be_used(monkeypatch: pytest
         assert needed.severity == "error" and "dev_cluster up" in needed.fix
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho main\n")
     assert machine.check_slurm(needed=True).severity == "ok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("photos", "--nodes", "2"), "DIR=photos: not checked with --nodes; leave one of the two out"),
+        (("--partition", "main"), "--partition, --profile: only available with --nodes; add --nodes N"),
+    ],
+)
+def test_flags_that_exclude_each_other_are_refused(arguments: tuple[str, ...], line: str, invoke: Command) -> None:
+    assert line in error_line(invoke("doctor", *arguments))

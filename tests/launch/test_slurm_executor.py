@@ -26,6 +26,7 @@ OTHERS: dict[str, tuple[dict[str, Any], int | None]] = {
     "no_profile": ({}, None),
     "apptainer_after_limited": (APPTAINER | {"gpus_per_node": 2, "after": "42", "max_requeues": 3}, None),
     "sweep": ({"at_once": 2}, 6),
+    "preflight": ({"preflight": True, "exclude_bad": True}, None),
 }
 
 
@@ -98,6 +99,7 @@ def run_script(
     state: str = "RUNNING",
     accounted: str = "RUNNING",
     max_requeues: int = 2,
+    more: dict[str, Any] | None = None,
     **variables: str,
 ) -> "subprocess.CompletedProcess[str]":
     """The script of a job folder, with our own `srun` and `scontrol`; `srun` leaves a file `srun_ran` in `folder`."""
@@ -112,7 +114,8 @@ def run_script(
     for name, body in bodies.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o700)
-    script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions(max_requeues=max_requeues)).text()
+    options = JobOptions(max_requeues=max_requeues, **(more or {}))
+    script = slurm_executor.executor(job, job.code / "0", "cars", options).text()
     environment = {"PATH": str(programs), "SLURM_JOB_ID": "7"} | variables
     return subprocess.run(
         ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=folder, timeout=30
@@ -123,6 +126,24 @@ def test_ranks_that_request_it_are_requeued_once(tmp_path: Path) -> None:
     done = after_srun(tmp_path, 0, ("requeue-7-0",))
     assert (done.returncode, done.stdout) == (0, "scontrol requeue 7\n")
     assert not (tmp_path / "job" / "requeue-7-0").exists()
+
+
+def test_a_job_that_excludes_nodes_is_requeued_and_then_excludes_them(tmp_path: Path) -> None:
+    done = after_srun(tmp_path, 0, ("requeue-7-0", "excluded-7"))
+    assert done.stdout == f"scontrol requeue 7\nscontrol update JobId=7 ExcNodeList={tmp_path}\n"
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("code", [1, STOPPED])
+def test_ranks_do_not_start_on_nodes_that_are_bad(code: int, tmp_path: Path) -> None:
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/bash\nexit {code}\n")
+    python.chmod(0o700)
+    done = run_script(job, tmp_path, more={"python": str(python), "preflight": True})
+    assert done.returncode == code
+    assert not (tmp_path / "srun_ran").exists()
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, STOPPED, 137])

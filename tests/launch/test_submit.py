@@ -35,6 +35,7 @@ REFUSED = {
     "--run.folder=100%": "contains %, \\, : or a line break",
     "--run.folder=two\nlines": "contains %, \\, : or a line break",
     "--profile=nowhere.yaml": "nowhere.yaml: No such file",
+    "--exclude-bad": "only available with --preflight",
 }
 
 
@@ -59,6 +60,29 @@ def test_what_cannot_run_is_refused_with_one_line_and_leaves_nothing(
     assert REFUSED[argument] in line
     assert contents(tmp_path) == {}
     assert slurm("squeue", "-h") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--cluster=local",), "not available with --cluster local"),
+        (("--grid", "train.lr=1e-4,2e-4"), "not available with a sweep"),
+        (("--profile=container_cluster", "--dry-run"), "not available with a container"),
+    ],
+)
+def test_nodes_are_not_tried_where_srun_cannot_start_a_probe_on_each(
+    arguments: tuple[str, ...],
+    reason: str,
+    cluster: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert submit(photos, "--preflight", *arguments) == BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
 
 
 def test_what_sbatch_refuses_is_one_line_and_an_existing_run_is_unchanged(

@@ -20,6 +20,49 @@ job_folder=/runs/cars/job
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 trap : TERM
+max_requeues=3
+end_job() {  # EXIT_CODE
+  code=$1
+  kill $leaving 2>/dev/null || :
+  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+  job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
+  request=$job_folder/requeue-$job-$restart
+  early=$job_folder/early-$job
+  excluded=$job_folder/excluded-$job
+  if [ -e "$request" ]; then
+    rm -f "$early"
+  else
+    [ $code -eq 140 ] || exit $code
+    echo "$restart" >> "$early"
+  fi
+  run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
+  resume="restart $(printf %q "$run")"
+  [ -e "$request" ] || [ ! -e "$job_folder/tasks.json" ] || resume="list $(printf %q "$(dirname "$run")")"
+  rm -f "$request"
+  [ -e "$job_folder/cancelled-$job" ] && exit 75
+  if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
+    for attempt in 1 2 3 4 5; do
+      case $(sacct -nPX -j "$SLURM_JOB_ID" -o State 2>/dev/null) in
+        CANCELLED*) exit 75 ;;
+        RUNNING | '') sleep 1 ;;
+        *) break ;;
+      esac
+    done
+  fi
+  if [ "$restart" -ge $max_requeues ]; then
+    echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
+  elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge 5 ]; then
+    echo "stopped: 5 times in a row a signal came before training began; give the job more --time" >&2
+    rm -f "$early"
+  elif scontrol requeue "$job"; then
+    [ ! -e "$excluded" ] || (trap '' TERM; scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")")
+    exit 0
+  else
+    echo "error: SLURM could not requeue job $job" >&2
+  fi
+  echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
+  exit 75
+}
 leave_lost_ranks() {
   # 0: there are ranks, 1: there are none; anything else is no answer.
   look() { pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }
@@ -42,41 +85,4 @@ srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kil
 
 
 # teardown
-code=$?
-kill $leaving 2>/dev/null || :
-max_requeues=3
-job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
-request=$job_folder/requeue-$job-$restart
-early=$job_folder/early-$job
-if [ -e "$request" ]; then
-  rm -f "$early"
-else
-  [ $code -eq 140 ] || exit $code
-  echo "$restart" >> "$early"
-fi
-run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
-resume="restart $(printf %q "$run")"
-[ -e "$request" ] || [ ! -e "$job_folder/tasks.json" ] || resume="list $(printf %q "$(dirname "$run")")"
-rm -f "$request"
-[ -e "$job_folder/cancelled-$job" ] && exit 75
-if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
-  for attempt in 1 2 3 4 5; do
-    case $(sacct -nPX -j "$SLURM_JOB_ID" -o State 2>/dev/null) in
-      CANCELLED*) exit 75 ;;
-      RUNNING | '') sleep 1 ;;
-      *) break ;;
-    esac
-  done
-fi
-if [ "$restart" -ge $max_requeues ]; then
-  echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
-elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge 5 ]; then
-  echo "stopped: 5 times in a row a signal came before training began; give the job more --time" >&2
-  rm -f "$early"
-else
-  scontrol requeue "$job" && exit 0
-  echo "error: SLURM could not requeue job $job" >&2
-fi
-echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
-exit 75
+end_job $?

@@ -1,0 +1,353 @@
+"""Tries several nodes at once: a probe on each, all in step, and a table of what they answered.
+
+Each probe is a step of SLURM of its own, so that a node that is dead, hangs or loses data ends no other's trial. Each
+wait has an end: a node that does not answer is a finding.
+"""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from hpc_recolor.diagnostics.node_probe import MARK
+from hpc_recolor.diagnostics.outliers import (
+    METRICS,
+    PAIRS,
+    NodeReport,
+    Outlier,
+    failed_pairs,
+    find_outliers,
+    is_any_slow,
+    is_any_slowly_connected,
+    rate_of,
+)
+from hpc_recolor.runtime.output import escaped
+from hpc_recolor.runtime.terminal_tables import print_lines
+
+# Nodes may read Python's packages slowly, but about equally so: once half have started, the others get this many
+# times as long as the median of those, and at least so long.
+START_LIMIT_S, START_RATIO, START_LEAST_S = 180.0, 3.0, 60.0
+# Of each part; the probe kills it then.
+LIMIT_S = {"gpu": 20.0, "product": 15.0, "decode": 10.0, "memory": 5.0, "write": 12.0, "all_reduce": 12.0}
+CLOCK_LIMIT_S = 10.0
+# What else runs on a node for a moment is no fault of it: so often is a part tried while a node is slow in it.
+TRIES = 3
+# How much later an answer may come, over a network that loses data.
+GRACE_S = 10.0
+# Each node is paired with so many others, or with all of them.
+MOST_ROUNDS = 7
+END_LIMIT_S = 5.0
+# 128 + SIGUSR2: SLURM's signal before the time limit, or before a preemption.
+SIGNALLED = 140
+
+# An answer of a probe, None once it has ended.
+Answer = Mapping[str, Any] | None
+
+
+class SignalledError(Exception):
+    """SLURM has told the job to end."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial is made of.
+
+    gpus: of each node. scratch: folder on each node's disk, None for that of temporary files; shared: on the disk
+    that all share. job: a name that no other trial has. device: of all-reduces, as of `distributed.start`.
+    """
+
+    gpus: int
+    scratch: str | None
+    shared: str
+    job: str
+    network: str | None = None
+    device: str = "auto"
+
+
+@dataclass
+class Result:
+    """What came of it. pairs: rates of all-reduces [MB/s]; together: of the one over all nodes that were not found."""
+
+    reports: list[NodeReport]
+    pairs: dict[tuple[str, str], float] = field(default_factory=dict)
+    together: float | None = None
+    together_failure: str = ""
+
+    @property
+    def outliers(self) -> list[Outlier]:
+        """Nodes that are bad, or unlike the others."""
+        return find_outliers(self.reports, self.pairs)
+
+    @property
+    def bad_nodes(self) -> list[str]:
+        """Those, in order."""
+        return list(dict.fromkeys(outlier.node for outlier in self.outliers))
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each: what was found of which nodes, and what to do."""
+        lines = [str(outlier) for outlier in self.outliers]
+        fix = "check the network between them; neither is known to be at fault"
+        lines += [f"{one} and {other}: their all-reduce failed; {fix}" for one, other in self._failed_pairs]
+        if self.together_failure:
+            lines.append(f"all nodes together: all-reduce failed ({self.together_failure}); check the network")
+        return lines
+
+    @property
+    def _failed_pairs(self) -> list[tuple[str, str]]:
+        return failed_pairs(self.pairs, self.outliers)
+
+
+def try_nodes(nodes: Sequence[str], trial: Trial, command: Callable[[str], Sequence[str]]) -> Result:
+    """Try all nodes. command: starts the probe of a node, as srun does.
+
+    Raises SignalledError if probes are ended by SLURM's signal.
+    """
+    probes = Probes(nodes, command)
+    result = Result(list(probes.reports.values()))
+    try:
+        probes.await_start()
+        probes.ask_time()
+        if trial.gpus:
+            probes.ask("gpu", gpus=trial.gpus)
+        probes.ask("memory")
+        probes.ask("product", gpus=trial.gpus)
+        probes.ask("decode")
+        probes.ask("write", key="scratch", folder=trial.scratch)
+        probes.ask("write", key="shared", folder=trial.shared)
+        _try_all_pairs(probes, result, trial)
+        _try_together(probes, result, trial)
+    finally:
+        probes.end()
+    return result
+
+
+def rounds(nodes: Sequence[str], most: int = MOST_ROUNDS) -> list[list[tuple[str, str]]]:
+    """Pairs of nodes: in each round every node once, or all but one; each pair in one round at most (circle method)."""
+    seats: list[str | None] = [*nodes, *([None] if len(nodes) % 2 else [])]
+    found = []
+    for _ in range(len(seats) - 1):
+        opposite = zip(seats[: len(seats) // 2], reversed(seats), strict=False)
+        found.append([(one, other) for one, other in opposite if one is not None and other is not None])
+        seats[1:] = [seats[-1], *seats[1:-1]]
+    step = max(1, len(found) / most)
+    return [found[int(number * step)] for number in range(min(most, len(found)))]
+
+
+class Probes:
+    """The probes of all nodes, and what they have answered. A node that is late or gone is asked nothing more."""
+
+    def __init__(self, nodes: Sequence[str], command: Callable[[str], Sequence[str]]) -> None:
+        self.reports = {node: NodeReport(node) for node in nodes}
+        self.addresses: dict[str, str] = {}
+        self._answers: queue.Queue[tuple[str, Answer, float]] = queue.Queue()
+        self._number = 0
+        self._last_lines = dict.fromkeys(nodes, "")
+        self._began_s = time.monotonic()
+        self._processes = {node: self._start(node, command(node)) for node in nodes}
+
+    @property
+    def alive(self) -> list[str]:
+        """The nodes that have answered so far."""
+        return [node for node, report in self.reports.items() if not report.silence]
+
+    def await_start(self) -> None:
+        """Wait until the probes have started, and keep what they say of themselves."""
+
+        def limit_s(times_s: Sequence[float]) -> float:
+            if len(times_s) < len(self.reports) / 2:
+                return START_LIMIT_S
+            return min(START_LIMIT_S, max(START_LEAST_S, START_RATIO * median(times_s)))
+
+        for node, (answer, took_s) in self._await("start", self._began_s, self.alive, limit_s).items():
+            self.addresses[node] = answer["address"]
+            self.reports[node].versions = answer["versions"]
+            self.reports[node].values["start"] = took_s
+
+    def ask_time(self) -> None:
+        """Compare the clocks with that of this process: what came back is as old as half of the time that it took."""
+        asked, began_s = time.time(), time.monotonic()
+        self._order({node: {"part": "clock", "limit_s": CLOCK_LIMIT_S} for node in self.alive})
+        for node, (answer, took_s) in self._await("clock", began_s, self.alive, lambda _: CLOCK_LIMIT_S).items():
+            self.reports[node].clock_s = answer["time"] - asked - took_s / 2
+            self.reports[node].clock_error_s = took_s / 2
+
+    def ask(self, part: str, **arguments: object) -> None:
+        """Let all nodes try a part, with the same arguments; again while one is slow: the best of its tries counts."""
+        for _ in range(TRIES):
+            answers = self.ask_each(part, dict.fromkeys(self.alive, arguments))
+            for node, answer in answers.items():
+                report, values = self.reports[node], answer.get("values", {})
+                report.values |= {key: max(value, report.values.get(key, 0.0)) for key, value in values.items()}
+                if "failure" in answer:
+                    report.failures[str(arguments.get("key", part))] = answer["failure"]
+            measured = {key for answer in answers.values() for key in answer.get("values", {})}
+            if not is_any_slow([*self.reports.values()], measured):
+                break
+
+    def ask_each(self, part: str, arguments: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, Any]]:
+        """Let nodes try a part, each with arguments of its own. Returns their answers."""
+        limit_s = LIMIT_S[part]
+        orders = {node: {"part": part, "limit_s": limit_s, "with": own} for node, own in arguments.items()}
+        began_s = time.monotonic()
+        self._order(orders)
+        answers = self._await(part, began_s, [*orders], lambda _: limit_s + GRACE_S)
+        return {node: answer for node, (answer, _) in answers.items()}
+
+    def end(self) -> None:
+        """End all probes."""
+        for process in self._processes.values():
+            with suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+        deadline_s = time.monotonic() + END_LIMIT_S
+        for process in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline_s - time.monotonic()))
+            process.kill()
+
+    def _start(self, node: str, command: Sequence[str]) -> "subprocess.Popen[str]":
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, text=True, errors="replace", **pipes)
+        threading.Thread(target=self._read, args=(node, process), daemon=True).start()
+        return process
+
+    def _read(self, node: str, process: "subprocess.Popen[str]") -> None:
+        for line in process.stdout or ():
+            if line.startswith(MARK):
+                self._answers.put((node, json.loads(line.removeprefix(MARK)), time.monotonic()))
+            else:
+                self._last_lines[node] = line.strip() or self._last_lines[node]
+        process.wait()
+        self._answers.put((node, None, time.monotonic()))
+
+    def _order(self, orders: Mapping[str, Mapping[str, object]]) -> None:
+        self._number += 1
+        for node, order in orders.items():
+            stdin = self._processes[node].stdin
+            with suppress(OSError):  # its end is read from the other pipe
+                stdin.write(json.dumps({"number": self._number} | dict(order)) + "\n")  # type: ignore[union-attr]
+                stdin.flush()  # type: ignore[union-attr]
+
+    def _await(
+        self, part: str, began_s: float, nodes: Iterable[str], limit_s: Callable[[Sequence[float]], float]
+    ) -> dict[str, tuple[Mapping[str, Any], float]]:
+        """The answers to the last order, with the time from `began_s` until they came [s]. The others fall silent.
+
+        limit_s: for how long to wait, given the times of the answers that have come.
+        """
+        found: dict[str, tuple[Mapping[str, Any], float]] = {}
+        waiting = set(nodes)
+        while waiting:
+            limit = limit_s([took_s for _, took_s in found.values()])
+            try:
+                left_s = began_s + limit - time.monotonic()
+                node, answer, came_s = self._answers.get(timeout=min(1.0, left_s)) if left_s > 0 else ("", {}, 0.0)
+            except queue.Empty:
+                continue
+            if not node:
+                for late in waiting:
+                    self.reports[late].silence = f"has not answered for {limit:.0f} s ({part})"
+                break
+            if answer is None:
+                self._end_of(node, part)
+                waiting.discard(node)
+            elif answer["number"] == self._number and node in waiting:
+                found[node] = answer, came_s - began_s
+                waiting.discard(node)
+        return found
+
+    def _end_of(self, node: str, part: str) -> None:
+        code = self._processes[node].returncode
+        if code == SIGNALLED:
+            raise SignalledError
+        reason = self._last_lines[node] or f"exit code {code}"
+        self.reports[node].silence = self.reports[node].silence or f"its probe has ended ({part}): {reason}"
+
+
+def print_result(result: Result) -> None:
+    """Print the table of all nodes, which versions they have, and their rate together; problems on stderr."""
+    lines = [["node", *(f"{metric.heading} [{metric.unit}]" for metric in _shown(result)), "clock [s]"]]
+    for report in result.reports:
+        values = {**report.values, PAIRS.key: rate_of(report.node, result.pairs)}
+        numbers = [values.get(metric.key) for metric in _shown(result)]
+        lines.append([report.node, *map(_number, numbers), _number(report.clock_s, ".1f")])
+    print_lines(lines)
+    by_versions: dict[str, list[str]] = {}
+    for report in result.reports:
+        text = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+        by_versions.setdefault(text or "no answer", []).append(report.node)
+    for text, nodes in by_versions.items():
+        print(f"{', '.join(nodes)}: {text}")
+    if result.together is not None:
+        print(f"all-reduce over all that are not named below: {result.together:.3g} MB/s")
+    problems = result.problems
+    if not problems:
+        print(f"{len(result.reports)} nodes are as they should be")
+    sys.stdout.flush()
+    for problem in problems:
+        print(f"error: {escaped(problem)}", file=sys.stderr, flush=True)
+
+
+def _try_all_pairs(probes: Probes, result: Result, trial: Trial) -> None:
+    """All-reduces of each pair; again while a node is slow in them, without the pairs that failed: the best counts."""
+    nodes = probes.alive
+    for number in range(TRIES):
+        for place, pairs in enumerate(rounds(nodes)):
+            left = [pair for pair in pairs if result.pairs.get(pair) != 0.0]
+            rates = _try_pairs(probes, left, trial, f"{number} {place}")
+            result.pairs |= {pair: max(rate, result.pairs.get(pair, 0.0)) for pair, rate in rates.items()}
+        if not is_any_slowly_connected(nodes, result.pairs):
+            break
+
+
+def _try_pairs(probes: Probes, pairs: Sequence[tuple[str, str]], trial: Trial, number: str) -> dict[Any, float]:
+    """The rates of all-reduces of pairs that are tried at once [MB/s]; 0 where one of the two has failed."""
+    pairs = [pair for pair in pairs if set(pair) <= set(probes.alive)]
+    orders: dict[str, dict[str, object]] = {}
+    for pair in pairs:
+        orders |= _group(pair, probes, trial, f"{trial.job} {number}")
+    answers = probes.ask_each("all_reduce", orders)
+    rates = {node: answer.get("values", {}).get("all_reduce", 0.0) for node, answer in answers.items()}
+    return {(one, other): min(rates.get(one, 0.0), rates.get(other, 0.0)) for one, other in pairs}
+
+
+def _try_together(probes: Probes, result: Result, trial: Trial) -> None:
+    """An all-reduce over all nodes in which nothing was found."""
+    nodes = [node for node in probes.alive if node not in result.bad_nodes]
+    if len(nodes) < 3 or failed_pairs(result.pairs, result.outliers):  # two are a pair, which was tried
+        return
+    answers = probes.ask_each("all_reduce", _group(nodes, probes, trial, f"{trial.job} all"))
+    failures = [f"{node}: {answer['failure']}" for node, answer in answers.items() if "failure" in answer]
+    if failures or len(answers) < len(nodes):
+        result.together_failure = failures[0] if failures else "no answer"
+    else:
+        result.together = min(answer["values"]["all_reduce"] for answer in answers.values())
+
+
+def _group(nodes: Sequence[str], probes: Probes, trial: Trial, job: str) -> dict[str, dict[str, object]]:
+    """Arguments of an all-reduce for each of these nodes."""
+    shared: dict[str, object] = {
+        "size": len(nodes),
+        "host": nodes[0],
+        "address": probes.addresses[nodes[0]],
+        "job": f"{job} {nodes[0]}",
+        "network": trial.network,
+        "device": trial.device,
+    }
+    return {node: {"rank": rank} | shared for rank, node in enumerate(nodes)}
+
+
+def _shown(result: Result) -> list[Any]:
+    measured = {key for report in result.reports for key in report.values}
+    return [metric for metric in METRICS if metric.key in measured or (metric is PAIRS and result.pairs)]
+
+
+def _number(value: float | None, form: str = ".3g") -> str:
+    return "-" if value is None else format(value, form)

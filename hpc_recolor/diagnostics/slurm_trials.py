@@ -1,0 +1,154 @@
+"""Trials of SLURM's nodes.
+
+`python -m hpc_recolor.diagnostics.slurm_trials FOLDER` tries those of a job before its ranks start.
+"""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import hpc_recolor
+from hpc_recolor import cli
+from hpc_recolor.diagnostics import node_trials
+from hpc_recolor.diagnostics.node_trials import SIGNALLED, Result, SignalledError, Trial
+from hpc_recolor.launch import slurm_executor, slurm_query
+from hpc_recolor.launch.job_folder import Event, JobFolder, append_event
+from hpc_recolor.launch.profile import JobOptions
+from hpc_recolor.launch.slurm_command import run_command
+from hpc_recolor.run_folder.files import write_atomically
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
+from hpc_recolor.runtime.json_text import parse_json
+from hpc_recolor.runtime.launcher_environment import foreign_names
+
+PROBE = ("-u", "-m", "hpc_recolor.diagnostics.node_probe")
+# Of an allocation for a trial alone: how long to wait for it, and how long it may last.
+QUEUE_S, ALLOCATED_MIN = 120, 10
+
+
+def main() -> int:
+    """Try the nodes of this job. Returns 0 if all are as they should be.
+
+    75: bad ones are excluded, and the job is to be queued again; 140: SLURM has told it to end; 1: the job must end.
+    """
+    try:
+        return cli.exit_code(lambda: _try_job(JobFolder(Path(sys.argv[1]))), distributed=False)
+    except SignalledError:
+        return SIGNALLED
+
+
+def try_allocated(options: JobOptions) -> Result:
+    """Try nodes that are allocated for it alone, and given back. Raises UserError if there are none for two minutes."""
+    job = _allocate(options)
+    try:
+        nodes = _names(run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%N"]).strip())
+        python = shlex.quote(options.python or sys.executable)
+        lines = [*slurm_executor.environment_lines(_code(), options), f"exec {python} {shlex.join(PROBE)}"]
+        step = _step(options, ["bash", "-c", "\n".join(lines)], f"--jobid={job}", unset=foreign_names(os.environ))
+        return node_trials.try_nodes(nodes, _trial(options, Path.cwd(), job), step)
+    finally:
+        run_command(["scancel", job])
+
+
+def _try_job(folder: JobFolder) -> int:
+    folder.check()
+    options = JobOptions.model_validate(parse_json(folder.options.read_bytes()))
+    job, restart = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    nodes = _names(os.environ["SLURM_JOB_NODELIST"])
+    excluded = _excluded(folder, job)
+    if again := sorted(excluded.intersection(nodes)):
+        raise UserError(f"job {job}", f"was given {', '.join(again)} again, which it excludes", "submit it again")
+    print(f"trying {len(nodes)} nodes: {', '.join(nodes)}", flush=True)
+    step = _step(options, [options.python or sys.executable, *PROBE])
+    result = node_trials.try_nodes(nodes, _trial(options, folder.path, f"{job} {restart}"), step)
+    node_trials.print_result(result)
+    if not result.problems:
+        return 0
+    excluded = excluded.union(result.bad_nodes)
+    code = STOPPED if options.exclude_bad and result.bad_nodes and _enough_without(excluded, options) else FAILED
+    if code == STOPPED:
+        write_atomically(folder.excluded(job), ",".join(sorted(excluded)).encode())
+        write_atomically(folder.requeue(job, restart), str(folder.path.parent).encode())
+    fields = {"job": job, "restart": restart, "time": datetime.now(UTC).isoformat(timespec="seconds"), "nodes": nodes}
+    reason = "preflight: " + "; ".join(result.problems)
+    event = {"kind": "end", "ranks": options.ranks, "exit_code": code, "reason": reason} | fields
+    append_event(folder, Event.model_validate(event))
+    return code
+
+
+def _enough_without(excluded: set[str], options: JobOptions) -> bool:
+    left = len(slurm_query.usable_nodes(options.partition) - excluded)
+    without = f"without {', '.join(sorted(excluded))}"
+    if left >= options.nodes:
+        print(f"queued again {without}", flush=True)
+        return True
+    problem = f"partition {options.partition} has {left} usable nodes of {options.nodes}"
+    print(f"not queued again: {without} {problem}; use fewer --nodes, or repair them", file=sys.stderr, flush=True)
+    return False
+
+
+def _excluded(folder: JobFolder, job: str) -> set[str]:
+    file = folder.excluded(job)
+    return set(file.read_text().split(",")) if file.exists() else set()
+
+
+def _allocate(options: JobOptions) -> str:
+    """The id of a job that holds nodes."""
+    flags = {
+        "nodes": options.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": options.cpus_per_node,
+        "gpus-per-node": options.gpus_per_node or None,
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "time": ALLOCATED_MIN,
+        "job-name": "doctor",
+        "immediate": QUEUE_S,
+    }
+    given = [f"--{key}={value}" for key, value in flags.items() if value is not None]
+    text = run_command(["salloc", "--no-shell", "--no-kill", *given], timeout_s=QUEUE_S + 30)
+    found = re.search(r"Granted job allocation (\d+)", text)
+    if not found:
+        raise UserError("salloc", f"has not said which job it was given ({text.strip()})", "try again")
+    return found[1]
+
+
+def _names(nodes: str) -> list[str]:
+    """The nodes of SLURM's `node[1-4]`, one by one."""
+    return run_command(["scontrol", "show", "hostnames", nodes]).split()
+
+
+def _trial(options: JobOptions, shared: Path, job: str) -> Trial:
+    return Trial(
+        gpus=options.gpus_per_node or 0,
+        scratch=options.scratch,
+        shared=str(shared),
+        job=f"trial {job}",
+        network=options.network_interface,
+    )
+
+
+def _step(
+    options: JobOptions, command: Sequence[str], *more: str, unset: Sequence[str] = ()
+) -> Callable[[str], list[str]]:
+    """Starts a command on a node, as a step with all that the job has there. unset: variables of another job."""
+    per_rank = options.cpus_per_node and max(1, options.cpus_per_node // options.ranks_per_node)
+    flags = ["--nodes=1", "--ntasks=1", "--ntasks-per-node=1", *more]
+    flags += [f"--cpus-per-task={per_rank * options.ranks_per_node}"] if per_rank else []
+    flags += [f"--gpus-per-node={options.gpus_per_node}"] if options.gpus_per_node else []
+    srun = ["env", *(f"--unset={name}" for name in unset), "srun", *flags]
+    return lambda node: [*srun, f"--nodelist={node}", *command]
+
+
+def _code() -> Path:
+    return Path(hpc_recolor.__file__).parents[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Trials of several nodes, here real probes beside each other on this machine, and what stands for a broken one."""
+
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from hpc_recolor.diagnostics import node_trials
+from hpc_recolor.diagnostics.node_trials import (
+    SIGNALLED,
+    Result,
+    SignalledError,
+    Trial,
+    print_result,
+    rounds,
+    try_nodes,
+)
+from hpc_recolor.diagnostics.outliers import NodeReport
+
+PROBE = (sys.executable, "-u", "-m", "hpc_recolor.diagnostics.node_probe")
+SILENT = ("sleep", "600")
+BROKEN = ("sh", "-c", "echo slurmstepd: no such user; exit 1")
+SIGNALLED_SOON = ("sh", "-c", f"exit {SIGNALLED}")
+
+
+def try_commands(folder: Path, *commands: Sequence[str], scratch: str | None = None) -> Result:
+    """A trial of nodes a, b, ... of which each runs a command."""
+    by_node = dict(zip("abcdefgh", commands, strict=False))
+    trial = Trial(gpus=0, scratch=scratch, shared=str(folder), job=str(folder), device="cpu")
+    return try_nodes([*by_node], trial, lambda node: by_node[node])
+
+
+@pytest.mark.slow
+def test_each_part_is_tried_on_each_node_and_silent_ones_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_trials, "START_LEAST_S", 5.0)
+    result = try_commands(tmp_path, PROBE, PROBE, PROBE, SILENT, BROKEN, scratch=str(tmp_path / "scratch"))
+    for report in result.reports[:3]:
+        assert report.failures == {}
+        assert set(report.values) == {
+            *("start", "product", "decode", "memory", "scratch", "scratch_free", "shared", "shared_free")
+        }
+        assert min(report.values.values()) > 0
+        assert abs(report.clock_s or 99) < report.clock_error_s + 0.1
+    assert set(result.pairs) == {("a", "b"), ("a", "c"), ("b", "c")} or set(map(frozenset, result.pairs)) == set(
+        map(frozenset, combinations("abc", 2))
+    )
+    assert min(result.pairs.values()) > 0
+    assert result.reports[0].versions == result.reports[1].versions
+    assert result.reports[3].silence.startswith("has not answered for")
+    assert result.reports[4].silence == "its probe has ended (start): slurmstepd: no such user"
+    assert {"d", "e"} <= set(result.bad_nodes)
+    assert list(tmp_path.rglob("*.*")) == []  # what was written is gone
+    print_result(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:6]] == ["node", *"abcde"]
+
+
+@pytest.mark.slow
+def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = try_commands(tmp_path, PROBE, scratch=str(tmp_path / "file"))
+    (problem,) = result.problems
+    assert problem == f"a: scratch: {tmp_path}/file File exists; repair it, or leave it out"
+
+
+def test_a_signal_of_slurm_accuses_no_node(tmp_path: Path) -> None:
+    with pytest.raises(SignalledError):
+        try_commands(tmp_path, SIGNALLED_SOON, SILENT)
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_every_two_of_a_few_nodes_meet_once_and_no_node_twice_in_a_round(count: int) -> None:
+    nodes = "abcdefgh"[:count]
+    found = rounds(nodes)
+    assert sorted(frozenset(pair) for round_ in found for pair in round_) == sorted(
+        map(frozenset, combinations(nodes, 2))
+    )
+    assert all(len({node for pair in round_ for node in pair}) == 2 * len(round_) for round_ in found)
+
+
+def test_many_nodes_meet_seven_others_each() -> None:
+    found = rounds([str(number) for number in range(512)])
+    pairs = {frozenset(pair) for round_ in found for pair in round_}
+    assert len(pairs) == 7 * 256
+    assert all(sum(node in pair for pair in pairs) == 7 for node in ("0", "1", "300", "511"))
+
+
+def test_a_part_that_fails_between_nodes_is_a_problem_though_none_is_bad() -> None:
+    result = Result([NodeReport(node) for node in "abcd"], pairs=dict.fromkeys(combinations("abcd", 2), 100.0))
+    result.pairs["a", "c"] = 0.0
+    assert result.bad_nodes == []
+    (problem,) = result.problems
+    assert problem.startswith("a and c: their all-reduce failed; ")

@@ -1,0 +1,87 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/
+#SBATCH --job-name=cars
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/cars/job/%j_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+
+# setup
+job_folder=/runs/cars/job
+[ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = 700 ] || {
+  echo "error: $job_folder must be yours with mode 700, as its files are executed" >&2; exit 2
+}
+export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
+trap : TERM
+max_requeues=2147483647
+end_job() {  # EXIT_CODE
+  code=$1
+  kill $leaving 2>/dev/null || :
+  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+  job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
+  request=$job_folder/requeue-$job-$restart
+  early=$job_folder/early-$job
+  excluded=$job_folder/excluded-$job
+  if [ -e "$request" ]; then
+    rm -f "$early"
+  else
+    [ $code -eq 140 ] || exit $code
+    echo "$restart" >> "$early"
+  fi
+  run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
+  resume="restart $(printf %q "$run")"
+  [ -e "$request" ] || [ ! -e "$job_folder/tasks.json" ] || resume="list $(printf %q "$(dirname "$run")")"
+  rm -f "$request"
+  [ -e "$job_folder/cancelled-$job" ] && exit 75
+  if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
+    for attempt in 1 2 3 4 5; do
+      case $(sacct -nPX -j "$SLURM_JOB_ID" -o State 2>/dev/null) in
+        CANCELLED*) exit 75 ;;
+        RUNNING | '') sleep 1 ;;
+        *) break ;;
+      esac
+    done
+  fi
+  if [ "$restart" -ge $max_requeues ]; then
+    echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
+  elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge 5 ]; then
+    echo "stopped: 5 times in a row a signal came before training began; give the job more --time" >&2
+    rm -f "$early"
+  elif scontrol requeue "$job"; then
+    [ ! -e "$excluded" ] || (trap '' TERM; scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")")
+    exit 0
+  else
+    echo "error: SLURM could not requeue job $job" >&2
+  fi
+  echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
+  exit 75
+}
+/opt/python3 -u -m hpc_recolor.diagnostics.slurm_trials /runs/cars/job || end_job $?
+leave_lost_ranks() {
+  # 0: there are ranks, 1: there are none; anything else is no answer.
+  look() { pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }
+  until look; do sleep 2 >/dev/null 2>&1; done
+  without=0
+  while [ $without -lt 60 ]; do
+    sleep 2 >/dev/null 2>&1
+    look && found=0 || found=$?
+    [ $found -eq 1 ] && without=$((without + 2)) || without=0
+  done
+  echo "error: ranks of other nodes have not reported their end for 60 s: their network is lost" >&2
+  pkill -KILL -P $$ -x srun
+}
+leave_lost_ranks &
+leaving=$!
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /runs/cars/job/%j_%t_log.out --open-mode=append --kill-on-bad-exit=1 $hold /opt/python3 -u -m hpc_recolor.launch.job /runs/cars/job
+
+
+# teardown
+end_job $?
