@@ -77,7 +77,7 @@ def after_srun(
     state: str = "RUNNING",
     accounted: str = "RUNNING",
     max_requeues: int = 2,
-    **variables: str,
+    **variables: Any,
 ) -> "subprocess.CompletedProcess[str]":
     """Run the real script under bash with substitutes for SLURM.
 
