@@ -186,6 +186,30 @@ def kernels(scale: Scale) -> Rows:
     for name, call in calls.items():
         auto_s, reference_s = (seconds(partial(call, impl), 10) for impl in ("auto", "reference"))
         yield {"op": name, "us": auto_s * 1e6, "reference_over_this": reference_s / auto_s}
+    yield from norm_act(scale)
+
+
+def norm_act(scale: Scale) -> Rows:
+    """Norm and activation of the largest features, forward and backward: one op against torch's layers, as they are and
+    compiled. On a CPU all are the same."""
+    from hpc_recolor.models.fused import FusedSequential
+
+    to: dict[str, Any] = {"device": scale.device, "dtype": torch.bfloat16}
+    layers = nn.BatchNorm2d(scale.width).to(scale.device), nn.LeakyReLU(0.2)
+    shape = (scale.goal_batch, scale.width, scale.size_px // 2, scale.size_px // 2)
+    features = torch.randn(shape).to(**to, memory_format=torch.channels_last).requires_grad_()
+
+    def both(network: nn.Module) -> None:
+        output = network(features)
+        output.backward(output.detach())
+
+    networks: dict[str, nn.Module] = {"fused": FusedSequential(*layers), "torch": nn.Sequential(*layers)}
+    if scale.device == "cuda":
+        networks["compiled"] = nn.Sequential(*layers)
+        networks["compiled"].compile()
+    for name, network in networks.items():
+        taken_s = seconds(partial(both, network), 10)
+        yield {"op": f"norm_act, {name}", "us": taken_s * 1e6, "TB_per_s": 8 * features.nbytes / taken_s / 1e12}
 
 
 def snapshot(scale: Scale) -> Rows:
@@ -207,7 +231,7 @@ PARTS: dict[str, tuple[Callable[[Scale], Rows], tuple[str, ...], int, int]] = {
     "graph": (graph, TRAINING, 80, 8),
     "convolutions": (convolutions, TRAINING, 80, 4),
     "compiled": (compiled, TRAINING, 150, 2),
-    "kernels": (kernels, ("triton",), 50, 4),
+    "kernels": (kernels, ("triton",), 50, 7),
     "snapshot": (snapshot, (), 30, 3),
 }
 

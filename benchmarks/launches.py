@@ -1,17 +1,20 @@
-"""`python -m benchmarks.launches`: kernels that a training step launches on one GPU, counted on a CPU, by phase."""
+"""`python -m benchmarks.launches`: kernels that a training step launches on one GPU, counted on a CPU, by phase, and
+the memory traffic of both networks."""
 
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch  # noqa: TID251, of what asks whether there is a GPU
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config
+from hpc_recolor.config import Config, ModelConfig
 from hpc_recolor.config_file import load_config, merge
 from hpc_recolor.runtime.distributed import World
 
@@ -20,15 +23,29 @@ app = cli.command("benchmarks.launches")
 # What is counted does not depend on the width of the networks and the size of a batch.
 SMALL = {"model": {"width": 8}, "train": {"batch_size": 2, "device": "cpu", "threads": 1}}
 # Ops that only allocate, or look at memory in another way, beside those that torch declares to be views.
-WITHOUT_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::promote_types", "profiler::")
+WITHOUT_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::promote_types", "profiler::", "prim::")
+# Ops of several kernels: torch's as read in aten/src/ATen/native/cuda/Normalization.cu, for channels_last.
+KERNELS = {
+    "aten::native_batch_norm": 3,
+    "aten::native_batch_norm_backward": 2,
+    "recolor_kernels::norm_statistics": 2,
+    "recolor_kernels::norm_act_backward": 3,
+}
+# Tensors among their arguments, by place, that these read twice: for sums, and for what is made of them.
+READ_TWICE = {
+    "aten::native_batch_norm": (0,),
+    "aten::native_batch_norm_backward": (0, 1),
+    "recolor_kernels::norm_act_backward": (1,),  # and its part of the first
+}
 
 
 @app.default
 def launches(*, flags: cli.ConfigFlags = cli.NO_FLAGS) -> None:
     """Count the launches of a step at ZeRO 0 on one rank, by phase; a lower bound.
 
-    A fused op counts as one launch, as does each part of a convolution's backward pass; losses and color conversion are
-    counted as their references, which have more. The host reads nothing in a step: tests/training/test_device_step.py.
+    A fused op counts as one launch, as does each part of a convolution's backward pass, but norms as their kernels;
+    losses and color conversion are counted as their references, which have more. The host reads nothing in a step:
+    tests/training/test_device_step.py.
     """
     from hpc_recolor.runtime.distributed import start, stop
 
@@ -39,6 +56,8 @@ def launches(*, flags: cli.ConfigFlags = cli.NO_FLAGS) -> None:
     for phase, number in counted.items():
         print(f"{phase:>24} {number:5d}")
     print(f"{'all':>24} {counted.total():5d}")
+    moved = network_traffic(config.model, config.data.size)
+    print(f"both networks move {moved / 1e6:.1f} MB an image in bfloat16 and channels_last, outside of convolutions")
 
 
 class LaunchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -72,7 +91,7 @@ def _launches(func: Any, args: tuple[Any, ...]) -> int:
         return sum(args[-1])
     if name.startswith("aten::_foreach_"):
         return 1 if _is_fused(args) else len(args[0])
-    return 1
+    return KERNELS.get(name, 1)
 
 
 def _is_fused(args: tuple[Any, ...]) -> bool:
@@ -84,15 +103,15 @@ def _is_fused(args: tuple[Any, ...]) -> bool:
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Within it, networks do what they do on GPUs."""
-    from hpc_recolor.models import unet
+    """Within it, networks do what they do on GPUs, norm_act as an op."""
+    from hpc_recolor.models import fused, unet
 
-    original = unet.activates_apart
-    setattr(unet, "activates_apart", lambda tensor: True)  # noqa: B010
-    try:
+    kernels: Any = sys.modules["recolor_kernels.norm_act"]
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(unet, "activates_apart", lambda tensor: True))
+        stack.enter_context(patch.object(fused, "is_on_gpu", lambda tensor: True))
+        stack.enter_context(patch.object(kernels, "choose", lambda impl, tensor, *, op, **others: op))
         yield
-    finally:
-        setattr(unet, "activates_apart", original)  # noqa: B010
 
 
 @as_on_a_gpu()
@@ -125,6 +144,65 @@ def count(config: Config, world: World) -> Counter[str]:
     with launched.within("taking back, average"):
         step._settle(torch.stack(losses))
     return launched.counted
+
+
+class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, counts bytes that ops other than convolutions read and write, in `bytes`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count an op, and run it."""
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if name == "aten::convolution":
+            self.bytes += 2 * result.nbytes if args[2] is not None else 0  # the bias is added to it
+        elif name == "aten::convolution_backward":
+            self.bytes += args[0].nbytes if args[-1][2] else 0
+        elif _launches(func, args):
+            self.bytes += sum(map(_nbytes, (*args, *(result if isinstance(result, tuple | list) else (result,)))))
+            self.bytes += sum(args[place].nbytes for place in READ_TWICE.get(name, ()))
+            if name == "recolor_kernels::norm_act_backward":
+                self.bytes += args[1].nbytes
+        return result
+
+
+def _nbytes(value: Any) -> int:
+    return value.nbytes if isinstance(value, Tensor) else 0
+
+
+@as_on_a_gpu()
+def network_traffic(model: ModelConfig, size: int) -> float:
+    """Memory traffic of both networks in a step, forward and backward, outside of convolutions, in bfloat16 and
+    channels_last [bytes an image]. Losses, colors and what does not grow with the batch are left out."""
+    few, more = (_traffic_of_batch(model, size, images) for images in (2, 4))
+    return (more - few) / 2
+
+
+def _traffic_of_batch(model: ModelConfig, size: int, images: int) -> int:
+    from hpc_recolor.models.build import build_discriminator, build_generator
+    from hpc_recolor.models.layout import in_channels_last
+    from hpc_recolor.models.shapes import CONDITION_CHANNELS, target_channels
+
+    with FakeTensorMode():
+        networks: list[nn.Module] = [build_generator(model, size), build_discriminator(model)]
+        for network in networks:  # whose convolutions follow the format of what they are given
+            network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
+        generator, discriminator = networks
+        condition = in_channels_last(torch.empty(images, CONDITION_CHANNELS, size, size))
+        target = in_channels_last(torch.empty(images, target_channels(model.color), size, size))
+        with TrafficCounter() as counted:
+            prediction = generator(condition).float()
+            judged = [discriminator(condition, image) for image in (prediction.detach(), target)]
+            for logits in judged:
+                logits.backward(torch.empty_like(logits))
+            discriminator.requires_grad_(False)
+            logits = discriminator(condition, prediction)
+            (of_prediction,) = torch.autograd.grad(logits, prediction, torch.empty_like(logits), retain_graph=True)
+            prediction.backward(of_prediction)
+    return counted.bytes
 
 
 if __name__ == "__main__":

@@ -12,6 +12,11 @@ IMAGE_BYTES = 4  # minimum width of a thread's access to uint8 NHWC
 PLANE_BYTES = 16  # and to any other tensor
 BATCH = 3  # odd, so that no number of programs is a multiple of 16, for which Triton would specialize
 SUMS_BYTES = 4  # partial sums of a mean: a few kilobytes at most, read by one program
+# One value a channel: a line or two of memory.
+OF_CHANNELS = {
+    f"{name}_ptr"
+    for name in ("mean", "rstd", "running_mean", "running_variance", "weight", "bias", "d_weight", "d_bias")
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Case:
         """The minimum width of an access [bytes]; 0 for one value per program, such as a partial sum."""
         if not self.plane_bytes or not access.each_thread:
             return 0
-        if access.pointers == {"sums_ptr"}:
+        if access.pointers == {"sums_ptr"} or (access.pointers and access.pointers <= OF_CHANNELS):
             return SUMS_BYTES
         is_image = {compiled.types[name] for name in access.pointers} == {"*u8"}
         return IMAGE_BYTES if is_image else self.plane_bytes
@@ -37,7 +42,8 @@ def cases() -> list[Case]:
     import torch
 
     dtypes = (torch.bfloat16, torch.float32)
-    return [*(case for dtype in dtypes for make in (_conversions, _losses) for case in make(dtype)), *_others()]
+    makers = (_conversions, _losses, _layers)
+    return [*(case for dtype in dtypes for make in makers for case in make(dtype)), *_others()]
 
 
 def _conversions(dtype: Any) -> Iterator[Case]:
@@ -73,6 +79,22 @@ def _losses(dtype: Any) -> Iterator[Case]:
     }
     for op, loss in losses.items():
         yield Case(f"{op} {_name(dtype)}", partial(_differentiate, loss))
+
+
+def _layers(dtype: Any) -> Iterator[Case]:
+    import torch
+
+    from recolor_kernels import Tracked, norm_act
+
+    channels = 128
+    x, skipped = (_plane(channels, dtype).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    weight, bias = torch.zeros(channels, requires_grad=True), torch.zeros(channels, requires_grad=True)
+    tracked = Tracked(torch.zeros(channels), torch.zeros(channels), torch.tensor(0), 0.1)
+    seed = torch.tensor(0)
+    joined: dict[str, Any] = {"skipped_NSHW": skipped, "dropout": 0.5, "seed": seed}
+    for op, options in {"": {"tracked": tracked}, " instance": {"instance": True}, " joined": joined}.items():
+        call = partial(norm_act, x, weight, bias, 0.2, impl="triton", **options)
+        yield Case(f"norm_act{op} {_name(dtype)}", partial(_differentiate, lambda call=call: call().sum()))
 
 
 def _others() -> Iterator[Case]:

@@ -68,10 +68,15 @@ def compile_for(arch: int, kernel: Any, arguments: dict[str, Any]) -> Compiled:
         kernel=compiled.metadata.name,
         cubin=compiled.asm["cubin"],
         shared_bytes=compiled.metadata.shared,
-        items=arguments["BLOCK"] / (WARP * compiled.metadata.num_warps) if "BLOCK" in arguments else None,
+        items=_items(arguments) / (WARP * compiled.metadata.num_warps) or None,
         accesses=tuple(read_accesses(compiled.asm["ptx"], pointers)),
         types=types,
     )
+
+
+def _items(arguments: dict[str, Any]) -> int:
+    """Pixels, or values, of a block or a tile; 0 if there is neither."""
+    return int(arguments.get("BLOCK", arguments.get("ROWS", 0) * arguments.get("CHANNELS", 0)))
 
 
 class _Driver:

@@ -15,8 +15,13 @@ import recolor_kernels
 from recolor_kernels import AB_SCALE, Impl
 from recolor_kernels.constants import L_SCALE
 
+FEATURES = 64  # channels
+
 Tensors = tuple[Tensor, ...]
 Forward = Callable[..., Any]
+
+# Those of networks read their input twice, first for its statistics: no share of the copy's bandwidth is their target.
+Kind = Literal["conversion", "loss", "difference", "metric", "layer"]
 
 
 class Size(NamedTuple):
@@ -77,6 +82,16 @@ class Draw(NamedTuple):
         """L (N,1,H,W) and ab (N,2,H,W), mostly in gamut."""
         return self.planes(1), self.planes(2, 0.3)
 
+    def features(self) -> Tensor:
+        """(N,64,H/4,W/4), channels last, uniform in [-1, 1]."""
+        n, side = self.size
+        features = self._uniform((n, FEATURES, side // 4, side // 4), 1.0)
+        return features.contiguous(memory_format=torch.channels_last)
+
+    def channels(self) -> Tensor:
+        """A value for each of the features' channels: float32 (64,), uniform in [-1, 1]."""
+        return self._replace(dtype=torch.float32)._uniform((FEATURES,), 1.0)
+
     def _uniform(self, shape: tuple[int, ...], extent: float) -> Tensor:
         values = torch.rand(shape, device=self.generator.device, generator=self.generator)
         return ((values * 2 - 1) * extent).to(self.dtype)
@@ -87,7 +102,7 @@ class Case:
     """One op. `forward(impl, dtype, *inputs)` calls it; gradients are computed for inputs that require them."""
 
     name: str
-    kind: Literal["conversion", "loss", "difference", "metric"]
+    kind: Kind
     make: Callable[[Draw], Tensors]
     forward: Forward
     bytes_a_pixel: int
@@ -309,6 +324,15 @@ CASES = (
         bytes_a_pixel=2 * 3 * _BF16,
         bytes_a_logit=2 * _BF16,
         gradient="of the loss",
+    ),
+    # Forward one input and one result, backward two and one; a value of the features is a quarter of a pixel's.
+    Case(
+        "norm_act",
+        "layer",
+        lambda draw: (*map(_with_grad, (draw.features(), draw.channels(), draw.channels())), draw.features()),
+        _of("norm_act", 0.2),
+        bytes_a_pixel=(2 + 3) * FEATURES // 16 * _BF16,
+        gradient="given",
     ),
     Case(
         "color_metrics", "metric", lambda draw: (draw.rgb(), draw.rgb()), _of("color_metrics"), bytes_a_pixel=2 * _RGB

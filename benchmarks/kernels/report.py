@@ -50,7 +50,7 @@ class Row(Part):
     """One op at one size."""
 
     op: str
-    kind: Literal["conversion", "loss", "difference", "metric"]
+    kind: Literal["conversion", "loss", "difference", "metric", "layer"]
     dtype: str
     gradient: bool
     n: PositiveInt

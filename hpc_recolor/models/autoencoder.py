@@ -5,6 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from hpc_recolor.config import NormName
+from hpc_recolor.models.fused import FusedSequential
 from hpc_recolor.models.norm import make_norm
 from hpc_recolor.models.shapes import HALVINGS
 
@@ -28,8 +29,8 @@ class Autoencoder(nn.Module):
             after = width * 2 ** max(level - 1, 0)
             decoder += [nn.ConvTranspose2d(channels[level + 1], after, 4, stride=2, padding=1, bias=False)]
             decoder += [make_norm(norm, after), nn.ReLU()]
-        self.encoder = nn.Sequential(*encoder)
-        self.decoder = nn.Sequential(*decoder, nn.Conv2d(width, outputs, 3, padding=1), nn.Tanh())
+        self.encoder = FusedSequential(*encoder)
+        self.decoder = FusedSequential(*decoder, nn.Conv2d(width, outputs, 3, padding=1), nn.Tanh())
 
     def forward(self, condition: Tensor) -> Tensor:
         """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1]."""

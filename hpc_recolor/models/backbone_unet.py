@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import ModelConfig, NormName
 from hpc_recolor.models.backbone import STRIDES, Backbone
+from hpc_recolor.models.fused import FusedSequential
 from hpc_recolor.models.norm import make_norm
 from hpc_recolor.models.shapes import HALVINGS
 
@@ -87,7 +88,7 @@ class _Up(nn.Module):
             if model.upsampling == "interpolate"
             else nn.ConvTranspose2d(before, before, 4, stride=2, padding=1, bias=False)
         )
-        self.layers = nn.Sequential(
+        self.layers = FusedSequential(
             *_convolution(before + skipped, after, model.norm), *_convolution(after, after, model.norm)
         )
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_recolor.config import NormName
+from hpc_recolor.models.fused import FusedSequential
 from hpc_recolor.models.norm import make_norm
 
 
@@ -16,7 +17,7 @@ class PatchDiscriminator(nn.Module):
         for before, after, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             layers += [nn.Conv2d(before * width, after * width, 4, stride=stride, padding=1, bias=False)]
             layers += [make_norm(norm, after * width), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
+        self.layers = FusedSequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
 
     def forward(self, condition: Tensor, image: Tensor) -> Tensor:
         """Condition (N,1,H,W) and real or generated target (N,C,H,W), both in [-1, 1], to logits (N,1,h,w)."""

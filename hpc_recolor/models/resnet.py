@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from hpc_recolor.config import NormName
+from hpc_recolor.models.fused import FusedSequential
 from hpc_recolor.models.norm import make_norm
 from hpc_recolor.models.shapes import HALVINGS
 
@@ -29,7 +30,7 @@ class ResNet(nn.Module):
             layers += [nn.ConvTranspose2d(before, before // 2, 4, stride=2, padding=1, bias=False)]
             layers += [make_norm(norm, before // 2), nn.ReLU()]
         last = nn.Conv2d(width, outputs, 7, padding=3, padding_mode="reflect")
-        self.layers = nn.Sequential(*layers, last, nn.Tanh())
+        self.layers = FusedSequential(*layers, last, nn.Tanh())
 
     def forward(self, condition: Tensor) -> Tensor:
         """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1]."""
@@ -46,7 +47,7 @@ class ResidualBlock(nn.Module):
         def convolution() -> nn.Module:
             return nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
 
-        self.layers = nn.Sequential(
+        self.layers = FusedSequential(
             convolution(),
             make_norm(norm, channels),
             nn.ReLU(),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_recolor.config import NormName
+from hpc_recolor.models.fused import FusedSequential, fused, fuses
 from hpc_recolor.models.norm import make_norm
 
 MAX_DEPTH = 7
@@ -50,7 +51,7 @@ class UNet(nn.Module):
             features.append(down(features[-1]))
         output = features.pop()
         for up in self.up[:-1]:
-            output = _join(features.pop(), up(output))
+            output = up(output, features.pop())
         result: Tensor = self.up[-1](output)
         return result
 
@@ -64,19 +65,13 @@ def activates_apart(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def _join(skipped: Tensor, output: Tensor) -> Tensor:
-    """Both (N,C,H,W) as one (N,2C,H,W), activated."""
-    if activates_apart(output):
-        return torch.cat((torch.relu(skipped), torch.relu(output)), dim=1)
-    return torch.relu(torch.cat((skipped, output), dim=1))
-
-
 def _down(before: int, after: int, outermost: bool, innermost: bool, norm: NormName) -> nn.Sequential:
-    layers: list[nn.Module] = [] if outermost else [nn.LeakyReLU(0.2)]
+    """Halves the side of activated features, and activates them, as the next level is given them, but the innermost."""
+    layers: list[nn.Module] = [] if outermost else [nn.Identity()]  # for the names of weights, of before 0.2
     layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False))
     if not outermost and not innermost:
         layers.append(make_norm(norm, after))
-    return nn.Sequential(*layers)
+    return FusedSequential(*layers, *([] if innermost else [nn.LeakyReLU(0.2)]))
 
 
 def _up(before: int, after: int, innermost: bool, dropout: float, norm: NormName) -> nn.Sequential:
@@ -85,4 +80,21 @@ def _up(before: int, after: int, innermost: bool, dropout: float, norm: NormName
         nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
         make_norm(norm, after),
     ]
-    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
+    return _Up(*layers, *([nn.Dropout(dropout)] if dropout else []))
+
+
+class _Up(nn.Sequential):
+    """Doubles the side of features, joins the skipped ones, and activates both."""
+
+    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:  # type: ignore[override]
+        """Features (N,C,h,w) and skipped ones (N,S,2h,2w), after leaky ReLU, to (N,S+D,2h,2w)."""
+        activate, enlarge, norm, *dropout = self
+        output = enlarge(activate(features))
+        if fuses(norm, output):
+            return fused(norm, output, 0.0, dropout[0].p if dropout else 0.0, skipped)
+        for layer in (norm, *dropout):
+            output = layer(output)
+        # ReLU of a leaky ReLU is that of its input, and may follow dropout as well as stand before it.
+        if activates_apart(output):
+            return torch.cat((torch.relu(skipped), torch.relu(output)), dim=1)
+        return torch.relu(torch.cat((skipped, output), dim=1))

@@ -13,6 +13,7 @@ from recolor_kernels.generator import GeneratorLoss, generator_loss
 from recolor_kernels.launch import Impl
 from recolor_kernels.losses import l1_lab_loss, l1_loss
 from recolor_kernels.metrics import ColorMetrics, color_metrics
+from recolor_kernels.norm_act import Tracked, norm_act
 from recolor_kernels.reference import Criterion, rgb_float_to_u8
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Criterion",
     "GeneratorLoss",
     "Impl",
+    "Tracked",
     "ciede2000_loss",
     "color_metrics",
     "discriminator_loss",
@@ -30,6 +32,7 @@ __all__ = [
     "l1_loss",
     "lab_to_rgb",
     "lab_to_rgb_u8",
+    "norm_act",
     "patch_loss",
     "rgb_float_to_u8",
     "rgb_to_gray",

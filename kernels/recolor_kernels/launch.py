@@ -128,14 +128,22 @@ def pixels_per_thread(*rgb_u8_NHWC: Tensor, planes: torch.dtype | None = None) -
     return 8 if planes and planes.itemsize == 2 and pixels % 16 == 0 else 4
 
 
-def register(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def register(
+    schema: str,
+    *,
+    cpu: Callable[..., Any],
+    cuda: Callable[..., Any],
+    fake: Callable[..., Any],
+    mutates: tuple[str, ...] = (),
+) -> Any:
     """Register the op recolor_kernels::name from "name(arguments) -> results".
 
-    cpu, cuda: implementations. fake: for tracing, returns tensors of the right shapes, types and strides.
+    cpu, cuda: implementations. fake: for tracing, returns tensors of the right shapes, types and strides. mutates:
+    arguments that change in place, as the schema says.
     """
     name, parenthesis, rest = schema.partition("(")
     op = torch.library.custom_op(
-        f"recolor_kernels::{name}", cpu, mutates_args=(), device_types="cpu", schema=parenthesis + rest
+        f"recolor_kernels::{name}", cpu, mutates_args=mutates, device_types="cpu", schema=parenthesis + rest
     )
     op.register_kernel("cuda")(cuda)
     op.register_fake(fake)

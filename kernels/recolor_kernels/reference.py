@@ -321,6 +321,130 @@ def _sums(columns: Sequence[Tensor]) -> Tensor:
     return torch.stack([column.sum(2).sum(1) for column in columns], dim=1)
 
 
+# ---- features ----
+
+
+def norm_statistics(
+    x_NCHW: Tensor,
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
+    batches: Tensor | None,
+    momentum: float,
+    eps: float,
+    instance: bool,
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation of each channel, of the batch (1,C), or of each image (N,C) if instance.
+
+    Moves running statistics (C,), if there are any, by momentum toward those of the batch, of which the variance is
+    then the unbiased one, and counts the batch.
+    """
+    variance, mean = torch.var_mean(x_NCHW.to(working(x_NCHW.dtype)), (2, 3) if instance else (0, 2, 3), correction=0)
+    if running_mean is not None and running_variance is not None and batches is not None:
+        values = x_NCHW.numel() // x_NCHW.shape[1]
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_variance.lerp_((variance * (values / (values - 1))).to(running_variance.dtype), momentum)
+            batches += 1
+    channels = x_NCHW.shape[1]
+    return mean.reshape(-1, channels), (variance + eps).rsqrt().reshape(-1, channels)
+
+
+def norm_act(
+    x_NCHW: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    seed: Tensor | None,
+    skipped_NSHW: Tensor | None,
+    slope: float,
+    dropout: float,
+) -> Tensor:
+    """Features normalized by given statistics, through leaky ReLU and dropout, behind the ReLU of the skipped ones:
+    (N,S+C,H,W), channels_last. Arguments as of the function norm_act, and of norm_statistics."""
+    value = F.leaky_relu(_scaled(_normalized(x_NCHW, mean, rstd), weight, bias), slope)
+    if dropout:
+        assert seed is not None
+        value = torch.where(dropout_mask(seed, x_NCHW.shape, dropout), value / (1 - dropout), 0)
+    if skipped_NSHW is not None:
+        value = torch.cat((torch.relu(skipped_NSHW.to(value.dtype)), value), dim=1)
+    return _as(value, x_NCHW.dtype, torch.channels_last)
+
+
+def norm_act_backward(
+    d_y: Tensor,
+    x_NCHW: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    seed: Tensor | None,
+    skipped_NSHW: Tensor | None,
+    slope: float,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and skipped features in norm_act, from that of its result (N,S+C,H,W); that of x
+    through its statistics, too. Without skipped features the last is empty."""
+    normalized = _normalized(x_NCHW, mean, rstd)
+    channels = x_NCHW.shape[1]
+    gradient = d_y[:, -channels:].to(normalized.dtype)
+    if dropout:
+        assert seed is not None
+        gradient = torch.where(dropout_mask(seed, x_NCHW.shape, dropout), gradient / (1 - dropout), 0)
+    gradient = torch.where(_scaled(normalized, weight, bias) > 0, gradient, gradient * slope)
+    over = (0, 2, 3) if len(mean) == 1 else (2, 3)
+    by_mean, by_rstd = (part.mean(over, keepdim=True) for part in (gradient, gradient * normalized))
+    d_x = _a_channel(weight * rstd) * (gradient - by_mean - normalized * by_rstd)
+    d_skipped = x_NCHW.new_empty(0)
+    if skipped_NSHW is not None:
+        d_skipped = _as(torch.where(skipped_NSHW > 0, d_y[:, :-channels], 0), x_NCHW.dtype, torch.channels_last)
+    d_weight, d_bias = (part.sum((0, 2, 3)) for part in (gradient * normalized, gradient))
+    d_x = _as(d_x, x_NCHW.dtype, torch.channels_last)
+    return d_x, d_weight.to(weight.dtype), d_bias.to(bias.dtype), d_skipped
+
+
+def dropout_mask(seed: Tensor, shape_NCHW: Sequence[int], dropout: float) -> Tensor:
+    """Which values dropout keeps, bool (N,C,H,W). seed: int64 ()."""
+    n, channels, height, width = shape_NCHW
+    row = torch.arange(n * height * width, device=seed.device).view(n, 1, height, width)
+    channel = torch.arange(channels, device=seed.device).view(1, channels, 1, 1)
+    return (philox(seed, channel, row) >> 8) >= dropout_threshold(dropout)
+
+
+def dropout_threshold(dropout: float) -> int:
+    """Below it, of 24 random bits, a value is dropped."""
+    return round(dropout * 2**24)
+
+
+def philox(seed: Tensor, one: Tensor, two: Tensor) -> Tensor:
+    """The first 32 of the 128 random bits of Philox 4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405).
+
+    one, two: int64, below 2^32, of the counter (one, two, 0, 0). seed: int64 (), the key. Returns int64.
+    """
+    low = 0xFFFFFFFF
+    three = four = torch.zeros_like(one)
+    key, other_key = seed & low, (seed >> 32) & low
+    for _ in range(10):
+        product, other_product = one * 0xD2511F53, three * 0xCD9E8D57
+        one, three = ((other_product >> 32) & low) ^ two ^ key, ((product >> 32) & low) ^ four ^ other_key
+        two, four = other_product & low, product & low
+        key, other_key = (key + 0x9E3779B9) & low, (other_key + 0xBB67AE85) & low
+    return one
+
+
+def _normalized(x_NCHW: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    return (x_NCHW.to(mean.dtype) - _a_channel(mean)) * _a_channel(rstd)
+
+
+def _scaled(normalized_NCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return normalized_NCHW * _a_channel(weight) + _a_channel(bias)
+
+
+def _a_channel(values: Tensor) -> Tensor:
+    """Values (C,) or (N,C), to be combined with (N,C,H,W)."""
+    return values[..., None, None]
+
+
 # ---- shared steps ----
 
 

@@ -17,6 +17,7 @@ from recolor_kernels import (
     l1_loss,
     lab_to_rgb,
     lab_to_rgb_u8,
+    norm_act,
     patch_loss,
     rgb_to_gray,
     rgb_to_lab,
@@ -51,6 +52,11 @@ def images_and_picks(seed: int) -> Inputs:
     return [images, torch.tensor([[seed % 2, 1, 0], [1, 0, 1]], device=images.device)]
 
 
+def features(seed: int) -> Inputs:
+    x, weight, bias = (numbers(*shape, seed=seed + place) for place, shape in enumerate([(2, 70, 9, 8), (70,), (70,)]))
+    return [x, weight, bias, torch.tensor(seed, device=x.device)]
+
+
 # Per op: a function of its inputs, and inputs by seed; leaves come first.
 STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     "rgb_to_lab": (lambda rgb: list(rgb_to_lab(rgb)), lambda seed: [random_images(2, 33, 20, seed)]),
@@ -78,6 +84,10 @@ STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     "generator_loss": (
         graded(lambda prediction, logits, target: generator_loss(prediction, target, logits, 10.0).total),
         lambda seed: [numbers(5, 700, seed=seed), numbers(3, 90, seed=seed + 1), numbers(5, 700, seed=seed + 2)],
+    ),
+    "norm_act": (
+        graded(lambda x, weight, bias, seed: norm_act(x, weight, bias, 0.2, dropout=0.5, seed=seed).square().sum()),
+        features,
     ),
     "color_metrics": (
         lambda *pair: list(color_metrics(*pair)),

@@ -129,17 +129,24 @@ def test_gradients_that_batch_norm_is_given_are_dense_on_a_gpu(
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_skipped_features_are_activated_with_those_they_join(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in pix2pix, where the activation follows the concatenation: to the bit."""
+    """As in pix2pix, where a level's activation comes first and follows the concatenation: to the bit, on a CPU with
+    all gradients."""
     monkeypatch.setattr(unet, "activates_apart", lambda tensor: apart)
     torch.manual_seed(0)
-    generator = build_generator(ModelConfig(width=4, color="rgb", dropout=0.0), SIZE)
+    generator: Any = build_generator(ModelConfig(width=4, color="rgb", dropout=0.0), SIZE)
     condition = torch.randn(2, 1, SIZE, SIZE)
     features = [condition]
-    for down in generator.down:  # type: ignore[union-attr]
-        features.append(down(features[-1]))
+    for level, down in enumerate(generator.down):
+        given = features[-1] if level == 0 else nn.functional.leaky_relu(features[-1], 0.2)
+        features.append(nn.Sequential(*(layer for layer in down if not isinstance(layer, nn.LeakyReLU)))(given))
     output = features.pop()
-    for number, up in enumerate(generator.up):  # type: ignore[arg-type]
-        output = up(torch.relu(output))
-        if number < len(generator.up) - 1:  # type: ignore[arg-type]
+    for number, up in enumerate(generator.up):
+        output = nn.Sequential(*up)(torch.relu(output))
+        if number < len(generator.up) - 1:
             output = torch.cat((features.pop(), output), dim=1)
-    assert torch.equal(generator(condition), output)
+    found = generator(condition)
+    assert torch.equal(found, output)
+    if not apart:
+        weights = list(generator.parameters())
+        pairs = (torch.autograd.grad(result.square().sum(), weights) for result in (found, output))
+        assert all(map(torch.equal, *pairs))

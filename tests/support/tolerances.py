@@ -29,6 +29,14 @@ GRADIENT_OF_LARGEST = 5e-7
 GRADIENT_UNITS = 3
 FLOAT64_RELATIVE = 1e-12
 
+# Normalized features and their gradients, relative to the largest of them: differences from a mean over a few hundred
+# values, in float32, summed in any order, of which two more sums are subtracted in the gradients.
+NORM_OF_LARGEST = 2e-6
+# Of values of a standard deviation of 1 around 4096, of which float32 has steps of 5e-4: the mean's rounding.
+NORM_LARGE_MEAN = 1e-3
+# Networks in float64 with fused norms and with torch's, relative to the largest value: sums in another order.
+FUSED_FLOAT64 = 1e-9
+
 # L1 against the Lab values of a picture: the error of the mean is below that of the worst value, LAB_KERNEL / 110.
 LAB_LOSS = 1e-5
 
