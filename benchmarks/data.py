@@ -33,27 +33,52 @@ def data(
     *,
     rounds: Annotated[int, Parameter(validator=Number(gte=3), help="Turns of each loader [rounds, 3 or more].")] = 7,
     turn_s: Annotated[float, Parameter(validator=Number(gt=0), help="Length of a turn [seconds].")] = 2.0,
+    need: Annotated[
+        str | None,
+        Parameter(
+            help="What training consumes, in place of timing its step here: a number [images/s], or a JSON file of "
+            "benchmarks.step, of whose steps the loop's fastest counts, a rank's share."
+        ),
+    ] = None,
     out: Annotated[Path | None, Parameter(help="JSON file for the result.")] = None,
     flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Time loaders on the same photographs (data.photos), one after the other in every round, then the training step.
 
     The baseline is torchvision's DataLoader with data.threads workers. Shards are prepared from the same photographs,
-    in a temporary folder. The last figures show whether the step waits for its data.
+    in a temporary folder. The last figures compare what loaders supply with what the step needs.
     """
+    needed = None if need is None else images_per_s_needed(need)
     config = cli.load(None, flags)
     if not config.data.photos:
         raise UserError("data.photos", "not set", "name a folder of photographs with --data.photos DIR")
     check_out(out)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(config, rounds, turn_s, Path(folder))
+        result = measure(config, rounds, turn_s, Path(folder), needed)
     print_result(result, config)
     if out:
         out.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measure(config: Config, rounds: int, turn_s: float, work: Path) -> dict[str, Any]:
-    """Images/s of every turn, and milliseconds of steps with and without a loader."""
+def images_per_s_needed(need: str) -> float:
+    """Images/s that a rank consumes, from a number or a file of benchmarks.step. Raises UserError for another text."""
+    fix = "give images/s above 0, or a file that benchmarks.step --out wrote"
+    try:
+        if not Path(need).is_file():
+            rate = float(need)
+        else:
+            found = json.loads(Path(need).read_text())
+            rates = [float(rate) for side, rate in found["images_per_s"].items() if side.startswith("zero")]
+            rate = max(rates) / found["ranks"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"need={need}", f"is neither a number nor such a file ({error})", fix) from None
+    if not 0 < rate < float("inf"):
+        raise UserError(f"need={need}", "is not a number of images/s", fix)
+    return rate
+
+
+def measure(config: Config, rounds: int, turn_s: float, work: Path, needed: float | None) -> dict[str, Any]:
+    """Images/s of every turn; and what training needs, or milliseconds of its steps with and without a loader."""
     from hpc_recolor.runtime.distributed import start
 
     world = start(config.train.device, config.train.threads)
@@ -67,7 +92,8 @@ def measure(config: Config, rounds: int, turn_s: float, work: Path) -> dict[str,
             print(f"  round {number + 1} of {rounds}: {name} {rates[name][-1]:.0f} images/s", file=sys.stderr)
     return {
         "images_per_s": rates,
-        "step_ms": step_times(config, world, loaders, rounds),
+        "needed_images_per_s": needed,
+        "step_ms": step_times(config, world, loaders, rounds) if needed is None else {},
         "machine": describe_machine(),
         "config": config.model_dump(
             mode="json", include={"data", "train", "model"}, exclude={"data": {"photos", "shards", "held_out"}}
@@ -87,11 +113,17 @@ def print_result(result: dict[str, Any], config: Config) -> None:
     for name, rate in medians.items():
         print(f"{name:28}{rate:10.0f}{rate / machine['cores']:10.0f}{rate / medians[BASELINE]:15.1f}")
     steps = {name: median(times) for name, times in result["step_ms"].items()}
-    alone_ms = steps.pop("no loader")
-    needed = config.train.batch_size / alone_ms * 1000
-    print(f"the step (width {config.model.width}) takes {alone_ms:.0f} ms: it needs {needed:.0f} images/s")
-    for name, step_ms in steps.items():
-        print(f"  with {name}: {step_ms:.0f} ms, {medians[name] / needed:.1f} times the images/s that it needs")
+    if (needed := result["needed_images_per_s"]) is None:
+        alone_ms = steps["no loader"]
+        needed = config.train.batch_size / alone_ms * 1000
+        print(f"the step (width {config.model.width}) takes {alone_ms:.0f} ms: it needs {needed:,.0f} images/s")
+    else:
+        print(f"training is said to need {needed:,.0f} images/s")
+    for name, rate in medians.items():
+        if name != BASELINE:
+            measured = f", {steps[name]:.0f} ms a step" if name in steps else ""
+            waits = "" if rate >= needed else f": too slow, the step waits {1 - rate / needed:.0%} of the time"
+            print(f"  with {name}: {rate / needed:.2f} times the images/s that it needs{waits}{measured}")
 
 
 def build_loaders(config: Config, world: Any, work: Path) -> dict[str, Loader]:
@@ -153,49 +185,55 @@ def torchvision_batches(photos: Any, config: Config, world: Any) -> Iterator[Any
 
 def images_per_s(loader: Loader, batch_size: int, turn_s: float, warm_up_batches: int, device: Any) -> float:
     """Images/s of a new loader, after its warm-up."""
+    from hpc_recolor.models.color_space import make_pair
+
+    def load(batch: Any) -> None:
+        if getattr(batch, "picks", None) is not None:  # loading is what the step's color conversion does with it
+            make_pair(batch.rgb_u8_NHWC, "lab", picks=batch.picks)
+
     with closing(loader()) as batches:
         for _ in range(warm_up_batches):
-            next(batches)
+            load(next(batches))
         synchronize(device)
         started_s = time.perf_counter()
         images = 0
         while time.perf_counter() - started_s < turn_s:
-            next(batches)
+            load(next(batches))
             images += batch_size
         synchronize(device)
         return images / (time.perf_counter() - started_s)
 
 
 def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of a whole training step (colors, both networks), in turn: on one repeated batch, and on loaders'
-    batches."""
-    from hpc_recolor.models.color_space import make_pair
-    from hpc_recolor.training.engine.deepspeed_engine import build_engines
-    from hpc_recolor.training.step import gan_step
+    """Milliseconds of the training loop's step, in turn: on one repeated batch, and on loaders' batches."""
+    from benchmarks.loop_step import LoopStep
 
-    engines = build_engines(config, world)
     measured = [name for name in loaders if name != BASELINE]
     times: dict[str, list[float]] = {name: [] for name in ("no loader", *measured)}
     fixed, steps = next(loaders["DALI, raw shards"]()), STEPS[world.device.type]
+    step = LoopStep(config, world)
 
-    def steps_ms(batches: Iterator[Any]) -> float:
+    def steps_ms(batches: Iterator[Any], step: LoopStep) -> float:
         synchronize(world.device)
         started_s = time.perf_counter()
         for _ in range(steps):
-            condition, target = make_pair(next(batches).rgb_u8_NHWC, config.model.color)
-            gan_step(engines, condition, target, config.loss)
+            batch = next(batches)
+            step(batch.rgb_u8_NHWC, batch.picks)
         synchronize(world.device)
         return (time.perf_counter() - started_s) / steps * 1000
 
-    steps_ms(iter([fixed] * steps))
+    steps_ms(iter([fixed] * steps), step)
     for number in range(rounds):
         for name in sorted(times, reverse=number % 2 == 1):
             if name == "no loader":
-                times[name].append(steps_ms(iter([fixed] * steps)))
-            else:
-                with closing(loaders[name]()) as batches:
-                    next(batches)
-                    times[name].append(steps_ms(batches))
+                times[name].append(steps_ms(iter([fixed] * steps), step))
+                continue
+            with closing(loaders[name]()) as batches:
+                first = next(batches)
+                # The graph of a step that gathers its batch is bound to the memory of these images.
+                with_loader = step if first.picks is None else LoopStep(config, world)
+                with_loader(first.rgb_u8_NHWC, first.picks)
+                times[name].append(steps_ms(batches, with_loader))
     return times
 
 

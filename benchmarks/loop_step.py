@@ -26,12 +26,12 @@ class LoopStep:
         self.verdicts = Verdicts()
         self.steps = 0
 
-    def __call__(self, rgb_u8_NHWC: torch.Tensor) -> None:
-        """Start a step on this rank's images, uint8 (N,H,W,3), on the device."""
+    def __call__(self, rgb_u8_NHWC: torch.Tensor, picks: torch.Tensor | None = None) -> None:
+        """Start a step on this rank's images, uint8 (N,H,W,3), on the device. picks: see Batch."""
         self.steps += 1
         self.state.engines.set_lr(self.config.train.lr)
         self.step.set_inputs(Flags(), average_share=0.01)
-        self.runner.run(rgb_u8_NHWC, Phase.BOTH)
+        self.runner.run(rgb_u8_NHWC, Phase.BOTH, picks)
         self.verdicts.send(self.steps, self.step.verdict)
         self.verdicts.receive()
 

@@ -64,9 +64,10 @@ class CompileResult(Schema):
 
 
 class DataResult(Measured):
-    """Throughput of each loader, and the step time with it, over the rounds."""
+    """Throughput of each loader, and the step time with it, over the rounds, unless what is needed was given."""
 
     images_per_s: Times
+    needed_images_per_s: PositiveFloat | None = None
     step_ms: Times
 
 
