@@ -164,8 +164,7 @@ def check_steps(config: Config, rounds: int, steps: int) -> list[str]:
     )
     share = median(in_threads)
     last = (
-        f"the threads of the heartbeats took {1000 * share:.2f} ms of a processor in a second by the clock: "
-        f"{share:.2%}"
+        f"the threads of the heartbeats took {1000 * share:.2f} ms of a processor in a second by the clock: {share:.2%}"
     )
     return [first, *(_compare(name, times[name, True], times[name, False]) for name in clocks), last]
 

@@ -9,6 +9,7 @@ code/HASH/                the packages as they were submitted
 JOB_RANK_log.out          output of a rank, over all restarts of a job
 requeue-JOB-RESTART       exists if the ranks of that start request to be requeued
 cancelled-JOB             exists if the user has cancelled the job: it is not requeued
+ended                     a line for every end of a job's script: job, restart, POSIX time [s]
 early-JOB                 a line for each restart in a row that a signal ended before its ranks could record it
 excluded-JOB              the nodes, separated by commas, that the job is to be queued again without
 
@@ -17,7 +18,9 @@ own, and one in each of its runs.
 """
 
 import os
+import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -89,6 +92,7 @@ class JobFolder:
     """Paths inside a job folder."""
 
     TASKS: ClassVar[str] = "tasks.json"
+    ENDED: ClassVar[str] = "ended"
 
     path: Path
 
@@ -121,6 +125,11 @@ class JobFolder:
     def history(self) -> Path:
         """An `Event` a line."""
         return self.path / "history.jsonl"
+
+    @property
+    def ended(self) -> Path:
+        """When the scripts of its jobs ended."""
+        return self.path / self.ENDED
 
     @property
     def code(self) -> Path:
@@ -231,3 +240,20 @@ def read_history(folder: JobFolder) -> list[Event]:
         except ValueError:
             continue
     return events
+
+
+def read_ends(folder: JobFolder, history: Sequence[Event]) -> list[float]:
+    """When the scripts ended that started the ranks of a history [POSIX time, s], in the order of time.
+
+    Those that were killed have recorded nothing. folder: with the logs of the ranks, of the run or of its sweep.
+    """
+    own = {(event.job, str(event.restart)) for event in history}
+    try:
+        rows = [line.split() for line in folder.ended.read_text(errors="replace").splitlines()]
+    except OSError:
+        return []
+    return sorted(float(row[2]) for row in rows if len(row) == 3 and (row[0], row[1]) in own and _is_time(row[2]))
+
+
+def _is_time(text: str) -> bool:
+    return re.fullmatch(r"\d+\.\d+", text) is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from hpc_recolor.launch.job_folder import Event, JobFolder, Submission, read_history, read_submission
+from hpc_recolor.launch.job_folder import Event, JobFolder, Submission, read_ends, read_history, read_submission
 from hpc_recolor.launch.job_states import JobState, job_of, job_states
 from hpc_recolor.launch.lifecycle import ENDED_STATES, State, last_stop, state_of, waits_for
 from hpc_recolor.launch.training_progress import NO_PROGRESS, TrainingProgress, read_progress
@@ -122,7 +122,7 @@ def make_overview(run: RunFolder, submission: Submission, reply: SchedulerReply)
         checkpoint=_newest_checkpoint(run),
         logs=tuple(logs.log(submission.job, rank) for rank in range(submission.ranks)),
         submitted=submission.submitted,
-        time=_account(run, submission, state),
+        time=_account(run, submission, history, state),
     )
 
 
@@ -149,14 +149,14 @@ def _history(folder: JobFolder) -> list[Event]:
         return []
 
 
-def _account(run: RunFolder, submission: Submission, state: State) -> tuple[TimeAccount, ...]:
-    starts = read_starts(run)
+def _account(run: RunFolder, submission: Submission, history: Sequence[Event], state: State) -> tuple[TimeAccount, ...]:
+    starts, ends = read_starts(run), read_ends(JobFolder(submission.logs), history)
     try:
         submitted = datetime.fromisoformat(submission.first_submitted or submission.submitted).timestamp()
     except ValueError:
         return ()
     now = None if state in ENDED_STATES else time.time()
-    return tuple(account(starts, submitted, now, is_running=state in ("running", "ending"))) if starts else ()
+    return tuple(account(starts, submitted, now, state in ("running", "ending"), ends)) if starts else ()
 
 
 def _newest_checkpoint(run: RunFolder) -> Path | None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from hpc_recolor.runtime.distributed import adopt, use_network
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
 from hpc_recolor.runtime.json_text import parse_json
+from hpc_recolor.runtime.launcher_environment import SCRIPT_BEGAN
 from hpc_recolor.runtime.output import lossy_output
 from hpc_recolor.runtime.signals import StopRequest
 
@@ -139,10 +141,18 @@ def _train(config: Config, request: StopRequest) -> EarlyEndError | None:
     from hpc_recolor.training.time_ledger import process_age_s
 
     try:
-        trainer.train(config, request, process_age_s())
+        trainer.train(config, request, max(process_age_s(), _script_age_s()))
     except EarlyEndError as end:
         return end
     return None
+
+
+def _script_age_s() -> float:
+    """Since when the script of this rank's job has been running on this host [s]; 0 where none has said so."""
+    try:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - float(os.environ[SCRIPT_BEGAN])
+    except (KeyError, ValueError):
+        return 0.0
 
 
 def _one_line(error: BaseException) -> str:

@@ -20,12 +20,21 @@ from hpc_recolor.launch.profile import Container, JobOptions, working_directory
 from hpc_recolor.launch.slurm_command import run_command, slurm_error
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
-from hpc_recolor.runtime.launcher_environment import foreign_names
+from hpc_recolor.runtime.launcher_environment import SCRIPT_BEGAN, foreign_names
 
 CHECK = f"""\
 [ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = {FOLDER_MODE:o} ] || {{
   echo "error: $job_folder must be yours with mode {FOLDER_MODE:o}, as its files are executed" >&2; exit 2
 }}"""
+
+# When the script began and ended: its ranks are not all that takes time in a job. Began: since the machine was booted,
+# which no clock changes. Ended: after all else in the setup, whose processes must not record an end of their own; a job
+# that is requeued or cancelled gets SIGTERM, all of its processes.
+RECORD_BEGIN = f"""\
+job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
+read -r {SCRIPT_BEGAN} _ </proc/uptime && export {SCRIPT_BEGAN}"""
+RECORD_END = f"""trap 'trap "" TERM; echo "$job $restart $(date +%s.%N)" >>"$job_folder/{JobFolder.ENDED}"' EXIT"""
 
 # On SIGTERM the ranks save for as long as SLURM allows; this shell must not exit before them.
 OUTLIVE_RANKS = "trap : TERM"
@@ -63,8 +72,6 @@ END_JOB = f"""\
 end_job() {{  # EXIT_CODE
   code=$1
   kill $leaving 2>/dev/null || :
-  job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
-  job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
   request=$job_folder/requeue-$job-$restart
   early=$job_folder/early-$job
   excluded=$job_folder/excluded-$job
@@ -188,12 +195,14 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -
         "setup": [
             f"job_folder={shlex.quote(str(folder.path))}",
             CHECK,
+            RECORD_BEGIN,
             *environment_lines(code, options),
             OUTLIVE_RANKS,
             f"max_requeues={requeues}",
             END_JOB,
             *([_preflight(folder, options)] if options.preflight else []),
             LEAVE_LOST_RANKS,
+            RECORD_END,
         ],
         # A rank that fails ends the others.
         "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],

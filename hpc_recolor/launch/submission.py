@@ -172,7 +172,7 @@ def _make_submission(plan: Plan, job: str, script: str | None) -> Submission:
         logs=plan.folder.path,
         partition=options.partition,
         time=None if options.time_min is None else format_time(options.time_min),
-        submitted=datetime.now(UTC).isoformat(timespec="seconds"),
+        submitted=datetime.now(UTC).isoformat(timespec="milliseconds"),
         code=plan.code.path.name,
         commit=plan.code.commit,
         command=plan.command,

@@ -3,6 +3,7 @@
 A start that is killed has recorded all but its last seconds, and its checkpoints tell how much of that was in vain.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -51,9 +52,9 @@ class _Starts(_FrozenModel):
 
 @dataclass(frozen=True)
 class TimeAccount:
-    """Where wall-clock time went [s]. starting: and ending processes.
+    """Where wall-clock time went [s]. starting: and ending processes and jobs.
 
-    waiting: no rank ran: in the queue, or ended and not yet submitted again. lost: training, saving and measuring that
+    waiting: no job ran: in the queue, or ended and not yet submitted again. lost: training, saving and measuring that
     were done again, as a kill came before the next checkpoint.
     """
 
@@ -80,7 +81,8 @@ class TimeAccount:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __add__(self, other: "TimeAccount") -> "TimeAccount":
-        return TimeAccount(**{name: value + other.seconds[name] for name, value in self.seconds.items()})
+        theirs = other.seconds
+        return TimeAccount(**{name: value + theirs[name] for name, value in self.seconds.items()})
 
 
 def describe(account: TimeAccount) -> str:
@@ -121,27 +123,40 @@ def write_starts(run: RunFolder, starts: Sequence[Start]) -> None:
     beside.replace(run.time)
 
 
-def account(starts: Sequence[Start], submitted: float, now: float | None, is_running: bool) -> list[TimeAccount]:
+def account(
+    starts: Sequence[Start], submitted: float, now: float | None, is_running: bool, ends: Sequence[float] = ()
+) -> list[TimeAccount]:
     """The account of each start with the wait before it, and of the wait since the last one, if there is one.
 
     submitted: first [POSIX time, s]. now: the time up to which to account; None: until the last start ended.
-    is_running: whether the last start's ranks still run. Clocks of hosts may differ: no time counts twice.
+    is_running: whether the last start's ranks still run. ends: when jobs ended, as far as they have recorded it, in the
+    order of time [POSIX time, s]. Clocks of hosts may differ: no time counts twice.
     """
     accounts = []
     over = submitted
     for number, start in enumerate(starts):
         seconds = {name: start.seconds.get(name, 0.0) for name in ACTIVITIES}  # a later version may have others
         if is_running and now is not None and number == len(starts) - 1:
+            ended = start.until
             activity = start.activity if start.activity in seconds else "starting"
             seconds[activity] += max(0.0, now - start.until)
             lost = 0.0
         else:
             lost = _take_lost(seconds, start, _resumed_from(starts, number))
+            ended = _ended(starts, number, ends)
+            seconds["starting"] += ended - start.until
         accounts.append(TimeAccount(**seconds, waiting=max(0.0, start.began - over), lost=lost))
-        over = max(over, start.began) + sum(start.seconds.values())
+        over = max(over, start.began) + ended - start.began
     if now is not None and now > over and not (is_running and starts):
         accounts.append(TimeAccount(waiting=now - over))
     return accounts
+
+
+def _ended(starts: Sequence[Start], number: int, ends: Sequence[float]) -> float:
+    """When the job of a start ended, between its last record and the next start; that record, if it is not known."""
+    start, following = starts[number], starts[number + 1 :]
+    latest = following[0].began if following else math.inf
+    return next((ended for ended in ends if start.until <= ended <= latest), start.until)
 
 
 def _resumed_from(starts: Sequence[Start], number: int) -> int | None:

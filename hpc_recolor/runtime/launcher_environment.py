@@ -5,9 +5,12 @@ import os
 import re
 from collections.abc import Mapping
 
+# When a job's script began, on its host [s since that was booted].
+SCRIPT_BEGAN = "HPC_RECOLOR_SCRIPT_BEGAN"
 # Read by SLURM's commands (sbatch(1), srun(1), squeue(1) and so on), or set in what they and submitit start.
 SCHEDULER = re.compile(
     r"(SLURMD?|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SACCT|SACCTMGR|SCANCEL|SCONTROL|SSTAT|SPRIO|SPANK|SUBMITIT)_.*"
+    rf"|{SCRIPT_BEGAN}"
 )
 # The job of ranks that `distributed.adopt` describes.
 ADOPTED_JOB = "HPC_RECOLOR_JOB"

@@ -20,7 +20,7 @@ from hpc_recolor.run_folder.time_account import TimeAccount, describe
 from tests.launch.conftest import Hosts, script
 from tests.support.fork_server import SLOW_DISK_S, ForkServer
 from tests.support.live import Live, local_ranks, recolor, result, slurm, until
-from tests.support.submitted_ranks import ranks
+from tests.support.submitted_ranks import has_script, ranks
 from tests.support.tolerances import ACCOUNT
 
 LONG: dict[str, Any] = {"train.epochs": 100}  # not over before the fault has shown
@@ -223,7 +223,7 @@ def test_halves_that_lose_each_other_end_with_a_line_and_train_on_once_they_are_
 
 
 class OutsideClock:
-    """What can be seen of a run from outside, read again and again: how long rank 0 ran [s], and did not before that.
+    """What can be seen of a run from outside, read again and again: how long its jobs ran [s], and did not before that.
 
     lost_s: from the commit of the newest checkpoint, or from the first step of a start, to the end after a kill.
     """
@@ -246,7 +246,7 @@ class OutsideClock:
     def _watch(self) -> None:
         before_s, waited_s = time.monotonic(), 0.0
         while not self._over.wait(0.1):
-            runs, now_s = 0 in ranks(self.cluster), time.monotonic()
+            runs, now_s = has_script(self.cluster, "train"), time.monotonic()
             waited_s += now_s - before_s if not runs else 0.0
             if runs:  # what comes after the last start is no wait
                 self.seconds[True] += now_s - before_s
@@ -269,8 +269,8 @@ def test_the_account_of_a_run_through_five_preemptions_and_two_kills_is_that_of_
     hosts: Hosts, tmp_path: Path, photos: Path, forked_python: Path
 ) -> None:
     live = Live(tmp_path, python=forked_python)
+    live.submit(photos, **LONG | {"train.epochs": 600, "checkpoint.background": "false"})
     with OutsideClock(hosts.folder, live) as outside:
-        live.submit(photos, **LONG | {"train.epochs": 600, "checkpoint.background": "false"})
         for start in range(1, 8):
             live.until_training(start)
             if start in (3, 6):

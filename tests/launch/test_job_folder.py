@@ -11,6 +11,7 @@ from hpc_recolor.launch.job_folder import (
     JobFolder,
     Submission,
     append_event,
+    read_ends,
     read_history,
     read_submission,
     runs_of_sweep,
@@ -160,3 +161,13 @@ def test_a_damaged_submission_is_reported_with_its_fix(content: str, tmp_path: P
     folder.submission.write_text(content)
     with pytest.raises(UserError, match="submit the run again"):
         read_submission(folder)
+
+
+def test_ends_of_scripts_are_those_of_the_history_in_order_of_time(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    history = [START, START.model_copy(update={"restart": 1})]
+    assert read_ends(folder, history) == []
+    folder.ended.write_text(
+        "7 1 1800000200.5\n7_1 0 1800000300.0\n7 0 1800000100.25\n7 0 %s.%N\n8 0 1800000400.0\n7 1 18"
+    )
+    assert read_ends(folder, history) == [1800000100.25, 1800000200.5]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hpc_recolor.run_folder.checkpoints import folder_name
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
+from hpc_recolor.runtime.launcher_environment import SCRIPT_BEGAN
 from hpc_recolor.runtime.signals import StopRequest
 
 # What SLURM 22.05 gave to the last rank of `sbatch --array=3 --nodes=2 --ntasks-per-node=2`, but for the address.
@@ -189,3 +191,11 @@ def test_a_node_that_cannot_be_prepared_leaves_its_reason_in_the_history(
     with pytest.raises(UserError, match="Not a directory"):
         rank._run(folder, first, StopRequest())
     assert "Not a directory" in str(read_history(folder)[-1:])
+
+
+def test_a_rank_knows_the_age_of_its_jobs_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rank._script_age_s() == 0.0
+    monkeypatch.setenv(SCRIPT_BEGAN, f"{time.clock_gettime(time.CLOCK_BOOTTIME) - 100:.2f}")
+    assert 99 < rank._script_age_s() < 160
+    monkeypatch.setenv(SCRIPT_BEGAN, "")
+    assert rank._script_age_s() == 0.0

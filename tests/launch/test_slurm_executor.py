@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def run_script(
     """The script of a job folder, with our own `srun` and `scontrol`; `srun` leaves a file `srun_ran` in `folder`."""
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
-    for name in ("stat", "cat", "rm", "dirname", "grep", "wc", "sleep"):
+    for name in ("stat", "cat", "rm", "dirname", "grep", "wc", "sleep", "date"):
         (programs / name).unlink(missing_ok=True)
         (programs / name).symlink_to(shutil.which(name) or "")
     bodies = {"srun": f"echo > srun_ran; exit {code}", "sacct": f"echo '{accounted}'"}
@@ -144,6 +145,14 @@ def test_ranks_do_not_start_on_nodes_that_are_bad(code: int, tmp_path: Path) -> 
     done = run_script(job, tmp_path, more={"python": str(python), "preflight": True})
     assert done.returncode == code
     assert not (tmp_path / "srun_ran").exists()
+
+
+@pytest.mark.parametrize(("marks", "restart"), [((), "0"), (("requeue-7-1",), "1")])
+def test_the_end_of_a_script_is_recorded_however_it_ends(marks: tuple[str, ...], restart: str, tmp_path: Path) -> None:
+    after_srun(tmp_path, 0, marks, SLURM_RESTART_COUNT=restart)
+    job, number, ended = (tmp_path / "job" / "ended").read_text().split()
+    assert (job, number) == ("7", restart)
+    assert abs(float(ended) - time.time()) < 60
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, STOPPED, 137])

@@ -106,6 +106,21 @@ def test_a_run_that_saved_last_has_lost_nothing() -> None:
     assert one == TimeAccount(training=100, starting=10, saving=9, measuring=6, waiting=30)
 
 
+def test_what_a_job_does_after_its_ranks_is_no_wait() -> None:
+    again = start(began=SUBMITTED + 200, images=100, marks=())
+    recorded = [start().until + 5, again.until + 7]
+    first, second = account([start(), again], SUBMITTED, now=None, is_running=False, ends=recorded)
+    assert (first.starting, second.starting, second.waiting) == (15, 17, 45)
+    assert first.total + second.total == recorded[-1] - SUBMITTED
+
+
+def test_an_end_that_was_not_recorded_is_that_of_the_ranks() -> None:
+    """As of a host that fell dead; the next start's end is not taken for it."""
+    again = start(began=SUBMITTED + 200, images=100, marks=())
+    first, second = account([start(), again], SUBMITTED, now=None, is_running=False, ends=[again.until + 7])
+    assert (first.starting, second.starting, second.waiting) == (10, 17, 50)
+
+
 def test_a_run_that_waits_again_says_so_apart() -> None:
     *_, waits = account([start()], SUBMITTED, now=SUBMITTED + 1150, is_running=False)
     assert waits == TimeAccount(waiting=1000)

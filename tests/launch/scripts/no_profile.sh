@@ -15,6 +15,9 @@ job_folder=/runs/cars/job
 [ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = 700 ] || {
   echo "error: $job_folder must be yours with mode 700, as its files are executed" >&2; exit 2
 }
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
+read -r HPC_RECOLOR_SCRIPT_BEGAN _ </proc/uptime && export HPC_RECOLOR_SCRIPT_BEGAN
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 trap : TERM
@@ -22,8 +25,6 @@ max_requeues=2147483647
 end_job() {  # EXIT_CODE
   code=$1
   kill $leaving 2>/dev/null || :
-  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-  job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
   request=$job_folder/requeue-$job-$restart
   early=$job_folder/early-$job
   excluded=$job_folder/excluded-$job
@@ -76,6 +77,7 @@ leave_lost_ranks() {
 }
 leave_lost_ranks &
 leaving=$!
+trap 'trap "" TERM; echo "$job $restart $(date +%s.%N)" >>"$job_folder/ended"' EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
