@@ -182,7 +182,8 @@ def step_times(config: Config, world: Any, loaders: dict[str, Loader], rounds: i
         synchronize(world.device)
         started_s = time.perf_counter()
         for _ in range(steps):
-            condition, target = make_pair(next(batches).rgb_u8_NHWC, config.model.color)
+            batch = next(batches)
+            condition, target = make_pair(batch.rgb_u8_NHWC, config.model.color, picks=batch.picks)
             gan_step(engines, condition, target, config.loss)
         synchronize(world.device)
         return (time.perf_counter() - started_s) / steps * 1000

@@ -4,14 +4,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config
+from hpc_recolor.config import ColorName, Config
 from hpc_recolor.config_file import load_config, merge
 from hpc_recolor.runtime.distributed import World
 
@@ -29,12 +31,16 @@ def launches(*, flags: cli.ConfigFlags = cli.NO_FLAGS) -> None:
 
     A fused op counts as one launch, as does each part of a convolution's backward pass; losses and color conversion are
     counted as their references, which have more. The host reads nothing in a step: tests/training/test_device_step.py.
+    With --data.cache device, what brings a batch to the step is counted too.
     """
     from hpc_recolor.runtime.distributed import start, stop
 
     config = cli.load(None, flags)
     world = start("cpu", 1)
     counted = count(config, world)
+    if config.data.cache == "device":
+        del counted["colors"]  # which are made in the launch that gathers the batch
+        counted = count_batch(config.model.color) + counted
     stop()
     for phase, number in counted.items():
         print(f"{phase:>24} {number:5d}")
@@ -87,12 +93,33 @@ def as_on_a_gpu() -> Iterator[None]:
     """Within it, networks do what they do on GPUs."""
     from hpc_recolor.models import unet
 
-    original = unet.activates_apart
-    setattr(unet, "activates_apart", lambda tensor: True)  # noqa: B010
+    with _answering_yes(unet, "activates_apart"):
+        yield
+
+
+@contextmanager
+def _answering_yes(module: ModuleType, question: str) -> Iterator[None]:
+    original = getattr(module, question)
+    setattr(module, question, lambda tensor: True)
     try:
         yield
     finally:
-        setattr(unet, "activates_apart", original)  # noqa: B010
+        setattr(module, question, original)
+
+
+def count_batch(color: ColorName) -> Counter[str]:
+    """Launches that bring a batch from the device cache to the inputs of a step's networks, copies among them."""
+    from hpc_recolor.data.batches import picked
+    from hpc_recolor.models.color_space import make_pair
+    from recolor_kernels import launch
+
+    images, launched = torch.zeros((3, 32, 32, 3), dtype=torch.uint8), LaunchCounter()
+    with launched.within("picks"):
+        _, picks = picked(images, True, np.arange(2), np.zeros((2, 2)), to_gpu=torch.clone)
+        picks = picks.clone()  # to where the step's graph reads it
+    with _answering_yes(launch, "_uses_op"), launched.within("batch, colors"):
+        make_pair(images, color, picks=picks)
+    return launched.counted
 
 
 @as_on_a_gpu()

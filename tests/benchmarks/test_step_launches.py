@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.launches import count
+from benchmarks.launches import count, count_batch
+from hpc_recolor.config import ColorName
 from hpc_recolor.config_file import load_config
 from hpc_recolor.runtime.distributed import World
 
@@ -16,6 +17,11 @@ MOST = {
     "agreement": 2,
     "taking back, average": 11,
 }
+
+
+@pytest.mark.parametrize("color", ["rgb", "lab"])
+def test_a_batch_of_the_device_cache_is_one_launch_beside_two_small_copies(color: ColorName) -> None:
+    assert count_batch(color) == {"picks": 2, "batch, colors": 1}
 
 
 @pytest.mark.slow
