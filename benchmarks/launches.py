@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch  # noqa: TID251, of what asks whether there is a GPU
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_recolor import cli
-from hpc_recolor.config import Config, ModelConfig
+from hpc_recolor.config import ColorName, Config, ModelConfig
 from hpc_recolor.config_file import load_config, merge
 from hpc_recolor.runtime.distributed import World
 
@@ -46,12 +47,16 @@ def launches(*, flags: cli.ConfigFlags = cli.NO_FLAGS) -> None:
     A fused op counts as one launch, as does each part of a convolution's backward pass, but norms as their kernels;
     losses and color conversion are counted as their references, which have more. The host reads nothing in a step:
     tests/training/test_device_step.py.
+    With --data.cache device, what brings a batch to the step is counted too.
     """
     from hpc_recolor.runtime.distributed import start, stop
 
     config = cli.load(None, flags)
     world = start("cpu", 1)
     counted = count(config, world)
+    if config.data.cache == "device":
+        del counted["colors"]  # which are made in the launch that gathers the batch
+        counted = count_batch(config.model.color) + counted
     stop()
     for phase, number in counted.items():
         print(f"{phase:>24} {number:5d}")
@@ -112,6 +117,21 @@ def as_on_a_gpu() -> Iterator[None]:
         stack.enter_context(patch.object(fused, "is_on_gpu", lambda tensor: True))
         stack.enter_context(patch.object(kernels, "choose", lambda impl, tensor, *, op, **others: op))
         yield
+
+
+def count_batch(color: ColorName) -> Counter[str]:
+    """Launches that bring a batch from the device cache to the inputs of a step's networks, copies among them."""
+    from hpc_recolor.data.batches import picked
+    from hpc_recolor.models.color_space import make_pair
+    from recolor_kernels import launch
+
+    images, launched = torch.zeros((3, 32, 32, 3), dtype=torch.uint8), LaunchCounter()
+    with launched.within("picks"):
+        _, picks = picked(images, True, np.arange(2), np.zeros((2, 2)), to_gpu=torch.clone)
+        picks = picks.clone()  # to where the step's graph reads it
+    with patch.object(launch, "_uses_op", lambda tensor: True), launched.within("batch, colors"):
+        make_pair(images, color, picks=picks)
+    return launched.counted
 
 
 @as_on_a_gpu()

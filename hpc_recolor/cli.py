@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
-from pydantic import ValidationError, create_model
+from pydantic import ValidationError, create_model, model_validator
 
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import explain, load_config, to_yaml
+from hpc_recolor.config_file import explain, load_config, read_nulls, to_yaml
 from hpc_recolor.runtime.code_version import PACKAGE_VERSION
 from hpc_recolor.runtime.distributed import is_main_process
 from hpc_recolor.runtime.errors import EarlyEndError, RankError, UserError
@@ -50,6 +50,7 @@ else:  # with each section as a box of `--help`
         create_model(
             "ConfigFlags",
             __base__=Config,
+            __validators__={"read_nulls": model_validator(mode="before")(read_nulls)},
             **{
                 name: (
                     Annotated[type(section), Parameter(group=Group.create_ordered(name, help=section.__doc__))],

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from types import NoneType
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +15,8 @@ ColorName = Literal["rgb", "lab"]
 GeneratorName = Literal["unet", "autoencoder", "resnet", "backbone_unet"]
 NormName = Literal["batch", "sync_batch", "instance"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
-ReconstructionName = Literal["l1", "huber", "ciede2000"]
+DistanceName = Literal["l1", "huber", "ciede2000"]
+ReconstructionName = Literal[DistanceName, "bins"]
 AdversarialName = Literal["bce", "l1", "mse", "none"]
 FitName = Literal["stretch", "crop", "pad"]
 
@@ -106,7 +108,9 @@ class DataConfig(Section):
         "auto", description="Image decoder: DALI, or torch's DataLoader with Pillow; auto uses DALI if installed."
     )
     cache: Annotated[Literal["none", "host", "device"], OPERATIONAL] = Field(
-        "none", description="Decode all samples once and keep them on each rank, in host memory or on the GPU."
+        "none",
+        description="Decode all samples once and keep them: in host memory, which ranks of a machine share, or on each "
+        "GPU.",
     )
     threads: Annotated[int, OPERATIONAL] = Field(
         2, ge=1, description="Loader threads or workers of each rank [threads, 1 or more]."
@@ -172,6 +176,18 @@ class ModelConfig(Section):
         description="Side of an image over the side that backbone_unet predicts color at; enlarged bilinearly. Needs "
         "model.color=lab above 1.",
     )
+    bin_width: Literal[0, 10, 12] = Field(
+        0,
+        description="Side of the squares of ab that backbone_unet predicts a distribution over, which color is decoded "
+        "from (arXiv:1603.08511: 10). Needs model.color=lab above 0 [Lab units, 0: predicts color itself].",
+    )
+    temperature: float = Field(
+        0.38,
+        gt=0,
+        le=1,
+        description="Temperature that a distribution is decoded at: 1 gives its mean, which is pale; toward 0 it nears "
+        "the most probable color, which is vivid and may leave stains [above 0, to 1].",
+    )
 
 
 class LossConfig(Section):
@@ -181,11 +197,16 @@ class LossConfig(Section):
 
     reconstruction: ReconstructionName = Field(
         "l1",
-        description="Distance to the original colors: mean |difference|; Huber; or CIEDE2000 of ab, needs "
-        "model.color=lab.",
+        description="Distance to the original colors: L1; Huber; CIEDE2000 of ab, needs model.color=lab; or "
+        "bins, the cross-entropy of distributions over ab, needs model.bin_width [nats: some 30 times L1].",
     )
     l1_weight: float = Field(
         100.0, ge=0, description="Weight of loss.reconstruction beside the adversarial loss [0 or more]."
+    )
+    rebalancing: BelowOne = Field(
+        0.5,
+        description="How much more rare colors count with loss.reconstruction=bins: 1 - lambda of arXiv:1603.08511. "
+        "More makes colors more vivid, and more often wrong [0: not at all, to below 1].",
     )
     perceptual_weight: float = Field(
         0.0,
@@ -256,6 +277,11 @@ class TrainConfig(Section):
         ge=1,
         description="Microbatches that a rank's share of a batch is split into, to save memory "
         "[microbatches, 1 or more].",
+    )
+    fit_memory: Annotated[bool, OPERATIONAL] = Field(
+        True,
+        description="On GPUs, try a step before the first image, and raise train.accumulate until it fits into the "
+        "memory of every rank.",
     )
     clip_norm: Annotated[float, RECIPE] = Field(
         0.0, ge=0, description="Maximum gradient norm of each network; larger ones are scaled to it [norm, 0: none]."
@@ -335,8 +361,9 @@ class TrackingConfig(Section):
     samples_every_images: int = Field(
         0,
         ge=0,
-        description="Images between two validations on held-out photographs, with sample images [images, 0: chosen "
-        "once, from the measured speed, so that they take a few percent of the time].",
+        description="Images between two validations on held-out photographs, with sample images [images, 0: after the "
+        "first epoch, and at an interval chosen once, from the measured speed, so that they take a few percent of the "
+        "time].",
     )
     samples: int = Field(8, ge=1, description="Held-out photographs in a figure of samples [rows, 1 or more].")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder's logs/.")
@@ -372,6 +399,22 @@ def _policies() -> Iterator[tuple[str, Policy]]:
             yield f"{name}.{key}", own
 
 
+@cache
+def optional_keys() -> frozenset[str]:
+    """The fields that may be None, by `section.key`."""
+    return frozenset(
+        f"{name}.{key}"
+        for name, section in Config()
+        for key, field in type(section).model_fields.items()
+        if NoneType in get_args(field.annotation)
+    )
+
+
+def with_accumulate(config: Config, accumulate: int) -> Config:
+    """The config with another train.accumulate."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"accumulate": accumulate})})
+
+
 def check_ranks(config: Config, ranks: int) -> None:
     """Raises UserError unless `ranks` ranks can share a batch evenly."""
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
@@ -383,5 +426,5 @@ def check_ranks(config: Config, ranks: int) -> None:
         raise UserError(
             f"train.accumulate={accumulate}",
             f"does not divide the {batch_size // ranks} images of a rank",
-            "use a divisor",
+            "use a divisor, or fewer ranks",
         )

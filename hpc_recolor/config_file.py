@@ -12,12 +12,15 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hpc_recolor.config import Config, policies
+from hpc_recolor.config import Config, optional_keys, policies
 from hpc_recolor.models.shapes import check_shapes
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.packaged import CONFIGS, find_yaml
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+# What stands for None where values are text; a file of that name is ./null.
+NULLS = ("null", "none")
 
 # What PyYAML raises: for values that are not of the type they look like or are tagged as, all but the first.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, RecursionError)
@@ -134,6 +137,11 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
         section, _, rest = key.partition(".")
         tree = merge(tree, {section: nest({rest: value})} if rest else {key: value})
     return tree
+
+
+def read_nulls(tree: dict[str, Any]) -> dict[str, Any]:
+    """The values of a command line, which are text, with None in place of NULLS for those that may be None."""
+    return nest({key: None if key in optional_keys() and value in NULLS else value for key, value in leaves(tree)})
 
 
 def explain(

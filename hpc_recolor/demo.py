@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hpc_recolor import cli
+from hpc_recolor.models import weights_package
 
 app = cli.command("demo")
 
@@ -15,16 +16,18 @@ app = cli.command("demo")
 def demo(
     *,
     config: Annotated[
-        Path,
+        Path | None,
         Parameter(
-            help="Run config, by file or name in this package; data.photos and data.held_out are the demo's own."
+            help="Run config, by file or name in this package; data.photos and data.held_out are the demo's own. By "
+            "default demo-backbone where the extra `backbone` is installed, demo elsewhere."
         ),
-    ] = Path("demo"),
+    ] = None,
     flags: cli.ConfigFlags = cli.NO_FLAGS,
 ) -> None:
     """Color photographs that come inside pip packages, then train a small colorizer on tiles of them and show what it
     learned.
     """
+    config = config or default_config()
     run_config = cli.load(config, flags).run  # bad input is reported before the slow imports
     from hpc_recolor.training.demo_run import color_photographs, describe_result, run_demo
 
@@ -34,6 +37,11 @@ def demo(
     for path in (run.config, run.metrics, run.losses, run.samples, run.checkpoints):
         print(path)
     print(describe_result(run))
+
+
+def default_config() -> Path:
+    """The name of the config that makes the better pictures of those that can run here."""
+    return Path("demo-backbone" if weights_package.package_file("tf_efficientnet_lite0") else "demo")
 
 
 if __name__ == "__main__":

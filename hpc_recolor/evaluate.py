@@ -1,4 +1,4 @@
-"""`python -m hpc_recolor.evaluate`: measure a run's checkpoints on photographs that it was not trained on."""
+"""`python -m hpc_recolor.evaluate`: measure checkpoints of runs on photographs that they were not trained on."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,8 @@ app = cli.command("evaluate", distributed=True)
 Run = Annotated[
     Path,
     Parameter(
-        help="Run folder, or a file that `checkpoint export` wrote; by default the colorizer in this package.",
+        help="Run folders, or files that `checkpoint export` wrote; by default the colorizer in this package. The gray "
+        "copy of the same photographs is measured once for all.",
         show_default=False,
     ),
 ]
@@ -53,9 +54,7 @@ Threads = Annotated[
 
 @app.default
 def evaluate(
-    run: Run = COLORIZER,
-    /,
-    *,
+    *runs: Run,
     checkpoint: Annotated[
         list[int] | None, Parameter(help="Epochs whose checkpoints are measured; by default the newest checkpoint.")
     ] = None,
@@ -87,7 +86,7 @@ def evaluate(
         Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if any.")
     ] = "auto",
 ) -> None:
-    """Measure a run's checkpoints beside the gray copy and the mean color, and keep images for `report`.
+    """Measure checkpoints of runs beside the gray copy and the mean color, and keep images for `report`.
 
     Writes RUN/evaluations/DATA/epoch-EEEE.json with the protocol, the losses, a row of means for each method, and the
     values of every photograph. Checkpoints that are measured already are skipped. Several ranks give the same numbers:
@@ -106,7 +105,7 @@ def evaluate(
         vividness=tuple(vividness or ()),
         out=out,
     )
-    evaluation.evaluate(run, options, device, threads)
+    evaluation.evaluate(runs or (COLORIZER,), options, device, threads)
 
 
 if __name__ == "__main__":

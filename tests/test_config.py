@@ -8,10 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_recolor.config import Config, policies
+from hpc_recolor.config import Config, optional_keys, policies
 from hpc_recolor.config_file import changed_keys, leaves, load_config, merge, nest, to_yaml
+from hpc_recolor.launch.sweep import of_grid
 from hpc_recolor.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Command
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -72,6 +73,7 @@ def test_every_field_declares_its_policy() -> None:
     operational = {key for key in keys if key.split(".")[0] in ("deepspeed", "checkpoint", "tracking")} | {
         *("run.name", "run.folder", "data.cache", "data.threads", "data.max_unreadable", "train.threads"),
         *("train.compile", "train.graph", "train.snapshots", "train.max_bad_steps", "train.hang_s", "train.silence_s"),
+        "train.fit_memory",
     }
     fixed = {"data.held_out", "data.loader", "train.channels_last", "train.device", "train.tf32"}
     assert {key for key, policy in policies().items() if policy.may_change} == operational | {
@@ -160,3 +162,25 @@ def test_values_over_a_file_may_be_nested_or_by_key() -> None:
     assert load_config(None, {"train.epochs": 3, "model": {"width": 8}}) == load_config(
         None, {"train": {"epochs": 3}, "model": {"width": 8}}
     )
+
+
+@pytest.mark.parametrize("text", ["null", "none"])
+def test_null_is_no_value_on_the_command_line_too(invoke: Command, tmp_path: Path, text: str) -> None:
+    """As users of YAML expect, over a file that gives one; for all fields that may have none."""
+    given = {key: 3 if key == "train.threads" else "something" for key in optional_keys()}
+    assert len(given) >= 7
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(nest(given)))
+    flags = [part for key in given for part in (f"--{key}", text)]
+    printed = dict(leaves(yaml.safe_load(invoke("train", "--config", "mine.yaml", *flags, "--print-config").stdout)))
+    assert {key: printed[key] for key in given} == dict.fromkeys(given)
+
+
+def test_null_is_no_value_in_a_grid_too() -> None:
+    configs = of_grid(["train.start_from=null,package"], None, {})
+    assert [config.train.start_from for config in configs] == [None, "package"]
+
+
+def test_a_file_may_be_called_null_and_what_is_not_optional_none(invoke: Command) -> None:
+    flags = ["--data.photos", "./null", "--model.backbone_weights", "none", "--loss.adversarial", "none"]
+    config = load_config(None, yaml.safe_load(invoke("train", *flags, "--print-config").stdout))
+    assert (config.data.photos, config.model.backbone_weights) == (Path("null"), "none")

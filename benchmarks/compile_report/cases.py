@@ -49,14 +49,20 @@ def cases() -> list[Case]:
 def _conversions(dtype: Any) -> Iterator[Case]:
     import torch
 
-    from recolor_kernels import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
+    from recolor_kernels import gather_gray, gather_lab, lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
 
     rgb, lightness, ab = _image(), _plane(1, dtype), _plane(2, dtype)
     last = {"dtype": dtype, "memory_format": torch.channels_last, "impl": "triton"}
-    for function, last_bytes in ((rgb_to_lab, PLANE_BYTES), (rgb_to_gray, 4 * dtype.itemsize)):
+    conversions: list[tuple[Any, tuple[Any, ...], int]] = [
+        (rgb_to_lab, (rgb,), PLANE_BYTES),
+        (rgb_to_gray, (rgb,), 4 * dtype.itemsize),
+        (gather_lab, (rgb, _picks()), PLANE_BYTES),
+        (gather_gray, (rgb, _picks()), 4 * dtype.itemsize),
+    ]
+    for function, inputs, last_bytes in conversions:
         op = f"{function.__name__} {_name(dtype)}"
-        yield Case(op, partial(function, rgb, dtype=dtype, impl="triton"))
-        yield Case(f"{op}, channels last", partial(function, rgb, **last), last_bytes)
+        yield Case(op, partial(function, *inputs, dtype=dtype, impl="triton"))
+        yield Case(f"{op}, channels last", partial(function, *inputs, **last), last_bytes)
     yield Case(f"lab_to_rgb_u8 {_name(dtype)}", partial(lab_to_rgb_u8, lightness, ab, impl="triton"))
     yield Case(
         f"lab_to_rgb {_name(dtype)}", partial(_differentiate, lambda: lab_to_rgb(lightness, ab, impl="triton").sum())
@@ -109,8 +115,10 @@ def _others() -> Iterator[Case]:
     yield Case("rgb_to_lab bfloat16, bytes", lambda: ops.rgb_to_lab(odd, dtype, impl="triton"), 0)
     yield Case("rgb_to_gray bfloat16, bytes", lambda: ops.rgb_to_gray(odd, dtype, impl="triton"), 0)
     yield Case("lab_to_rgb_u8 bfloat16, bytes", lambda: ops.lab_to_rgb_u8(*odd_lab, impl="triton"), 0)
-    picks = torch.zeros(BATCH, 3, dtype=torch.int64)
-    yield Case("gather", lambda: ops.gather(rgb, picks, impl="triton"), 0)
+    yield Case("gather", lambda: ops.gather(rgb, _picks(), impl="triton"))
+    yield Case("gather, bytes", lambda: ops.gather(odd, _picks(), impl="triton"), 0)
+    yield Case("gather_lab bfloat16, bytes", lambda: ops.gather_lab(odd, _picks(), dtype, impl="triton"), 0)
+    yield Case("gather_gray bfloat16, bytes", lambda: ops.gather_gray(odd, _picks(), dtype, impl="triton"), 0)
     yield Case("l1_loss bfloat16, no gradient", lambda: ops.l1_loss(ab.detach(), ab.detach(), impl="triton"))
     for criterion in ("l1", "mse"):
         loss = partial(ops.patch_loss, logits, True, criterion, impl="triton")
@@ -127,6 +135,12 @@ def _image(size: int = 64) -> Any:
     import torch
 
     return torch.zeros(BATCH, size, size, 3, dtype=torch.uint8)
+
+
+def _picks() -> Any:
+    import torch
+
+    return torch.zeros(BATCH, 3, dtype=torch.int64)
 
 
 def _plane(channels: int, dtype: Any, size: int = 64) -> Any:

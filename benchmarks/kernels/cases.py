@@ -158,6 +158,14 @@ def _gather(impl: Impl, _: torch.dtype, images: Tensor, picks: Tensor) -> Tensor
     return recolor_kernels.gather(images, picks, impl=impl)
 
 
+def _gather_lab(impl: Impl, dtype: torch.dtype, images: Tensor, picks: Tensor) -> Tensors:
+    return recolor_kernels.gather_lab(images, picks, dtype, impl=impl)
+
+
+def _gather_gray(impl: Impl, dtype: torch.dtype, images: Tensor, picks: Tensor) -> Tensors:
+    return recolor_kernels.gather_gray(images, picks, dtype, impl=impl)
+
+
 def _of(op: str, *options: Any) -> Forward:
     """An op whose results have the type of its inputs; options are passed after them."""
 
@@ -263,6 +271,22 @@ CASES = (
         lambda draw: (draw.rgb(), draw.picks()),
         _gather,
         bytes_a_pixel=2 * _RGB,
+        bytes_an_image=3 * 8,
+    ),
+    Case(
+        "gather_lab",
+        "conversion",
+        lambda draw: (draw.rgb(), draw.picks()),
+        _gather_lab,
+        bytes_a_pixel=_RGB + 3 * _BF16,
+        bytes_an_image=3 * 8,
+    ),
+    Case(
+        "gather_gray",
+        "conversion",
+        lambda draw: (draw.rgb(), draw.picks()),
+        _gather_gray,
+        bytes_a_pixel=_RGB + 4 * _BF16,
         bytes_an_image=3 * 8,
     ),
     Case(

@@ -8,10 +8,15 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """rgb_u8_NHWC: uint8 images (N, size, size, 3) on the training device. numbers: int64 (N,), the sample numbers."""
+    """rgb_u8_NHWC: uint8 images (N, size, size, 3) on the training device. numbers: int64 (N,), the sample numbers.
+
+    picks: of a batch that is yet to be gathered, where rgb_u8_NHWC are all images, in the same memory in every batch:
+    int64 (N,3) on the training device, as `recolor_kernels.gather` takes them.
+    """
 
     rgb_u8_NHWC: Tensor  # noqa: N815, the layout
     numbers: Tensor
+    picks: Tensor | None = None
 
 
 def flipped(rgb_u8_HWC: NDArray[np.uint8], horizontal: bool, vertical: bool) -> NDArray[np.uint8]:

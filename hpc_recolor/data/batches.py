@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import count, islice
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from hpc_recolor.config import DataConfig
 from hpc_recolor.data.batch import Batch, flipped
 from hpc_recolor.data.crops import crop
+from hpc_recolor.data.host_cache import shared_images
 from hpc_recolor.data.order import DrawBatch, SampleOrder, rank_slices
 from hpc_recolor.data.pipeline import chosen_loader, dali_batches
 from hpc_recolor.data.samples import SampleReader, Samples
@@ -29,9 +31,9 @@ def training_batches(
 ) -> Generator[Batch]:
     """This rank's slices of the global batches that follow `images_seen`, without end.
 
-    batch_size: of the global batch, divisible by the number of ranks; each rank takes the slice at its position.
-    Raises RankError if data.cache needs more memory than is free, or more than data.max_unreadable of the samples
-    cannot be read.
+    batch_size: of the global batch, divisible by the number of ranks; each rank takes the slice at its position. All
+    ranks call it together. Raises RankError if data.cache needs more memory than is free, or more than
+    data.max_unreadable of the samples cannot be read.
     """
     slices = rank_slices(order, images_seen, batch_size, world.rank, world.size)
     flips_allowed = np.array([data.flip_horizontal, data.flip_vertical])
@@ -43,7 +45,7 @@ def training_batches(
     if data.cache == "none":
         batches = _batches(samples, draw_batch, batch_size // world.size, data, world)
     else:
-        batches = _from_memory(_load_all(samples, data, world), draw_batch, world)
+        batches = _from_memory(_load_all(samples, data, world), draw_batch, data, world)
     if data.smallest_crop == 1:
         return batches
     return _cropped(batches, order, images_seen, batch_size, data, world)
@@ -54,11 +56,18 @@ def load_images(samples: Samples, data: DataConfig, world: World, device: torch.
 
     device: where to; by default the training device.
     """
-    images = torch.empty(
-        (len(samples), data.size, data.size, 3), dtype=torch.uint8, device=world.device if device is None else device
-    )
-    if not len(samples):
-        return images
+    images = torch.empty(_shape(samples, data), dtype=torch.uint8, device=world.device if device is None else device)
+    if len(samples):
+        _fill(images, samples, data, world)
+    return images
+
+
+def _shape(samples: Samples, data: DataConfig) -> tuple[int, int, int, int]:
+    return len(samples), data.size, data.size, 3
+
+
+def _fill(images: Tensor, samples: Samples, data: DataConfig, world: World) -> None:
+    """Write all samples, one or more, into images of their shape."""
     together = min(LOADED_TOGETHER, len(samples))
 
     def draw_batch(iteration: int) -> tuple[Any, Any]:
@@ -70,7 +79,6 @@ def load_images(samples: Samples, data: DataConfig, world: World, device: torch.
     for start, batch in zip(starts, batches, strict=True):
         left = len(samples) - start
         images[start : start + together] = batch.rgb_u8_NHWC[:left]
-    return images
 
 
 def _batches(
@@ -94,37 +102,57 @@ def _cropped(
 
 
 def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
-    on_gpu = data.cache == "device" and world.device.type == "cuda"
-    ranks = 1 if on_gpu else ranks_here()
-    needed = ranks * len(samples) * data.size * data.size * 3
-    free = torch.cuda.mem_get_info(world.device)[0] if on_gpu else memory_bytes()[0]
-    if needed > free:
+    """The images of all samples on the GPU, or in the host's memory, there once for all ranks of a machine."""
+    if data.cache == "device" and world.device.type == "cuda":
+        _check_memory(samples, data, 1, torch.cuda.mem_get_info(world.device)[0])
+        return load_images(samples, data, world)
+    _check_memory(samples, data, 1, memory_bytes()[0])
+    images = None
+    if world.size > 1:
+        images = shared_images(_shape(samples, data), lambda images: _fill(images, samples, data, world), world)
+    if images is None:
+        _check_memory(samples, data, ranks_here(), memory_bytes()[0])
+        images = load_images(samples, data, world, torch.device("cpu"))
+    return images
+
+
+def _check_memory(samples: Samples, data: DataConfig, copies: int, free_bytes: int) -> None:
+    needed = copies * prod(_shape(samples, data))
+    if needed > free_bytes:
+        held = f" in each of {copies} ranks" if copies > 1 else ""
         raise RankError(
             f"data.cache={data.cache}",
-            f"{len(samples)} images of {data.size} px on each of {ranks} ranks take {needed / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} GiB are free",
+            f"{len(samples)} images of {data.size} px{held} take {needed / 2**30:.1f} GiB, "
+            f"{free_bytes / 2**30:.1f} GiB are free",
             "use data.cache=none",
         )
-    return load_images(samples, data, world, world.device if on_gpu else torch.device("cpu"))
 
 
-def _from_memory(images: Tensor, draw_batch: DrawBatch, world: World) -> Generator[Batch]:
-    on_gpu = world.device.type == "cuda"
-
+def _from_memory(images: Tensor, draw_batch: DrawBatch, data: DataConfig, world: World) -> Generator[Batch]:
     def to_gpu(host: Tensor) -> Tensor:
         return host.pin_memory().to(world.device, non_blocking=True)
 
     for iteration in count():
         drawn, flips = draw_batch(iteration)
-        batch = gathered(images, images.is_cuda, drawn, flips, to_gpu) if on_gpu else stacked(images, drawn, flips)
-        yield Batch(rgb_u8_NHWC=batch, numbers=torch.from_numpy(drawn))
+        numbers = torch.from_numpy(drawn)
+        if world.device.type == "cpu":
+            yield Batch(stacked(images, drawn, flips), numbers)
+            continue
+        rgb_u8_NHWC, picks = picked(images, images.is_cuda, drawn, flips, to_gpu)
+        if images.is_cuda and data.smallest_crop == 1:
+            yield Batch(rgb_u8_NHWC, numbers, picks)  # gathered in the step, with its colors in one launch
+        else:
+            yield Batch(gather(rgb_u8_NHWC, picks), numbers)
 
 
-def gathered(images: Tensor, is_resident: bool, drawn: Any, flips: Any, to_gpu: Callable[[Tensor], Tensor]) -> Tensor:
-    """`stacked` on the GPU, by one launch and without a wait. is_resident: whether `images` are there already."""
-    chosen = images if is_resident else to_gpu(images[torch.from_numpy(drawn)])
-    picks = np.column_stack((drawn if is_resident else np.arange(len(drawn)), flips)).astype(np.int64)
-    return gather(chosen, to_gpu(torch.from_numpy(picks)))
+def picked(
+    images: Tensor, is_resident: bool, drawn: Any, flips: Any, to_gpu: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Images on the GPU, and the picks by which `recolor_kernels.gather` makes of them what `stacked` does; not waited
+    for. is_resident: whether `images` are there already."""
+    numbers = drawn if is_resident else np.arange(len(drawn))
+    picks = to_gpu(torch.from_numpy(np.column_stack((numbers, flips)).astype(np.int64)))
+    return images if is_resident else to_gpu(images[torch.from_numpy(drawn)]), picks
 
 
 def stacked(images: Tensor, drawn: Any, flips: Any) -> Tensor:

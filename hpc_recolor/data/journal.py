@@ -14,10 +14,10 @@ from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
 
 JOURNAL = "progress.jsonl"
-# Files of an unfinished data set, some with a leading dot and ".writing" at the end while they are written. NFS keeps
-# removed files that are still open, under names of its own.
+# Files of an unfinished data set, some under the name that they have while they are written (`files.temporary_name`;
+# earlier versions left out its number). NFS keeps removed files that are still open, under names of its own.
 _OWN_FILES = re.compile(
-    rf"\.?((train|val|test)-(\d+\.(raw|jpeg)|index\.npy|names\.jsonl)|{MANIFEST})(\.writing)?|\.nfs\w+"
+    rf"\.?((train|val|test)-(\d+\.(raw|jpeg)|index\.npy|names\.jsonl)|{MANIFEST})((\.[0-9a-f]{{8}})?\.writing)?|\.nfs\w+"
 )
 
 

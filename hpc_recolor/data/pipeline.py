@@ -8,7 +8,9 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 from hpc_recolor.config import DataConfig, FitName
 from hpc_recolor.data.batch import Batch
@@ -112,8 +114,6 @@ def _run(
 ) -> Generator[Batch]:
     """The batches from `iteration` on, until DALI raises RuntimeError."""
     dali = _import_dali()
-    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
-
     on_gpu = world.device.type == "cuda"
     kind = reader.samples.kind
 
@@ -142,15 +142,21 @@ def _run(
         return fn.flip(images, horizontal=horizontal, vertical=vertical), numbers
 
     with closing(_ReadAhead(reader, draw_batch, iteration, data.threads)) as read_ahead:
-        iterator = DALIGenericIterator(
-            [graph()],
-            ["rgb_u8_NHWC", "numbers"],
-            size=-1,
-            last_batch_policy=LastBatchPolicy.PARTIAL,
-            prepare_first_batch=False,
-        )
-        for (outputs,) in iterator:
-            yield Batch(rgb_u8_NHWC=outputs["rgb_u8_NHWC"], numbers=outputs["numbers"].flatten())
+        pipeline = graph()
+        while True:
+            # Not through DALI's iterator for PyTorch, which waits on the host until the GPU has decoded the batch.
+            outputs = pipeline.run(torch.cuda.current_stream(world.device) if on_gpu else None)
+            yield handed_over(*outputs)
+
+
+def handed_over(images: Any, numbers: Any) -> Batch:
+    """DALI's outputs as a batch, in the same memory.
+
+    On a GPU they are bound to a stream: it waits for them, the host does not, and DALI takes their memory again once
+    torch's tensors are gone and the stream has come so far.
+    """
+    rgb_u8_NHWC, flat = (from_dlpack(output.as_tensor()) for output in (images, numbers))
+    return Batch(rgb_u8_NHWC, flat.flatten())
 
 
 class _ReadAhead:

@@ -36,4 +36,4 @@ def evaluate_run(
         vividness=tuple(vividness),
         out=None if out is None else Path(out),
     )
-    return evaluate(Path(run), options, device, threads, printed=False)
+    return evaluate([Path(run)], options, device, threads, printed=False)

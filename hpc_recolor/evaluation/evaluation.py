@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpc_recolor.config import Config
+from hpc_recolor.config import ColorName, Config
 from hpc_recolor.data.adoption import with_set_options
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.shards import MANIFEST
@@ -39,6 +39,9 @@ from hpc_recolor.runtime.code_version import PACKAGE_VERSION, code_commit
 from hpc_recolor.runtime.distributed import World, on_main, start, stop
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.terminal_tables import print_lines
+
+# Pixels, by their fingerprint, and the color space that a gray copy went through: equal for runs on equal photographs.
+BaselineKey = tuple[str, ColorName]
 
 
 @dataclass(frozen=True)
@@ -69,25 +72,31 @@ class Survey:
 
 
 def evaluate(
-    run: Path, options: EvaluationOptions, device: str = "auto", threads: int = 1, printed: bool = True
+    runs: Sequence[Path], options: EvaluationOptions, device: str = "auto", threads: int = 1, printed: bool = True
 ) -> list[Evaluation]:
-    """Measure a run's checkpoints, or an export, and write the results. All ranks call it.
+    """Measure the checkpoints of runs, or exports, and write the results. All ranks call it.
 
     device: "auto", "cpu" or "cuda"; threads: CPU threads of each rank, which decide the last bits of convolutions;
-    printed: the table of each, too. Returns what was measured, in the order of the checkpoints.
-    Raises UserError, with nothing written, if run, checkpoints, photographs or weights do not fit.
+    printed: the table of each, too. Returns what was measured, in the order of runs and their checkpoints.
+    Raises UserError, with nothing written, if runs, checkpoints, photographs or weights do not fit.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda", "torch finds no GPU here", "use --device cpu, or check nvidia-smi")
+    if options.out and len(runs) > 1:
+        raise UserError(f"out={options.out}", f"one folder for {len(runs)} runs", "leave it out, or name one run")
     world = start(device, threads)
     try:
-        results, config, chosen = on_main(world, lambda: _chosen(run, options))
+        found = on_main(world, lambda: [_chosen(run, options) for run in runs])
         perceptual = Perceptual.load(
             options.lpips_weights, options.fid_weights, world.device, recognition=options.recognition
         )
-        photographs = find_photographs(config, options.data, chosen[-1].photos, world)
-        evaluator = Evaluator(results, config, options, world, perceptual, photographs)
-        return [evaluator.run_and_print(choice, printed) for choice in chosen]
+        photographs = [find_photographs(config, options.data, chosen[-1].photos, world) for _, config, chosen in found]
+        baselines: dict[BaselineKey, Measurements] = {}
+        evaluations = []
+        for (results, config, chosen), of_run in zip(found, photographs, strict=True):
+            evaluator = Evaluator(results, config, options, world, perceptual, of_run, baselines)
+            evaluations += [evaluator.run_and_print(choice, printed) for choice in chosen]
+        return evaluations
     finally:
         stop()
 
@@ -95,7 +104,7 @@ def evaluate(
 class Evaluator:
     """Measures checkpoints of a run on its photographs, and the baselines once for all of them.
 
-    results: folder that the evaluations are written into.
+    results: folder that the evaluations are written into; known: baselines of these and other photographs, added to.
     """
 
     def __init__(
@@ -106,14 +115,14 @@ class Evaluator:
         world: World,
         perceptual: Perceptual,
         photographs: Photographs,
+        known: dict[BaselineKey, Measurements],
     ) -> None:
         self.results, self.config, self.options, self.world = results, config, options, world
-        self.perceptual, self.photographs = perceptual, photographs
+        self.perceptual, self.photographs, self.known = perceptual, photographs, known
         self.color = config.model.color
         self.survey = survey(photographs)
         fingerprint = self.survey.fingerprint
         self.name = on_main(world, lambda: result_writer.name_for(results, photographs.name, fingerprint))
-        self._baselines: Measurements | None = None
 
     def run_and_print(self, choice: Choice | ExportChoice, printed: bool = True) -> Evaluation:
         """Measure a checkpoint that is not measured already; rank 0 prints its table, if `printed`."""
@@ -174,7 +183,8 @@ class Evaluator:
 
     def baselines(self) -> Measurements:
         """The gray copy and the mean color, and `original`: the colorfulness of the originals; measured once."""
-        if self._baselines is None:
+        key = (self.survey.fingerprint, self.color)
+        if key not in self.known:
 
             def make(batch: Batch) -> MadeBatch:
                 originals = batch.rgb_u8_NHWC
@@ -183,8 +193,8 @@ class Evaluator:
                 of_originals = {"original": image_metrics.colorfulness(originals)}
                 return MadeBatch({"gray": gray, "mean_color": mean_color}, of_originals)
 
-            self._baselines = measure_all(self.photographs, make, self.perceptual, "measuring gray and mean color")
-        return self._baselines
+            self.known[key] = measure_all(self.photographs, make, self.perceptual, "measuring gray and mean color")
+        return self.known[key]
 
     def protocol(self, choice: Choice | ExportChoice) -> Protocol:
         """What is measured, and how."""

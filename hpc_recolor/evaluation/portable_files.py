@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hpc_recolor.evaluation.colorizer import Colorizer
 from hpc_recolor.evaluation.portable_colorizer import PortableColorizer
-from hpc_recolor.run_folder.files import fsync
+from hpc_recolor.run_folder.files import fsync, temporary_name
 from hpc_recolor.runtime.errors import UserError, cannot_write
 from recolor_kernels import color_metrics
 
@@ -49,23 +49,23 @@ def write_portable(colorizer: Colorizer, notes: dict[str, str], target: Path, ki
     Returns their mean CIEDE2000. An existing file is replaced. Raises UserError, with nothing written, if the network
     cannot be exported, if colors differ by more than MOST_DIFFERENCE, or if the disk refuses the file.
     """
-    beside = target.with_name(f".{target.name}.writing")
+    written = temporary_name(target)
     write, color = (_write_onnx, color_by_onnx) if kind == "onnx" else (_write_torch, color_by_torch)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _refusing(kind):
-            write(_program(colorizer), notes, beside)
-        difference = _difference(colorizer, color(beside, _painting(), colorizer.vividness))
+            write(_program(colorizer), notes, written)
+        difference = _difference(colorizer, color(written, _painting(), colorizer.vividness))
         if difference > MOST_DIFFERENCE:
             problem = f"its colors differ from ours by {difference:.2f} CIEDE2000 in the mean"
             raise UserError(f"format={kind}", problem, "use --format safetensors")
-        fsync(beside)
-        beside.replace(target)
+        fsync(written)
+        written.replace(target)
     except OSError as error:
         error.filename = str(target)
         raise cannot_write(f"out={target}", error, "name a place that is writable, with enough space") from None
     finally:
-        beside.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
     return difference
 
 

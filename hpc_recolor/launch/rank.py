@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,8 +167,7 @@ def _request_requeue(submitted: JobFolder, folder: JobFolder, info: RankInfo, en
     if info.cluster == "local":
         return LOCAL_REQUEUE_RETURN_CODE
     if info.is_main or end.alone:
-        with suppress(FileNotFoundError):  # another rank that ends alone has put the same in place
-            write_atomically(submitted.requeue(info.job, info.restart), str(folder.path.parent).encode())
+        write_atomically(submitted.requeue(info.job, info.restart), str(folder.path.parent).encode())
     return end.exit_code if end.alone else 0
 
 

@@ -8,7 +8,7 @@ from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.slurm_command import run_command
 from hpc_recolor.launch.snapshot import Snapshot
 from hpc_recolor.launch.submission import Plan, check_no_job, submit
-from hpc_recolor.run_folder.folder import RunFolder, read_config
+from hpc_recolor.run_folder.folder import RunFolder, read_config, with_recorded_accumulate
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
 from hpc_recolor.runtime.output import shell_command
@@ -50,7 +50,7 @@ def resubmit(run: RunFolder) -> Submission:
         name=run.path.name,
         folder=folder,
         runs=(run,),
-        configs=(read_config(folder.config, run),),
+        configs=(with_recorded_accumulate(read_config(folder.config, run), run),),
         options=options.model_copy(update={"after": None}),
         code=code,
         command=last.command,

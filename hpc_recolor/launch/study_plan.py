@@ -103,8 +103,8 @@ def plan_study(
         commands, runs = [], on_package_photos(runs, results)
     if seeds > 1:
         runs = [replace(run, seed=seed) for seed in range(seeds) for run in runs]
-    for run in runs:
-        commands += training_commands(run, scenes if photos else None, recognition)
+    commands += [training_command(run) for run in runs]
+    commands += evaluation_commands(runs, scenes if photos else None, recognition)
     report = ["report", *(str(run.folder) for run in runs), "--out", str(out or results / "report.html")]
     return [*commands, [*report, "--pictures", scenes.name] if photos else report]
 
@@ -181,14 +181,25 @@ def _every(step: int, folder: Path) -> Path:
     return thinned
 
 
-def training_commands(run: StudyRun, scenes: Path | None, recognition: bool = False) -> list[Command]:
-    """The commands that train a run and evaluate its snapshots, on `scenes` too, whose images may be published."""
-    epochs = [str(epoch) for epoch in run.config.train.snapshots]
-    evaluate = ["evaluate", str(run.folder), "--vividness", *FRONT, *(["--checkpoint", *epochs] if epochs else [])]
-    evaluate += ["--recognition"] if recognition else []
-    on_scenes = [[*evaluate, "--data", str(scenes)]] if scenes else []
+def training_command(run: StudyRun) -> Command:
+    """The command that trains a run."""
     seed = [] if run.seed is None else ["--run.name", run.name, "--run.seed", str(run.seed)]
-    return [["train", "--config", str(run.file), *seed], evaluate, *on_scenes]
+    return ["train", "--config", str(run.file), *seed]
+
+
+def evaluation_commands(runs: Sequence[StudyRun], scenes: Path | None, recognition: bool = False) -> list[Command]:
+    """The commands that evaluate the snapshots of runs, on `scenes` too, whose images may be published.
+
+    Runs with the same snapshots are one command, which measures the gray copy of their photographs once.
+    """
+    commands: list[Command] = []
+    for snapshots in dict.fromkeys(run.config.train.snapshots for run in runs):
+        folders = [str(run.folder) for run in runs if run.config.train.snapshots == snapshots]
+        evaluate = ["evaluate", *folders, "--vividness", *FRONT]
+        evaluate += ["--checkpoint", *(str(epoch) for epoch in snapshots)] if snapshots else []
+        evaluate += ["--recognition"] if recognition else []
+        commands += [evaluate, *([[*evaluate, "--data", str(scenes)]] if scenes else [])]
+    return commands
 
 
 def run_commands(commands: Sequence[Command]) -> int:

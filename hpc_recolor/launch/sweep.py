@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_recolor.config import Config
-from hpc_recolor.config_file import find_config, load_config, merge, nest, read_yaml
+from hpc_recolor.config_file import find_config, load_config, merge, nest, read_nulls, read_yaml
 from hpc_recolor.launch.defaults import DefaultValues
 from hpc_recolor.runtime.errors import UserError
 
@@ -73,7 +73,7 @@ def of_grid(grid: Sequence[str], file: Path | None, overrides: dict[str, Any]) -
     base = load_config(file, overrides).run.name
     configs: dict[str, Config] = {}
     for values in itertools.product(*(values for _, values in axes)):
-        tree = merge(overrides, nest(dict(zip(keys, values, strict=True))))
+        tree = merge(overrides, read_nulls(nest(dict(zip(keys, values, strict=True)))))
         name = _unique_name("-".join([base, *map(_part, keys, values)]), configs)
         configs[name] = load_config(file, merge(tree, {"run": {"name": name}}))
     return list(configs.values())

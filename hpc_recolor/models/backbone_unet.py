@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import ModelConfig, NormName
 from hpc_recolor.models.backbone import STRIDES, Backbone
+from hpc_recolor.models.color_bins import ColorBins
 from hpc_recolor.models.fused import FusedSequential
 from hpc_recolor.models.norm import make_norm
 from hpc_recolor.models.shapes import HALVINGS
@@ -20,6 +21,8 @@ class BackboneUNet(nn.Module):
     The output is predicted at 1/s of the side that the backbone sees, s = model.chroma_stride, and enlarged bilinearly:
     people see color coarsely (chroma subsampling, ITU-R BT.601), and a decoder at full size would cost more than the
     backbone.
+
+    bins: with model.bin_width, what the network predicts distributions over, and decodes to the output; else None.
     """
 
     multiple = 2 ** HALVINGS["backbone_unet"]
@@ -42,21 +45,36 @@ class BackboneUNet(nn.Module):
         for stride in (stride for stride in channels if self.chroma_stride <= stride < innermost):
             skipped = self.backbone.channels.get(stride, 0) + (inputs if stride == self.chroma_stride else 0)
             self.up[str(stride)] = _Up(channels[2 * stride], skipped, channels[stride], model)
-        self.head = nn.Sequential(nn.Conv2d(channels[self.chroma_stride], outputs, 3, padding=1), nn.Tanh())
+        self.bins = ColorBins(model.bin_width, model.temperature) if model.bin_width else None
+        last = nn.Conv2d(channels[self.chroma_stride], len(self.bins.centers) if self.bins else outputs, 3, padding=1)
+        self.head = nn.Sequential(last) if self.bins else nn.Sequential(last, nn.Tanh())
 
-    def forward(self, condition: Tensor, seen: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, condition: Tensor, seen: tuple[int, int] | None = None, *, as_logits: bool = False) -> Tensor:
         """Condition (N,inputs,H,W) in [-1, 1] to output (N,outputs,H,W) in [-1, 1].
 
         seen: sides that the backbone sees it at, multiples of `multiple`; by default backbone_scale times its own.
+        as_logits: the logits (N,K,h,w) over `bins` instead, which `decode` makes an output of.
         """
+        if as_logits:
+            return self._predict_small(condition, seen)
         if self.training or not self.mirrored:
             return self._predict(condition, seen)
         return (self._predict(condition, seen) + self._predict(condition.flip(3), seen).flip(3)) / 2
 
+    def decode(self, small: Tensor, size: torch.Size) -> Tensor:
+        """What the head predicts, (N,K,h,w), to an output (N,outputs,H,W) of this size."""
+        if self.bins is not None:
+            small = self.bins.decode(small)
+        if self.backbone_scale == 1 and self.chroma_stride == 1:
+            return small
+        return F.interpolate(small, size=size, mode="bilinear")
+
     def _predict(self, condition: Tensor, seen: tuple[int, int] | None) -> Tensor:
-        size = condition.shape[-2:]
+        return self.decode(self._predict_small(condition, seen), condition.shape[-2:])
+
+    def _predict_small(self, condition: Tensor, seen: tuple[int, int] | None) -> Tensor:
         if self.backbone_scale != 1:
-            condition = F.interpolate(condition, size=seen or self._nearest(size), mode="bilinear")
+            condition = F.interpolate(condition, size=seen or self._nearest(condition.shape[-2:]), mode="bilinear")
         features = dict(zip(self.backbone.channels, self.backbone(condition), strict=True))
         output = self.innermost(features[STRIDES[-1]])
         for name, up in self.up.items():
@@ -66,9 +84,7 @@ class BackboneUNet(nn.Module):
                 skips.append(F.avg_pool2d(condition, stride))
             output = up(output, skips)
         small: Tensor = self.head(output)
-        if self.backbone_scale == 1 and self.chroma_stride == 1:
-            return small
-        return F.interpolate(small, size=size, mode="bilinear")
+        return small
 
     def _nearest(self, size: torch.Size) -> tuple[int, int]:
         """The multiples of `multiple` that are nearest to backbone_scale times the sides."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.config import ColorName
-from recolor_kernels import lab_to_rgb_u8, rgb_float_to_u8, rgb_to_gray, rgb_to_lab
+from recolor_kernels import gather_gray, gather_lab, lab_to_rgb_u8, rgb_float_to_u8, rgb_to_gray, rgb_to_lab
 
 
 def make_pair(
@@ -12,10 +12,17 @@ def make_pair(
     color: ColorName,
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
+    picks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """uint8 images (N,H,W,3) to (condition (N,1,H,W), target (N,C,H,W)) in [-1, 1]: gray and RGB, or L and ab."""
-    convert = rgb_to_gray if color == "rgb" else rgb_to_lab
-    return convert(rgb_u8_NHWC, dtype, memory_format)
+    """uint8 images (N,H,W,3) to (condition (N,1,H,W), target (N,C,H,W)) in [-1, 1]: gray and RGB, or L and ab.
+
+    picks: which of more images these are, int64 (N,3), as `recolor_kernels.gather` takes them.
+    """
+    if picks is None:
+        convert = rgb_to_gray if color == "rgb" else rgb_to_lab
+        return convert(rgb_u8_NHWC, dtype, memory_format)
+    gather = gather_gray if color == "rgb" else gather_lab
+    return gather(rgb_u8_NHWC, picks, dtype, memory_format)
 
 
 def to_images(condition_N1HW: Tensor, output_NCHW: Tensor, color: ColorName) -> Tensor:

@@ -35,6 +35,18 @@ def check_shapes(config: Config) -> None:
             "would blur the lightness that model.color=rgb predicts",
             "use model.color=lab, or model.chroma_stride=1",
         )
+    if config.model.bin_width and (generator != "backbone_unet" or config.model.color != "lab"):
+        raise UserError(
+            f"model.bin_width={config.model.bin_width}",
+            f"model.generator={generator} with model.color={config.model.color} predicts no distribution over ab",
+            "use model.generator=backbone_unet and model.color=lab, or model.bin_width=0",
+        )
+    if config.loss.reconstruction == "bins" and not config.model.bin_width:
+        raise UserError(
+            "loss.reconstruction=bins",
+            "compares distributions over ab, and model.bin_width=0 predicts none",
+            "use model.bin_width=12 with model.generator=backbone_unet, or another loss.reconstruction",
+        )
     if config.loss.reconstruction == "ciede2000" and config.model.color != "lab":
         raise UserError(
             "loss.reconstruction=ciede2000",

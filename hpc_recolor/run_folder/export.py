@@ -16,7 +16,7 @@ from hpc_recolor.config import ColorName, Config
 from hpc_recolor.models.shapes import CONDITION_CHANNELS, PALENESS_POWER, target_channels
 from hpc_recolor.run_folder import checkpoints, tensor_files
 from hpc_recolor.run_folder.checkpoints import Manifest
-from hpc_recolor.run_folder.files import sha256_of, write_atomically
+from hpc_recolor.run_folder.files import sha256_of, temporary_name, write_atomically
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError, cannot_write
 from hpc_recolor.runtime.json_text import parse_json
@@ -158,15 +158,15 @@ def _card_file(target: Path) -> Path:
 def _write(target: Path, card: dict[str, Any], weights: "dict[str, Tensor]") -> int:
     """Write both files, or neither. Returns the size of the weights file [bytes]."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.writing")
+    written = temporary_name(target)
     try:
-        record = tensor_files.write(beside, weights, {CARD: json.dumps(card)})
+        record = tensor_files.write(written, weights, {CARD: json.dumps(card)})
         write_atomically(
-            _card_file(target), json.dumps(card | {"sha256": sha256_of(beside)}, indent=1).encode() + b"\n"
+            _card_file(target), json.dumps(card | {"sha256": sha256_of(written)}, indent=1).encode() + b"\n"
         )
-        beside.replace(target)
+        written.replace(target)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
     return record.size_bytes
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Literal
 import xxhash
 from pydantic import BaseModel, model_serializer, model_validator
 
+# Of a file's name in a temporary one, which may be no longer than file systems allow: 255 bytes, 4 a character.
+LONGEST_NAME = 50
 ALGORITHM_NAMES = {"xxh3_128": "XXH3-128", "sha256": "SHA-256"}
 
 
@@ -79,17 +82,30 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
     return f"{file.name} differs from what was written ({ALGORITHM_NAMES[expected.algorithm]})"
 
 
-def write_atomically(file: Path, content: bytes | memoryview) -> None:
-    """Replace a file so that readers see the old content or the new, even after a kill. Raises OSError."""
-    beside = file.with_name(f".{file.name}.writing")
+def temporary_name(file: Path) -> Path:
+    """A name in the folder of a file for what is to be renamed to it, which no other writer has, on any host.
+
+    What a writer leaves that is killed is hidden, so that it is taken for no file of a run and for no photograph.
+    """
+    name = file.name[:LONGEST_NAME]
+    return file.with_name(f".{name}.{uuid.uuid4().hex[:8]}.writing")
+
+
+def write_atomically(file: Path, content: bytes | memoryview, durable: bool = True) -> None:
+    """Replace a file so that readers see the old content or the new, even after a kill, and whoever else writes it.
+
+    durable: whether that holds after a power cut, too. Raises OSError.
+    """
+    written = temporary_name(file)
     try:
-        with beside.open("wb") as stream:
+        with written.open("wb") as stream:
             stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        written.replace(file)
     except BaseException as error:
-        beside.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(file)  # a failed write does not name its file
         raise

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_recolor.config import OF_DATA_SET, Config
+from hpc_recolor.config import OF_DATA_SET, Config, with_accumulate
 from hpc_recolor.config_file import changed_keys, load_config, to_yaml
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError, cannot_write
@@ -92,6 +92,25 @@ def _check_same_run(run: RunFolder, config: Config) -> list[str]:
     return corrected
 
 
+def with_recorded_accumulate(config: Config, run: RunFolder) -> Config:
+    """The config with the train.accumulate that the run needs to fit into memory, if its folder records a larger one.
+
+    Without train.fit_memory it is unchanged. Raises UserError if config.yaml cannot be read.
+    """
+    if not config.train.fit_memory or not run.config.is_file():
+        return config
+    return with_accumulate(config, max(config.train.accumulate, load_config(run.config, {}).train.accumulate))
+
+
+def record_accumulate(run: RunFolder, accumulate: int) -> None:
+    """Set train.accumulate in the config.yaml of a run that has not seen an image yet, unless it has none.
+
+    Raises UserError if it cannot be written.
+    """
+    if run.config.is_file():
+        _write_config(run, with_accumulate(load_config(run.config, {}), accumulate))
+
+
 def make_folder(run: RunFolder) -> None:
     """Create the run folder unless it exists. Raises UserError if that fails."""
     try:
@@ -107,12 +126,16 @@ def claim(run: RunFolder, config: Config) -> None:
     """
     make_folder(run)
     corrected = _check_same_run(run, config) if run.config.is_file() else []
+    _write_config(run, config)
+    for change in corrected:
+        print(f"{run.config}: corrected to what its data set was prepared with: {change}", file=sys.stderr)
+
+
+def _write_config(run: RunFolder, config: Config) -> None:
     try:
         write_atomically(run.config, to_yaml(config).encode())
     except OSError as error:
         raise _unwritable(run, error) from None
-    for change in corrected:
-        print(f"{run.config}: corrected to what its data set was prepared with: {change}", file=sys.stderr)
 
 
 def _unwritable(run: RunFolder, error: OSError) -> UserError:

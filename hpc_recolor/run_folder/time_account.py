@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hpc_recolor.run_folder.files import to_json
+from hpc_recolor.run_folder.files import to_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
 
 # What ranks do. Until the first step all but measuring is starting, and so is what comes after the last save.
@@ -118,9 +118,7 @@ def read_starts(run: RunFolder) -> list[Start]:
 
 def write_starts(run: RunFolder, starts: Sequence[Start]) -> None:
     """Replace the record. Not synced: after a power cut an account may miss some minutes. Raises OSError."""
-    beside = run.time.with_name(f".{run.time.name}.writing")
-    beside.write_bytes(to_json(_Starts(starts=tuple(starts))))
-    beside.replace(run.time)
+    write_atomically(run.time, to_json(_Starts(starts=tuple(starts))), durable=False)
 
 
 def account(

@@ -2,6 +2,9 @@
 
 import os
 import platform
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -43,10 +46,37 @@ def _stat_fields(pid: int | str) -> list[str]:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Memory available without swapping, page cache included, and installed memory [bytes] (proc_meminfo(5))."""
+    """Memory available without swapping, page cache included, and installed memory [bytes] (proc_meminfo(5)).
+
+    Both are less where a control group limits this process, as in a container or a job (cgroups(7)).
+    """
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available, total = (int(lines[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
+    for limit, used in map(group_memory_bytes, _memory_groups()):
+        available, total = min(available, max(0, limit - used)), min(total, limit)
     return available, total
+
+
+def group_memory_bytes(group: Path) -> tuple[int, int]:
+    """Limit of a control group's memory, of version 1 or 2, and what it uses and cannot drop [bytes]."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError, KeyError):  # not of this version, or without a limit: "max"
+            counters = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return int((group / limit).read_text()), int((group / used).read_text()) - int(counters[cache])
+    return sys.maxsize, 0
+
+
+def _memory_groups() -> Iterator[Path]:
+    """The control group that counts the memory of this process, and those that it lies in."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            mount = Path("/sys/fs/cgroup", "memory" if controllers else "")
+            group = mount / path.lstrip("/")
+            yield from (group, *(parent for parent in group.parents if parent.is_relative_to(mount)))
 
 
 def processor_name() -> str:

@@ -1,5 +1,6 @@
 """Listens on a socket, and serves until it is interrupted."""
 
+import asyncio
 import ipaddress
 import logging
 import os
@@ -7,12 +8,34 @@ import socket
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hpc_recolor.runtime.errors import UserError
 
 CONNECTIONS = 200
 HEADER_BYTES = 16_384
 GRACE_S = 2  # for answers that are being sent when the server is stopped
+# For a part of an answer (CHUNK_BYTES of app.py at most) to be taken by its reader [s].
+PART_S = 20.0
+
+
+class Connection(H11Protocol):
+    """Cuts off a reader that does not take what it is sent within PART_S, as its answer keeps the place of another."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Have writing paused whenever anything is left to be taken."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
+
+    def pause_writing(self) -> None:
+        """Wait for the reader."""
+        super().pause_writing()
+        self._cut_off = self.loop.call_later(PART_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken all."""
+        self._cut_off.cancel()
+        super().resume_writing()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,7 +71,7 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of browsers that leave before their answer
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -9,6 +9,7 @@ from hpc_recolor.training.run_state import RunState
 from hpc_recolor.training.schedule import (
     RunLength,
     adversarial_scale,
+    ends_first_epoch,
     finished_snapshot,
     is_due,
     learning_rate,
@@ -80,6 +81,11 @@ class RunContext:
     def finished_snapshot(self) -> int | None:
         """The epoch of train.snapshots that the last step finished, None if it finished none."""
         return finished_snapshot(self.config.train.snapshots, self.images_seen, self.length)
+
+    @property
+    def ends_first_epoch(self) -> bool:
+        """Whether the last step ended the first epoch."""
+        return ends_first_epoch(self.images_seen, self.length)
 
     def is_due(self, every_images: int) -> bool:
         """As `schedule.is_due`."""

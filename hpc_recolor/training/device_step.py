@@ -42,10 +42,10 @@ class DeviceStep:
         self.flags.copy_(_on_way(torch.tensor(flags, dtype=torch.float32), self.world.device))
         self.average_share.fill_(average_share)
 
-    def body(self, rgb_u8_NHWC: Tensor, phase: Phase) -> None:
-        """Train on this rank's share of a batch, uint8 (N,H,W,3), on the device."""
+    def body(self, rgb_u8_NHWC: Tensor, phase: Phase, picks: Tensor | None = None) -> None:
+        """Train on this rank's share of a batch, uint8 (N,H,W,3), on the device. picks: see Batch."""
         memory_format = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
-        condition, target = make_pair(rgb_u8_NHWC, self.config.model.color, memory_format=memory_format)
+        condition, target = make_pair(rgb_u8_NHWC, self.config.model.color, memory_format=memory_format, picks=picks)
         losses = self._update(condition, target, phase)
         self._agree()
         self._settle(torch.stack(losses))

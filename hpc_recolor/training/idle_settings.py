@@ -27,6 +27,16 @@ RULES: tuple[tuple[tuple[str, ...], Condition, str], ...] = (
         "loss.adversarial=none",
     ),
     (
+        ("model.temperature",),
+        lambda config, on_gpu: not config.model.bin_width,
+        "model.bin_width=0",
+    ),
+    (
+        ("loss.rebalancing",),
+        lambda config, on_gpu: config.loss.reconstruction != "bins",
+        "loss.reconstruction={config.loss.reconstruction}",
+    ),
+    (
         ("loss.reconstruction",),
         lambda config, on_gpu: config.loss.l1_weight == 0,
         "loss.l1_weight=0",
@@ -42,7 +52,7 @@ RULES: tuple[tuple[tuple[str, ...], Condition, str], ...] = (
         "data.cache={config.data.cache} keeps all samples, once they are loaded",
     ),
     (
-        ("train.tf32", "train.graph"),
+        ("train.tf32", "train.graph", "train.fit_memory"),
         lambda config, on_gpu: not on_gpu,
         "it concerns GPUs, and this is a CPU",
     ),

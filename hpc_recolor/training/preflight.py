@@ -6,14 +6,14 @@ from hpc_recolor.config import Config, check_ranks
 from hpc_recolor.data.adoption import check_given, with_set_options
 from hpc_recolor.data.inputs import check_inputs
 from hpc_recolor.models.weights_package import start_of, weights_file
-from hpc_recolor.run_folder.folder import RunFolder, find_run
+from hpc_recolor.run_folder.folder import RunFolder, find_run, with_recorded_accumulate
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 
 
 def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
-    """The config as it will be trained, completed by its data set, and its run folder, which may not exist yet. Writes
-    nothing.
+    """The config as it will be trained, completed by its data set and by what an earlier start has found, and its run
+    folder, which may not exist yet. Writes nothing.
 
     Raises UserError if this many ranks cannot share a batch, if data or weights to start from are missing, if the
     config contradicts its data set or the DeepSpeed file, or if the run folder belongs to something else.
@@ -25,12 +25,14 @@ def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
     run = RunFolder(config.run.folder / config.run.name)
     if not run.config.is_file():  # earlier versions began runs whose config contradicts their data set
         check_given(config, adopted)
-    config = adopted
+    config = with_recorded_accumulate(adopted, run)
     starts_from = start_of(config.train)
     if (config.model.generator == "backbone_unet" and not starts_from) or config.loss.perceptual_weight:
         weights_file(config.model)
     deepspeed_config(config, ranks)
-    return config, find_run(config)
+    run = find_run(config)
+    check_ranks(config, ranks)  # again, by what the run has recorded
+    return config, run
 
 
 def _check_is_utf8(folder: Path) -> None:

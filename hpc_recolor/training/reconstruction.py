@@ -3,14 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpc_recolor.config import ReconstructionName
+from hpc_recolor.config import DistanceName
 from recolor_kernels import ciede2000_loss, l1_loss
 
 # Quadratic below this difference of values in [-1, 1]: 2.2 Lab units, which eyes hardly see.
 HUBER_DELTA = 0.02
 
 
-def reconstruction_loss(prediction_NCHW: Tensor, target_NCHW: Tensor, name: ReconstructionName) -> Tensor:
+def reconstruction_loss(prediction_NCHW: Tensor, target_NCHW: Tensor, name: DistanceName) -> Tensor:
     """How far colors are from the original ones: a mean over all pixels, ().
 
     prediction, target: (N,C,H,W) in [-1, 1]. "l1" and "huber" are means over channels too, the latter in units of

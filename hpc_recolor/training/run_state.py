@@ -73,9 +73,9 @@ class RunState:
     counters: Counters
 
     @classmethod
-    def initial(cls, config: Config, world: World) -> "RunState":
-        """The state before the first step. All ranks call it together."""
-        engines, half_life = build_engines(config, world), config.train.ema_half_life
+    def initial(cls, config: Config, world: World, alone: bool = False) -> "RunState":
+        """The state before the first step. All ranks call it together; alone: as for `build_engines`."""
+        engines, half_life = build_engines(config, world, alone), config.train.ema_half_life
         average = MovingAverage(owned(engines.generator, world), half_life) if half_life else None
         return cls(engines, average, Counters(torch.zeros(len(StepLosses._fields), device=world.device)))
 

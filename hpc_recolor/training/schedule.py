@@ -84,6 +84,11 @@ def validation_interval(images_per_s: float, validation_s: float) -> int:
     return next(int(factor * power) for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
+def ends_first_epoch(images_seen: int, length: RunLength) -> bool:
+    """Whether the last step ended the first epoch."""
+    return images_seen - length.per_step < length.per_epoch <= images_seen
+
+
 def finished_snapshot(snapshots: Iterable[int], images_seen: int, length: RunLength) -> int | None:
     """The epoch of `snapshots` that the last step finished, the last if several; None if it finished none."""
     before = images_seen - length.per_step

@@ -37,9 +37,9 @@ def gan_step(engines: Engines, condition: Tensor, target: Tensor, loss: LossConf
     if loss.adversarial == "none":
         engines.discriminator.skipped.zero_()
     if accumulate == 1:
-        prediction = engines.generator(condition)
+        prediction, logits = _predict(engines, condition)
         discriminator = discriminator_step(engines.discriminator, condition, target, prediction.detach(), loss)
-        return StepLosses(discriminator, *generator_step(engines, condition, target, prediction, loss))
+        return StepLosses(discriminator, *generator_step(engines, condition, target, prediction, loss, logits))
     return _accumulated_step(engines, condition, target, loss, accumulate)
 
 
@@ -71,8 +71,8 @@ def _accumulated_step(
         )
     for (some_condition, some_target), state in zip(microbatches, random_states, strict=True):
         _set_random_state(condition.device, state)  # the same dropout as in the prediction that the discriminator saw
-        prediction = engines.generator(some_condition)
-        of_generator.append(generator_step(engines, some_condition, some_target, prediction, loss))
+        prediction, logits = _predict(engines, some_condition)
+        of_generator.append(generator_step(engines, some_condition, some_target, prediction, loss, logits))
     rows = [(one, *others) for one, others in zip(of_discriminator, of_generator, strict=True)]
     return StepLosses(*(torch.stack(values).mean() for values in zip(*rows, strict=True)))
 
@@ -100,32 +100,38 @@ def discriminator_step(
 
 
 def generator_step(
-    engines: Engines, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig
+    engines: Engines,
+    condition: Tensor,
+    target: Tensor,
+    prediction: Tensor,
+    loss: LossConfig,
+    logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Update the generator on one (micro)batch, through a new forward pass of the discriminator, which is frozen.
 
     condition: (N,1,H,W). target: (N,C,H,W). prediction: engines.generator(condition) with its graph, (N,C,H,W). All are
-    floats in [-1, 1] on the device. The weights change at the last microbatch of a step; nothing changes, and
-    engines.generator.skipped is set, if the loss is not finite on any rank or the discriminator was skipped.
+    floats in [-1, 1] on the device. logits: that the prediction is decoded from, (N,K,h,w), if it is. The weights
+    change at the last microbatch of a step; nothing changes, and engines.generator.skipped is set, if the loss is not
+    finite on any rank or the discriminator was skipped.
 
     Returns detached (total, L1, adversarial), each (): total = loss.l1_weight x reconstruction + adversarial, with
     labels of real images for generated ones, + loss.perceptual_weight x perceptual. With L1 and nothing perceptual it
     is the objective of pix2pix (arXiv:1611.07004, equation 4). Without an adversarial loss, the last is 0.
     """
     if loss.adversarial == "none":
-        total, l1 = _weighted_reconstruction(prediction, target, loss)
+        total, l1 = _weighted_reconstruction(engines, prediction, target, loss, logits)
         total = _with_perceptual(total, engines, condition, prediction, target, loss)
         engines.generator.backward(poison_with_nan(total, ~torch.isfinite(total), engines.generator.gate))
         engines.generator.step()
         return total.detach(), l1, torch.zeros_like(l1)
     discriminator = engines.discriminator
     discriminator.module.requires_grad_(False)
-    logits = discriminator.frozen_forward(condition, prediction)
+    verdict = discriminator.frozen_forward(condition, prediction)
     if loss.reconstruction == "l1":
-        total, l1, adversarial = generator_loss(prediction, target, logits, loss.l1_weight, loss.adversarial)
+        total, l1, adversarial = generator_loss(prediction, target, verdict, loss.l1_weight, loss.adversarial)
     else:
-        total, l1 = _weighted_reconstruction(prediction, target, loss)
-        adversarial = patch_loss(logits, True, loss.adversarial)
+        total, l1 = _weighted_reconstruction(engines, prediction, target, loss, logits)
+        adversarial = patch_loss(verdict, True, loss.adversarial)
         total = total + adversarial
     total = _with_perceptual(total, engines, condition, prediction, target, loss)
     bad = ~torch.isfinite(total) | discriminator.skipped.bool()
@@ -135,9 +141,16 @@ def generator_step(
     return total.detach(), l1, adversarial.detach()
 
 
-def _weighted_reconstruction(prediction: Tensor, target: Tensor, loss: LossConfig) -> tuple[Tensor, Tensor]:
+def _weighted_reconstruction(
+    engines: Engines, prediction: Tensor, target: Tensor, loss: LossConfig, logits: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """loss.l1_weight x reconstruction, (), and L1, (), detached."""
-    reconstruction = reconstruction_loss(prediction, target, loss.reconstruction)
+    if loss.reconstruction == "bins":
+        assert engines.bins is not None
+        assert logits is not None
+        reconstruction = engines.bins.cross_entropy(logits, target)
+    else:
+        reconstruction = reconstruction_loss(prediction, target, loss.reconstruction)
     l1 = reconstruction if loss.reconstruction == "l1" else l1_loss(prediction.detach(), target)
     return loss.l1_weight * reconstruction, l1.detach()
 
@@ -159,6 +172,14 @@ def poison_with_nan(loss: Tensor, bad: Tensor, gate: Tensor) -> Tensor:
     Every rank then finds NaN when gradients are averaged: no further communication, no wait for the device.
     """
     return loss * torch.where(bad, torch.nan, gate)
+
+
+def _predict(engines: Engines, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The generator's prediction with its graph, and the logits that it is decoded from, if it is."""
+    if engines.bins is None:
+        return engines.generator(condition), None
+    logits = engines.generator(condition, as_logits=True)
+    return engines.generator.module.decode(logits, condition.shape[-2:]), logits
 
 
 def _predict_without_gradients(generator: Engine, condition: Tensor) -> Tensor:

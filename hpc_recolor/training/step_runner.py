@@ -40,12 +40,12 @@ class StepRunner:
         self._uses_tf32 = step.config.train.tf32 and step.config.train.precision == "fp32" and step.flags.is_cuda
         self._has_said = step.config.train.compile  # compiled networks hide their operations
 
-    def run(self, rgb_u8_NHWC: Tensor, phase: Phase) -> None:
+    def run(self, rgb_u8_NHWC: Tensor, phase: Phase, picks: Tensor | None = None) -> None:
         """As DeviceStep.body."""
         if self._has_said:
-            return self._run(rgb_u8_NHWC, phase)
+            return self._run(rgb_u8_NHWC, phase, picks)
         with ConvolutionTypes() as types:
-            self._run(rgb_u8_NHWC, phase)
+            self._run(rgb_u8_NHWC, phase, picks)
         self._say(f"computing in {types.describe()}{' (factors rounded to TF32)' if self._uses_tf32 else ''}")
         self._has_said = True
 
@@ -54,23 +54,26 @@ class StepGraphs:
     """The step as one CUDA graph of each phase, captured when it is first needed. All ranks use it together."""
 
     def __init__(self, step: DeviceStep) -> None:
-        config, world = step.config, step.world
-        size, share = config.data.size, config.train.batch_size // world.size
         self._step = step
-        self._rgb_u8_NHWC = torch.zeros((share, size, size, 3), dtype=torch.uint8, device=world.device)
+        self._batch: Tensor | None = None  # what differs from step to step, where graphs read it
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
 
-    def run(self, rgb_u8_NHWC: Tensor, phase: Phase) -> None:
+    def run(self, rgb_u8_NHWC: Tensor, phase: Phase, picks: Tensor | None = None) -> None:
         """As DeviceStep.body."""
-        self._rgb_u8_NHWC.copy_(rgb_u8_NHWC, non_blocking=True)
+        batch = rgb_u8_NHWC if picks is None else picks
+        if self._batch is None:
+            self._batch = batch.clone()
+        else:
+            self._batch.copy_(batch, non_blocking=True)
         if phase not in self._graphs:
-            self._graphs[phase] = self._capture(phase)
+            inputs = (self._batch, None) if picks is None else (rgb_u8_NHWC, self._batch)
+            self._graphs[phase] = self._capture(phase, *inputs)
         self._graphs[phase].replay()
 
-    def _capture(self, phase: Phase) -> torch.cuda.CUDAGraph:
-        body = partial(self._step.body, self._rgb_u8_NHWC, phase)
+    def _capture(self, phase: Phase, rgb_u8_NHWC: Tensor, picks: Tensor | None) -> torch.cuda.CUDAGraph:
+        body = partial(self._step.body, rgb_u8_NHWC, phase, picks)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream), self._step.without_effect():
             for _ in range(WARM_UP_RUNS):

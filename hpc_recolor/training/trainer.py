@@ -1,6 +1,7 @@
 """The training loop. The clock of everything in it is images seen."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
@@ -22,9 +23,11 @@ from hpc_recolor.runtime.progress import show_phase
 from hpc_recolor.runtime.signals import PREEMPTION, StopRequest
 from hpc_recolor.training import preflight
 from hpc_recolor.training.agreement import LAG, Agreement, Flags, Verdict, Verdicts, agree_on_any
+from hpc_recolor.training.bin_weights import set_bin_weights
 from hpc_recolor.training.checkpointer import Checkpointer
 from hpc_recolor.training.context import RunContext
 from hpc_recolor.training.device_step import DeviceStep
+from hpc_recolor.training.fit_memory import fit_memory, out_of_memory_as_rank_error
 from hpc_recolor.training.idle_settings import idle_settings
 from hpc_recolor.training.photo_check import collect_photographs
 from hpc_recolor.training.resumed import check_resumed
@@ -36,6 +39,9 @@ from hpc_recolor.training.step_runner import StepRunner
 from hpc_recolor.training.time_ledger import TimeLedger
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
+
+# A stop whose save took longer draws no samples [s]: torchrun and SLURM kill ranks 30 s after SIGTERM.
+LONGEST_SAVE_WITH_SAMPLES_S = 10.0
 
 
 def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder:
@@ -54,9 +60,11 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
             config, run = on_main(world, lambda: preflight.check(config, world.size))
             photos = collect_photographs(config, world, watchdog.enter_phase)
             with locked(run, world), ledger:
-                with show_phase("preparing networks", shown=world.is_main):
-                    trainer = Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger)
-                trainer.run_loop()
+                config = fit_memory(config, world, run, len(photos.train), watchdog.enter_phase)
+                with out_of_memory_as_rank_error(config, world, run, lambda: watchdog.where):
+                    with show_phase("preparing networks", shown=world.is_main):
+                        trainer = Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger)
+                    trainer.run_loop()
     finally:
         stop()
     return run
@@ -108,6 +116,9 @@ class Trainer:
             difference = on_main(world, lambda: check_resumed(found, config, world.device.type))
             self.checkpointer.saved_images = self.images_seen
             self._print(difference)
+        elif self.state.engines.bins and config.loss.reconstruction == "bins":
+            self.enter_phase("counting colors", self.context.step)
+            set_bin_weights(self.state.engines.bins, config, photos.train, world)
 
     @property
     def images_seen(self) -> int:
@@ -164,7 +175,7 @@ class Trainer:
         self.state.counters.images_seen += train.batch_size
         share = average.share(train.batch_size, self.images_seen) if average else 0.0
         self.device_step.set_inputs(flags, share)
-        self.runner.run(batch.rgb_u8_NHWC, phase)
+        self.runner.run(batch.rgb_u8_NHWC, phase, batch.picks)
         self.verdicts.send(self.images_seen, self.device_step.verdict)
         return Agreement().and_then(self._obey())
 
@@ -225,9 +236,13 @@ class Trainer:
         return agree_on_any(self.world, self.request.requested)
 
     def _stop_here(self) -> NoReturn:
+        started_s = time.monotonic()
         self.checkpointer.save_now()
         # Ranks may have received different signals.
         requeue = agree_on_any(self.world, self.request.wants_requeue)
+        if self.world.is_main and time.monotonic() - started_s < LONGEST_SAVE_WITH_SAMPLES_S:
+            with suppress(Exception):  # a figure that fails leaves a stop a stop
+                self.validation.draw_saved()
         self._end_early(
             f"stopped by {PREEMPTION.name if requeue else self.request.signal or 'a signal'} after {self.images_seen} "
             f"images, which are saved in {self.run.path}; the same command continues from there",
@@ -259,6 +274,9 @@ class Trainer:
             f"{len(photos.held_out)} held out, from image {self.images_seen} to {self.length.total}"
         )
         self._print(f"loader: {describe_loader(self.config.data)}")
+        if (accumulate := self.config.train.accumulate) > 1:
+            together = self.config.train.batch_size // world.size // accumulate
+            self._print(f"train.accumulate={accumulate}: each rank computes {together} images at a time")
         for line in idle_settings(self.config, self.world.device.type == "cuda"):
             self._print(line)
         if cost := self.state.engines.cost_of_stage:

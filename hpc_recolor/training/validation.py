@@ -12,6 +12,7 @@ from hpc_recolor.data.samples import Samples, Subset
 from hpc_recolor.evaluation.validation_scores import Scores, score
 from hpc_recolor.models.build import build_discriminator, build_generator, place
 from hpc_recolor.models.color_space import gray_copy, make_pair, to_images
+from hpc_recolor.run_folder import checkpoints
 from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.distributed import on_main
 from hpc_recolor.training.context import RunContext
@@ -25,7 +26,7 @@ FIRST_AFTER_S = 20.0
 
 
 class SpeedClock:
-    """Measures the speed of a run from the end of its first WARM_UP_STEPS steps on."""
+    """Measures the speed of a run from the end of its first WARM_UP_STEPS steps on, without what is left out."""
 
     def __init__(self) -> None:
         self._steps, self._start_images, self._start_s = 0, 0, time.monotonic()
@@ -37,6 +38,10 @@ class SpeedClock:
             self._start_images, self._start_s = images_seen, time.monotonic()
             return 0.0
         return time.monotonic() - self._start_s
+
+    def leave_out(self, taken_s: float) -> None:
+        """Do not count the last `taken_s` seconds, in which the run did something else."""
+        self._start_s += taken_s
 
     def images_per_s(self, images_seen: int) -> float:
         """The speed since the clock started."""
@@ -50,9 +55,9 @@ class Validation:
     ranks together before every batch; True on all ranks interrupts a measurement. interrupted: whether the last one
     was; it is made up for when the run resumes.
 
-    Without tracking.samples_every_images the first measurement comes FIRST_AFTER_S after the start, by the clock of
-    rank 0. From what it and the training took, rank 0 then chooses the interval of the others, once: checkpoints hold
-    it, so that a resumed run measures where it would have without the stop.
+    Without tracking.samples_every_images a measurement comes after the first epoch, and one FIRST_AFTER_S after the
+    start, by the clock of rank 0. From what that one and the training took, rank 0 then chooses the interval of the
+    others, once: checkpoints hold it, so that a resumed run measures where it would have without the stop.
     """
 
     def __init__(self, context: RunContext, held_out: Samples, stop_requested: Callable[[], bool]) -> None:
@@ -72,13 +77,13 @@ class Validation:
 
     def run_if_due(self, by_time: bool = False) -> None:
         """Measure if the last step makes it due. by_time: whether `is_due_by_time` was true on rank 0."""
-        if self.is_due():
-            self.measure()
-        elif by_time and not self._interval:
-            images_per_s = self._speed.images_per_s(self.context.images_seen)  # without the measurement itself
+        if by_time and not self._interval:
+            images_per_s = self._speed.images_per_s(self.context.images_seen)
             self.measure()
             if not self.interrupted:
                 self._choose_interval(images_per_s)
+        elif self.is_due():
+            self.measure()
 
     def is_due_by_time(self) -> bool:
         """Whether the first measurement is due, by the clock of rank 0. To be called once before every step."""
@@ -93,14 +98,27 @@ class Validation:
     def measure(self) -> None:
         """Measure and log the scores, unless the run is asked to stop meanwhile."""
         self.context.enter_phase("measuring", self.context.step)
+        started_s = time.monotonic()
         scores = self._score()
         self.interrupted = scores is None
         if scores and self.context.world.is_main:
             self.context.tracker.log_scores(self.context.images_seen, scores, self._samples())
+        self._speed.leave_out(time.monotonic() - started_s)
+
+    def draw_saved(self) -> None:
+        """Draw some of the photographs as the newest checkpoint colors them, without scores. On rank 0 alone.
+
+        It needs no other rank, and logs nothing: a run that is stopped has the rows of one that is not.
+        """
+        if found := checkpoints.committed(self.context.run):
+            weights = checkpoints.evaluation_weights(found[-1], checkpoints.read_manifest(found[-1]))
+            self.generator.load_state_dict(weights)
+            self.context.tracker.draw_samples(self.context.images_seen, self._samples())
 
     def is_due(self) -> bool:
         """Whether the last step makes a measurement due, whatever the time."""
-        return self.context.is_due(self._interval)
+        by_time = not self.context.config.tracking.samples_every_images
+        return self.context.is_due(self._interval) or (by_time and self.context.ends_first_epoch)
 
     @property
     def _interval(self) -> int:
@@ -149,8 +167,7 @@ class Validation:
 
     @torch.no_grad()
     def _samples(self) -> dict[str, NDArray[np.uint8]]:
-        """Some of the photographs as the generator colored them at the last measurement, (N,H,W,3) by caption. On rank
-        0 alone."""
+        """Some of the photographs as `self.generator` colors them, (N,H,W,3) by caption. On rank 0 alone."""
         color = self.context.config.model.color
         condition, _ = make_pair(self.shown, color)
         colorized = to_images(condition, self.generator(condition), color)

@@ -8,7 +8,7 @@ from recolor_kernels.adversarial import discriminator_loss, patch_loss
 from recolor_kernels.ciede2000 import ciede2000_loss
 from recolor_kernels.color import lab_to_rgb, lab_to_rgb_u8, rgb_to_gray, rgb_to_lab
 from recolor_kernels.constants import AB_SCALE
-from recolor_kernels.gather import gather
+from recolor_kernels.gather import gather, gather_gray, gather_lab
 from recolor_kernels.generator import GeneratorLoss, generator_loss
 from recolor_kernels.launch import Impl
 from recolor_kernels.losses import l1_lab_loss, l1_loss
@@ -27,6 +27,8 @@ __all__ = [
     "color_metrics",
     "discriminator_loss",
     "gather",
+    "gather_gray",
+    "gather_lab",
     "generator_loss",
     "l1_lab_loss",
     "l1_loss",

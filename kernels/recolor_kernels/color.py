@@ -35,12 +35,7 @@ def _rgb_to_lab_kernel(
     red, green, blue = memory.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
     lightness, a, b = color_math.rgb_to_lab(red, green, blue, EXACT)
     memory.store(l_ptr + place, lightness, left, BLOCK)
-    if LAST:
-        memory.store_pairs(ab_ptr + place * 2, a, b, left, BLOCK)
-    else:
-        plane = ab_ptr + image * pixels * 2 + first
-        memory.store(plane, a, left, BLOCK)
-        memory.store(plane + pixels, b, left, BLOCK)
+    memory.store_two(ab_ptr, a, b, image, first, pixels, left, LAST, BLOCK)
 
 
 @triton.jit
@@ -52,13 +47,7 @@ def _rgb_to_gray_kernel(
     red, green, blue = memory.load_rgb(rgb_ptr + place * 3, left, GROUP, BLOCK)
     r, g, b = color_math.level_to_value(red), color_math.level_to_value(green), color_math.level_to_value(blue)
     memory.store(gray_ptr + place, color_math.luma(r, g, b), left, BLOCK)
-    if LAST:
-        memory.store_triples(target_ptr + place * 3, r, g, b, left, GROUP, BLOCK)
-    else:
-        plane = target_ptr + image * pixels * 3 + first
-        memory.store(plane, r, left, BLOCK)
-        memory.store(plane + pixels, g, left, BLOCK)
-        memory.store(plane + pixels + pixels, b, left, BLOCK)
+    memory.store_three(target_ptr, r, g, b, image, first, pixels, left, LAST, GROUP, BLOCK)
 
 
 @triton.jit
@@ -134,12 +123,14 @@ def _launch(kernel: Any, n: int, height: int, width: int, *, block: int | None =
         launch.launch(kernel, n * blocks, **arguments, pixels=height * width, blocks=blocks, BLOCK=block)
 
 
-def _empty_pair(rgb: Tensor, channels: int, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Uninitialized (N,1,H,W) and (N,channels,H,W)."""
-    n, height, width, _ = rgb.shape
+def empty_pair(
+    n: int, rgb_u8_NHWC: Tensor, channels: int, dtype: torch.dtype, channels_last: bool
+) -> tuple[Tensor, Tensor]:
+    """Uninitialized (n,1,H,W) and (n,channels,H,W), for images of that size, on their device."""
+    _, height, width, _ = rgb_u8_NHWC.shape
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     one, other = (
-        torch.empty((n, c, height, width), dtype=dtype, device=rgb.device, memory_format=memory_format)
+        torch.empty((n, c, height, width), dtype=dtype, device=rgb_u8_NHWC.device, memory_format=memory_format)
         for c in (1, channels)
     )
     return one, other
@@ -148,7 +139,7 @@ def _empty_pair(rgb: Tensor, channels: int, dtype: torch.dtype, channels_last: b
 def _launch_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
     check_triton_dtype(dtype)
     rgb = rgb_u8_NHWC.contiguous()
-    lightness, ab = _empty_pair(rgb, 2, dtype, channels_last)
+    lightness, ab = empty_pair(len(rgb), rgb, 2, dtype, channels_last)
     _launch(
         _rgb_to_lab_kernel, *rgb.shape[:3], rgb_ptr=rgb, l_ptr=lightness, ab_ptr=ab, EXACT=is_exact(dtype),
         LAST=channels_last, GROUP=pixels_per_thread(rgb, planes=dtype), block=_block(channels_last),
@@ -169,7 +160,7 @@ def is_exact(dtype: torch.dtype) -> bool:
 def _launch_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
     check_triton_dtype(dtype)
     rgb = rgb_u8_NHWC.contiguous()
-    gray, target = _empty_pair(rgb, 3, dtype, channels_last)
+    gray, target = empty_pair(len(rgb), rgb, 3, dtype, channels_last)
     _launch(
         _rgb_to_gray_kernel, *rgb.shape[:3], rgb_ptr=rgb, gray_ptr=gray, target_ptr=target, LAST=channels_last,
         GROUP=pixels_per_thread(rgb, planes=dtype), block=_block(channels_last),
@@ -221,25 +212,27 @@ def _empty_lab(l_N1HW: Tensor, ab_N2HW: Tensor, d_rgb_N3HW: Tensor) -> tuple[Ten
 # ---- registration ----
 
 
-def _reference_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+def reference_rgb_to_lab(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """The reference with the arguments of an op, which cannot take a memory format."""
     return reference.rgb_to_lab(rgb_u8_NHWC, dtype, torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def _reference_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+def reference_rgb_to_gray(rgb_u8_NHWC: Tensor, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """As reference_rgb_to_lab."""
     return reference.rgb_to_gray(rgb_u8_NHWC, dtype, torch.channels_last if channels_last else torch.contiguous_format)
 
 
 _rgb_to_lab = register(
     "rgb_to_lab(Tensor rgb_u8_NHWC, ScalarType dtype, bool channels_last) -> (Tensor, Tensor)",
-    cpu=_reference_rgb_to_lab,
+    cpu=reference_rgb_to_lab,
     cuda=_launch_rgb_to_lab,
-    fake=lambda rgb, dtype, channels_last: _empty_pair(rgb, 2, dtype, channels_last),
+    fake=lambda rgb, dtype, channels_last: empty_pair(len(rgb), rgb, 2, dtype, channels_last),
 )
 _rgb_to_gray = register(
     "rgb_to_gray(Tensor rgb_u8_NHWC, ScalarType dtype, bool channels_last) -> (Tensor, Tensor)",
-    cpu=_reference_rgb_to_gray,
+    cpu=reference_rgb_to_gray,
     cuda=_launch_rgb_to_gray,
-    fake=lambda rgb, dtype, channels_last: _empty_pair(rgb, 3, dtype, channels_last),
+    fake=lambda rgb, dtype, channels_last: empty_pair(len(rgb), rgb, 3, dtype, channels_last),
 )
 _lab_to_rgb_u8 = register(
     "lab_to_rgb_u8(Tensor l_N1HW, Tensor ab_N2HW) -> Tensor",
@@ -296,8 +289,8 @@ def rgb_to_lab(
     impl. Not differentiable (integer input). Constants: scikit-image's (sRGB, IEC 61966-2-1; CIE L*a*b*, D65).
     """
     check_rgb_u8(rgb_u8_NHWC)
-    last = _is_channels_last(memory_format)
-    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_lab, triton=_launch_rgb_to_lab, reference=_reference_rgb_to_lab)
+    last = is_channels_last(memory_format)
+    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_lab, triton=_launch_rgb_to_lab, reference=reference_rgb_to_lab)
     lightness, ab = function(rgb_u8_NHWC, dtype, last)
     return lightness, ab
 
@@ -315,13 +308,14 @@ def rgb_to_gray(
     impl. Not differentiable (integer input).
     """
     check_rgb_u8(rgb_u8_NHWC)
-    last = _is_channels_last(memory_format)
-    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_gray, triton=_launch_rgb_to_gray, reference=_reference_rgb_to_gray)
+    last = is_channels_last(memory_format)
+    function = choose(impl, rgb_u8_NHWC, op=_rgb_to_gray, triton=_launch_rgb_to_gray, reference=reference_rgb_to_gray)
     gray, target = function(rgb_u8_NHWC, dtype, last)
     return gray, target
 
 
-def _is_channels_last(memory_format: torch.memory_format) -> bool:
+def is_channels_last(memory_format: torch.memory_format) -> bool:
+    """Whether it is channels last. Raises ValueError unless it is that or contiguous."""
     if memory_format not in (torch.contiguous_format, torch.channels_last):
         raise ValueError(f"expected torch.contiguous_format or torch.channels_last, got {memory_format}")
     return memory_format == torch.channels_last

@@ -68,10 +68,65 @@ def load_rgb(ptr, left, GROUP: tl.constexpr, BLOCK: tl.constexpr):
             word2, word3 = tl.split(tl.load(words + pair + 2, mask=inside, other=0))
             word4, word5 = tl.split(tl.load(words + pair + 4, mask=inside, other=0))
             first, second, third = tl.interleave(word0, word3), tl.interleave(word1, word4), tl.interleave(word2, word5)
-        red = interleave4(first & 255, (first >> 24) & 255, (second >> 16) & 255, (third >> 8) & 255)
-        green = interleave4((first >> 8) & 255, second & 255, (second >> 24) & 255, (third >> 16) & 255)
-        blue = interleave4((first >> 16) & 255, (second >> 8) & 255, third & 255, (third >> 24) & 255)
+        red0, green0, blue0, red1, green1, blue1, red2, green2, blue2, red3, green3, blue3 = _levels(
+            first, second, third
+        )
+        red = interleave4(red0, red1, red2, red3)
+        green = interleave4(green0, green1, green2, green3)
+        blue = interleave4(blue0, blue1, blue2, blue3)
     return red, green, blue
+
+
+@triton.jit
+def load_rgb_flipped(
+    ptr, first, pixels, width, mirrored, upside_down, GROUP: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Levels as load_rgb, of pixels `first` and following of some rows of an image, which are mirrored, taken from the
+    lowest row upward, or both, where these scalars are true.
+
+    ptr: of the row that is taken first. pixels: of all these rows. GROUP: 4 or 1; a row holds whole groups.
+    """
+    lane = first + tl.arange(0, BLOCK // GROUP) * GROUP
+    inside = lane < pixels
+    column = lane % width
+    rows_before = lane - column
+    column = tl.where(mirrored, width - GROUP - column, column)
+    place = ptr + (column + tl.where(upside_down, -rows_before, rows_before)) * 3
+    if GROUP == 1:
+        red = tl.load(place, mask=inside, other=0).to(tl.int32)
+        green = tl.load(place + 1, mask=inside, other=0).to(tl.int32)
+        blue = tl.load(place + 2, mask=inside, other=0).to(tl.int32)
+    else:
+        words = place.to(tl.pointer_type(tl.int32))
+        one = tl.load(words, mask=inside, other=0)
+        two = tl.load(words + 1, mask=inside, other=0)
+        three = tl.load(words + 2, mask=inside, other=0)
+        red0, green0, blue0, red1, green1, blue1, red2, green2, blue2, red3, green3, blue3 = _levels(one, two, three)
+        red = _four(red0, red1, red2, red3, mirrored)
+        green = _four(green0, green1, green2, green3, mirrored)
+        blue = _four(blue0, blue1, blue2, blue3, mirrored)
+    return red, green, blue
+
+
+@triton.jit
+def _levels(first, second, third):
+    """The levels of four pixels, one after the other, from the three words that hold them."""
+    return (
+        first & 255, (first >> 8) & 255, (first >> 16) & 255, (first >> 24) & 255,
+        second & 255, (second >> 8) & 255, (second >> 16) & 255, (second >> 24) & 255,
+        third & 255, (third >> 8) & 255, (third >> 16) & 255, (third >> 24) & 255,
+    )  # fmt: skip
+
+
+@triton.jit
+def _four(one, two, three, four, backward):
+    """interleave4, of the last to the first if `backward`."""
+    return interleave4(
+        tl.where(backward, four, one),
+        tl.where(backward, three, two),
+        tl.where(backward, two, three),
+        tl.where(backward, one, four),
+    )
 
 
 @triton.jit
@@ -116,6 +171,31 @@ def _word_pairs(left, BLOCK: tl.constexpr):
 @triton.jit
 def _word(one, two, three, four):
     return (one & 255) + (two << 8) + (three << 16) + (four << 24)
+
+
+@triton.jit
+def store_two(ptr, one, two, image, first, pixels, left, LAST: tl.constexpr, BLOCK: tl.constexpr):
+    """Store two channels of an image's pixels from `first` on. pixels: of an image. LAST: channels last."""
+    if LAST:
+        store_pairs(ptr + (image * pixels + first) * 2, one, two, left, BLOCK)
+    else:
+        plane = ptr + image * pixels * 2 + first
+        store(plane, one, left, BLOCK)
+        store(plane + pixels, two, left, BLOCK)
+
+
+@triton.jit
+def store_three(
+    ptr, one, two, three, image, first, pixels, left, LAST: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """As store_two, of three channels."""
+    if LAST:
+        store_triples(ptr + (image * pixels + first) * 3, one, two, three, left, GROUP, BLOCK)
+    else:
+        plane = ptr + image * pixels * 3 + first
+        store(plane, one, left, BLOCK)
+        store(plane + pixels, two, left, BLOCK)
+        store(plane + pixels + pixels, three, left, BLOCK)
 
 
 @triton.jit

@@ -8,6 +8,11 @@ cgroups=/sys/fs/cgroup
 controllers=(cpu memory)
 
 address_of() { echo "$network.${1#node}"; }
+hardware_address_of() {  # the same after each boot, as others remember it for a while
+  local parts
+  IFS=. read -ra parts <<<"$(address_of "$1")"
+  printf '02:00:%02x:%02x:%02x:%02x' "${parts[@]}"
+}
 link_of() { echo "$bridge-${1#node}"; }  # the bridge's end of a node's cable
 is_v2() { [ -e $cgroups/cgroup.controllers ]; }
 cgroup_of() {  # CONTROLLER [NODE]: its folder; without NODE, that of all hosts
@@ -67,6 +72,7 @@ start_host() {  # NODE RATE SHARED_FOLDER...
   ip link add "$link" type veth peer name eth0 netns "$pid"
   ip link set "$link" addrgenmode none 2>/dev/null || true
   ip link set "$link" master "$bridge" up
+  inside "$node" ip link set eth0 address "$(hardware_address_of "$node")"
   inside "$node" ip address add "$(address_of "$node")/24" dev eth0
   inside "$node" ip link set eth0 up
   set_rate "$node" "$rate"

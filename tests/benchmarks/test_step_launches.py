@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.launches import count, network_traffic
+from benchmarks.launches import count, count_batch, network_traffic
+from hpc_recolor.config import ColorName
 from hpc_recolor.config_file import load_config
 from hpc_recolor.runtime.distributed import World
 
@@ -24,6 +25,11 @@ MOST_MOVED = 53.4
 def test_networks_move_no_more_than_they_did() -> None:
     config = load_config(None, {"model": {"color": "rgb", "width": 64}})
     assert round(network_traffic(config.model, 128) / 1e6, 1) <= MOST_MOVED
+
+
+@pytest.mark.parametrize("color", ["rgb", "lab"])
+def test_a_batch_of_the_device_cache_is_one_launch_beside_two_small_copies(color: ColorName) -> None:
+    assert count_batch(color) == {"picks": 2, "batch, colors": 1}
 
 
 @pytest.mark.slow

@@ -4,9 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
 from hpc_recolor.data.package_photos import tile_boxes
+from hpc_recolor.demo import default_config
+from hpc_recolor.models import weights_package
 from tests.conftest import ROOT, Command
 
 SHORT = ("--train.epochs", "1", "--model.width", "2", "--train.batch_size", "32", "--train.device", "cpu")
@@ -33,6 +38,15 @@ def test_demo_leaves_all_it_promises_and_says_how_well_it_did(command: Command, 
     assert found[4] == ("lower" if last["ab_error"] < last["gray_ab_error"] else "higher")
     assert "is finished" in second.stdout
     assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1]
+
+
+def test_the_demo_trains_on_a_backbone_where_its_weights_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(config: Config) -> str:
+        return f"{config.run.name} {config.model.generator}"
+
+    assert of(load_config(default_config())) == "demo backbone_unet"
+    monkeypatch.setitem(weights_package.PACKAGES, "tf_efficientnet_lite0", ("no_such_package", ""))
+    assert of(load_config(default_config())) == "demo unet"
 
 
 def test_held_out_tiles_share_no_pixel_with_tiles_to_learn_from() -> None:

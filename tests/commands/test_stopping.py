@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
+from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED, STOPPED
 from tests.conftest import TINY, changed
 from tests.support.commands import environment, launched, start_ranks
 from tests.support.fork_server import ForkServer, Process
@@ -32,7 +32,7 @@ FAULTS = {
 }
 # A module, so that an import of it alone plants the fault.
 PLANTED = """
-import os, sys
+import os, sys, torch
 from hpc_recolor import cli, train
 from hpc_recolor.training import background_writer, device_step
 
@@ -195,3 +195,14 @@ def test_a_rank_that_fails_is_named_with_its_phase_and_all_end(
     (line,) = ranks.errors
     assert re.search(rf"rank 1 on host \S+ .*failed while {'training' if fault == 'step' else 'saving'}", line), line
     assert f"{error}: planted" in line
+
+
+def test_a_rank_out_of_gpu_memory_is_named_with_its_phase_and_what_to_change(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "planted.py").write_text(PLANTED.format(fault=FAULTS["step"], error="torch.OutOfMemoryError"))
+    with start("planted") as ranks:
+        assert ranks.wait() == {FAILED, BAD_INPUT}
+    (line,) = ranks.errors
+    assert re.search(
+        r"train.batch_size=4: rank 1 on host \S+ ran out of memory while training, step 0 \(planted\)", line
+    )
+    assert "train.accumulate" in line

@@ -5,7 +5,7 @@ import shutil
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,14 +13,18 @@ import torch
 from PIL import Image, ImageOps
 
 from hpc_recolor.config import DataConfig, FitName
-from hpc_recolor.data.batches import gathered, load_images, stacked, training_batches
+from hpc_recolor.data import pipeline
+from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.batches import load_images, picked, stacked, training_batches
 from hpc_recolor.data.order import SampleOrder
 from hpc_recolor.data.photo import SquareFit, to_square
+from hpc_recolor.data.pipeline import handed_over
 from hpc_recolor.data.samples import PhotoFiles, Subset
 from hpc_recolor.data.shards import ShardSamples, read_set
 from hpc_recolor.data.sources import find_photos
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import UserError
+from recolor_kernels import gather
 from tests.conftest import paint_photo
 from tests.support import tolerances
 from tests.support.prepared_sets import SIZE, Prepare
@@ -144,8 +148,11 @@ def test_every_loader_and_cache_gives_the_same_batches_from_shards(
     samples = ShardSamples(folder, "train", read_set(folder, "data.shards").options)
     order = SampleOrder(len(samples), 3)
     data = DataConfig(size=SIZE, loader=loader, cache=cache)
-    with closing(training_batches(samples, order, 6, 10, data, rank(1, 2))) as batches:
-        for place in (11, 21, 31):
+    # A cache is made by all ranks together: see test_host_cache.
+    world, places = (rank(1, 2), (11, 21, 31)) if cache == "none" else (rank(0, 1), (6, 11, 16))
+    global_size = 5 * world.size
+    with closing(training_batches(samples, order, 6, global_size, data, world)) as batches:
+        for place in places:
             batch = next(batches)
             numbers, flips = order.draw(place, 5)
             assert batch.numbers.tolist() == numbers.tolist()
@@ -215,12 +222,51 @@ def test_a_batch_that_a_gpu_gathers_is_the_one_that_the_host_stacks(is_resident:
         moved.append(host.shape)
         return host
 
-    batch = gathered(images, is_resident, drawn, flips, to_gpu)
+    batch = gather(*picked(images, is_resident, drawn, flips, to_gpu))
     assert torch.equal(batch, stacked(images, drawn, flips))
-    assert moved == [*([] if is_resident else [(9, 6, 5, 3)]), (9, 3)]
+    assert moved == [(9, 3), *([] if is_resident else [(9, 6, 5, 3)])]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("cache", "smallest_crop", "left"), [("device", 1.0, True), ("device", 0.5, False), ("host", 1.0, False)]
+)
+def test_a_batch_in_the_memory_of_a_gpu_is_left_to_the_step_unless_it_is_cropped(
+    square_photos: PhotoFiles, cache: Literal["host", "device"], smallest_crop: float, left: bool
+) -> None:
+    gpu = World(rank=0, size=1, local_rank=0, device=torch.device("cuda", 0))
+    order, data = SampleOrder(10, 3), DataConfig(size=SIZE, cache=cache, smallest_crop=smallest_crop)
+    for batch, on_cpu in zip(
+        training_batches(square_photos, order, 0, 4, data, gpu),
+        islice(training_batches(square_photos, order, 0, 4, data, rank(0, 1)), 3),
+        strict=False,
+    ):
+        assert (batch.picks is not None) == left
+        images = batch.rgb_u8_NHWC if batch.picks is None else gather(batch.rgb_u8_NHWC, batch.picks)
+        assert torch.equal(batch.numbers, on_cpu.numbers)
+        if smallest_crop == 1:
+            assert torch.equal(images.cpu(), on_cpu.rgb_u8_NHWC)
+
+
+def test_dali_hands_over_its_memory_and_leaves_alone_what_is_held(
+    square_photos: PhotoFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses: list[int] = []
+
+    def noted(images: Any, numbers: Any) -> Batch:
+        addresses.append(images.as_tensor().data_ptr())
+        return handed_over(images, numbers)
+
+    monkeypatch.setattr(pipeline, "handed_over", noted)
+    data, order = DataConfig(size=SIZE, loader="dali"), SampleOrder(10, 3)
+    with closing(training_batches(square_photos, order, 0, 4, data, rank(0, 1))) as batches:
+        held = [(batch.rgb_u8_NHWC, batch.rgb_u8_NHWC.clone()) for batch in islice(batches, 8)]
+    assert [images.data_ptr() for images, _ in held] == addresses
+    assert len(set(addresses)) == 8
+    assert all(torch.equal(images, first) for images, first in held)
 
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
     many = Subset(square_photos, [0] * 10**7)
-    with pytest.raises(UserError, match=r"data.cache=host: 10000000 images of 4096 px on each of 1 .* GiB"):
+    with pytest.raises(UserError, match=r"data.cache=host: 10000000 images of 4096 px take .* GiB"):
         next(training_batches(many, SampleOrder(1, 0), 0, 1, DataConfig(size=4096, cache="host"), rank(0, 1)))

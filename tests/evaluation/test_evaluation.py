@@ -15,9 +15,11 @@ from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from hpc_recolor.config_file import load_config
 from hpc_recolor.evaluation.checkpoint_choice import choose
 from hpc_recolor.evaluation.evaluation import EvaluationOptions
-from hpc_recolor.evaluation.evaluation import evaluate as evaluate_run
-from hpc_recolor.evaluation.measurements import BEST_AND_WORST
+from hpc_recolor.evaluation.evaluation import evaluate as evaluate_runs
+from hpc_recolor.evaluation.measurements import BEST_AND_WORST, Measurements, measure_all
 from hpc_recolor.evaluation.metric_registry import LOSSES
+from hpc_recolor.evaluation.perceptual import Perceptual
+from hpc_recolor.evaluation.photographs import Photographs
 from hpc_recolor.evaluation.result_writer import front_table, summary_table
 from hpc_recolor.evaluation.results import chosen_vividness
 from hpc_recolor.models.color_space import make_pair
@@ -335,7 +337,33 @@ def test_folders_of_one_name_and_names_outside_ascii_have_results_of_their_own(s
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="device=cuda: torch finds no GPU"):
-        evaluate_run(tmp_path, EvaluationOptions(), device="cuda")
+        evaluate_runs([tmp_path], EvaluationOptions(), device="cuda")
+
+
+def test_the_gray_copy_of_equal_photographs_is_measured_once_for_all_runs(
+    tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run(tmp_path / name, squares, color) for name, color in (("a", "lab"), ("b", "lab"), ("c", "rgb"))]
+    for run in runs:
+        add_checkpoint(run, 10)
+    ((_, alone),) = evaluate(shutil.copytree(runs[1], tmp_path / "alone"))
+    labels = []
+
+    def recording(photographs: Photographs, make: Any, perceptual: Perceptual, label: str, *rest: Any) -> Measurements:
+        labels.append(label)
+        return measure_all(photographs, make, perceptual, label, *rest)
+
+    monkeypatch.setattr("hpc_recolor.evaluation.evaluation.measure_all", recording)
+    _, together, _ = evaluate_runs(runs, EvaluationOptions(), "cpu", printed=False)
+    model, gray = "measuring epoch-0001", "measuring gray and mean color"
+    assert labels == [model, gray, model, model, gray], "a gray copy by way of Lab differs from one of RGB"
+    assert (together.rows, together.images) == (alone.rows, alone.images)
+
+
+def test_one_folder_for_the_results_of_several_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one folder for 2 runs"):
+        evaluate_runs([tmp_path, tmp_path], EvaluationOptions(out=tmp_path / "results"), "cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_table_is_aligned_and_has_a_dash_where_there_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:

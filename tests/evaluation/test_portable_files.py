@@ -80,6 +80,15 @@ def test_every_generator_becomes_an_onnx_file_for_photographs_of_any_size(
     assert [path.name for path in tmp_path.iterdir()] == ["colorizer.onnx"]
 
 
+def test_bins_are_decoded_in_an_onnx_file(tmp_path: Path) -> None:
+    colorize, file = colorizer("backbone_unet", bin_width=12, mirrored=True), tmp_path / "colorizer.onnx"
+    write_portable(colorize, {"card": "{}"}, file, "onnx")
+    for size in SIZES[2:4]:
+        photo = np.array(paint_photo(2, *size))
+        found = color_by_onnx(file, photo, colorize.vividness).numpy()
+        assert difference(found, colorize(photo)) < tolerances.PORTABLE_MEAN, size
+
+
 def test_a_program_of_torch_export_colors_photographs_of_any_size(tmp_path: Path) -> None:
     colorize, file = colorizer("unet"), tmp_path / "colorizer.pt2"
     write_portable(colorize, {"card": "{}"}, file, "torch")

@@ -12,6 +12,8 @@ from recolor_kernels import (
     color_metrics,
     discriminator_loss,
     gather,
+    gather_gray,
+    gather_lab,
     generator_loss,
     l1_lab_loss,
     l1_loss,
@@ -64,6 +66,8 @@ STEPS: dict[str, tuple[Callable[..., Outputs], Callable[[int], Inputs]]] = {
     "lab_to_rgb_u8": (lambda *lab: [lab_to_rgb_u8(*lab)], lab),
     "lab_to_rgb": (graded(lambda *lab: lab_to_rgb(*lab).square().sum()), lab),
     "gather": (lambda *inputs: [gather(*inputs)], images_and_picks),
+    "gather_lab": (lambda *inputs: list(gather_lab(*inputs)), images_and_picks),
+    "gather_gray": (lambda *inputs: list(gather_gray(*inputs)), images_and_picks),
     "l1_loss": (
         graded(lambda prediction, like, target: l1_loss(prediction, target) + like.sum()),
         lambda seed: [numbers(5, 700, seed=seed), numbers(3, seed=seed), numbers(5, 700, seed=seed + 1)],
@@ -172,6 +176,9 @@ def test_images_of_more_than_two_to_the_31_bytes_are_converted_to_the_last() -> 
             for found, expected in zip(whole, alone, strict=True):
                 assert torch.equal(found[number][None], expected)
         del whole
+    picks = torch.tensor([[10923, 1, 0], [0, 0, 0], [10999, 0, 1]], device="cuda")
+    for gathered, converted in zip(gather_lab(rgb, picks), rgb_to_lab(gather(rgb, picks)), strict=True):
+        assert torch.equal(gathered, converted)
 
 
 def test_means_over_more_than_two_to_the_31_elements_reach_the_last() -> None:

@@ -1,5 +1,6 @@
 """`dev_cluster up --hosts 4`: each node is a host of its own, and each fault does what it says until it is healed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +39,11 @@ def reaches(hosts: Hosts, one: str, other: str) -> bool:
     """Whether a host can connect to the slurmd of another."""
     port = int(os.environ["DEV_CLUSTER_PORT"]) + 3
     return on(hosts, one, "timeout", "1", "bash", "-c", f"</dev/tcp/{other}/{port}").returncode == 0
+
+
+def hardware_address(hosts: Hosts, name: str) -> str:
+    (interface,) = json.loads(on(hosts, name, "ip", "-json", "link", "show", "eth0").stdout)
+    return str(interface["address"])
 
 
 def links(hosts: Hosts) -> set[str]:
@@ -120,11 +126,14 @@ def test_the_clock_of_jobs_is_off_and_time_passes_as_always(hosts: Hosts) -> Non
 def test_a_dead_host_is_gone_and_boots_again(hosts: Hosts) -> None:
     process = Path(f"/proc/{(hosts.folder / 'node2.pid').read_text().strip()}")
     assert process.exists()
+    before = hardware_address(hosts, "node2")
     hosts.fault("node2", "kill")
     until(lambda: not process.exists(), "all of the host is gone")
     assert not reaches(hosts, "node1", "node2")
     hosts.heal()
     until(lambda: set(slurm("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}, "all nodes are idle")
+    # Others remember it for a while, and would not reach the host at another.
+    assert hardware_address(hosts, "node2") == before
     assert links(hosts) == ALL
 
 

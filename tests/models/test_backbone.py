@@ -92,6 +92,17 @@ def test_mirrored_a_network_colors_an_image_as_it_does_its_mirror_image() -> Non
     torch.testing.assert_close(network.train()(condition), build(mirrored=False).train()(condition))
 
 
+@pytest.mark.parametrize("chroma_stride", [1, 4])
+@torch.no_grad()
+def test_with_bins_the_output_is_decoded_from_logits_at_the_chroma_stride(chroma_stride: int) -> None:
+    network, condition = build(bin_width=12, chroma_stride=chroma_stride).eval(), torch.rand(2, 1, 64, 96)
+    assert network.bins
+    logits, output = network(condition, as_logits=True), network(condition)
+    assert logits.shape == (2, len(network.bins.centers), 64 // chroma_stride, 96 // chroma_stride)
+    assert output.shape == (2, 2, 64, 96)
+    assert torch.equal(output, network.decode(logits, condition.shape[-2:]))
+
+
 @pytest.mark.parametrize("upsampling", ["interpolate", "transposed"])
 @torch.no_grad()
 def test_interpolation_leaves_no_checkerboard_on_a_flat_gray(upsampling: str) -> None:
@@ -146,3 +157,14 @@ def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rgb_at_a_fraction_of_the_side_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.chroma_stride=4: would blur"):
         load_config(None, {"model": {"generator": "backbone_unet", "color": "rgb"}})
+
+
+@pytest.mark.parametrize("model", [{"generator": "unet"}, {"color": "rgb", "chroma_stride": 1}])
+def test_bins_of_another_generator_or_of_rgb_are_refused(model: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"model\.bin_width=12: model\.generator=.* predicts no distribution over ab"):
+        load_config(None, {"model": {"generator": "backbone_unet", "bin_width": 12} | model})
+
+
+def test_the_loss_of_bins_without_bins_is_refused() -> None:
+    with pytest.raises(UserError, match=r"loss\.reconstruction=bins: .*; use model\.bin_width=12"):
+        load_config(None, {"model": {"generator": "backbone_unet"}, "loss": {"reconstruction": "bins"}})

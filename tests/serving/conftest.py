@@ -44,12 +44,18 @@ class Answer:
 
 def announced(place: str, size: int) -> socket.socket:
     """A connection to HOST:PORT that is about to send a photograph, which the server waits for."""
+    client, answer = announce(place, size)
+    assert answer.startswith(b"HTTP/1.1 100 ")
+    return client
+
+
+def announce(place: str, size: int) -> tuple[socket.socket, bytes]:
+    """A connection to HOST:PORT that asks whether to send a photograph, and how the answer begins."""
     host, _, port = place.partition(":")
     client = socket.create_connection((host, int(port)), timeout=60)
     head = f"POST /api/colorize HTTP/1.1\r\nHost: {place}\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n\r\n"
     client.send(head.encode())
-    assert client.recv(100).startswith(b"HTTP/1.1 100 ")
-    return client
+    return client, client.recv(100)
 
 
 @dataclass(frozen=True)

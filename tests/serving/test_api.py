@@ -5,9 +5,10 @@ import json
 import random
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from hpc_recolor.serving.limits import Limits
 from hpc_recolor.serving.previews import LONGEST_SIDE
 from hpc_recolor.serving.server import HEADER_BYTES
 from tests.conftest import ROOT, paint_photo
-from tests.serving.conftest import Answer, Served, announced, encode, levels_apart, running
+from tests.serving.conftest import Answer, Served, announce, announced, encode, levels_apart, running
 from tests.support import tolerances
 from tests.support.bad_photos import sixteen_bit_png, write_bomb, write_unreadable
 from tests.support.icc import rgb_profile
@@ -167,6 +168,58 @@ def test_more_photographs_than_may_wait_are_asked_to_come_again(colorizer: Color
             assert (busy.status, busy.headers["Retry-After"]) == (503, "3")
             assert "busy" in busy.line
         until(lambda: server.color(photo).status == 200, "the three are gone")
+
+
+READERS = 3
+NEVER, SLOWLY = 0, 1000  # bytes that a reader takes at a time
+
+
+@contextmanager
+def reading(place: str, photo: bytes, part: int) -> Iterator[None]:
+    """A connection that has a photograph colored, and of the answer then takes `part` bytes 20 times a second."""
+    host, _, port = place.partition(":")
+    with socket.socket() as client, ThreadPoolExecutor(1) as thread:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        client.connect((host, int(port)))
+        head = f"POST /api/colorize HTTP/1.1\r\nHost: {place}\r\nContent-Length: {len(photo)}\r\n\r\n"
+        client.sendall(head.encode() + photo)
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+        is_over = threading.Event()
+
+        def read() -> None:
+            while not is_over.wait(0.05):
+                client.recv(part)
+
+        reader = thread.submit(read) if part else None
+        try:
+            yield
+        finally:
+            is_over.set()
+            if reader:
+                reader.result()
+
+
+def are_free(place: str, places: int) -> bool:
+    """Whether so many photographs may come at a time."""
+    asked = [announce(place, 1) for _ in range(places)]
+    for client, _ in asked:
+        client.close()
+    return all(answer.startswith(b"HTTP/1.1 100 ") for _, answer in asked)
+
+
+@pytest.mark.parametrize("part", [NEVER, SLOWLY])
+def test_readers_that_do_not_take_their_answers_lose_their_places(
+    colorizer: Colorizer, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    monkeypatch.setattr("hpc_recolor.serving.server.PART_S", 1.0)
+    noise = np.random.default_rng(0).integers(0, 256, (1300, 1300), np.uint8)
+    photo = encode(Image.fromarray(noise), "PNG")  # whose answer is larger than what the system holds of it
+    with running(colorizer, Limits(max_waiting=READERS)) as server, ExitStack() as stack:
+        for _ in range(READERS):
+            stack.enter_context(reading(server.place, photo, part))
+        until(lambda: are_free(server.place, READERS), "places of the readers")
+        assert server.color(turned_photo()).status == 200
 
 
 def test_all_of_twenty_users_at_once_get_their_own_photographs(served: Served) -> None:

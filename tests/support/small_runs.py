@@ -116,7 +116,7 @@ def evaluate(run: Path, perceptual: Perceptual | None = None, **given: Any) -> l
     config = load_config(folder.config, {})
     chosen = choose(folder, options.epochs, options.raw)
     photographs = find_photographs(config, options.data, chosen[-1].photos, ALONE)
-    evaluator = Evaluator(folder.path, config, options, ALONE, perceptual or Perceptual(), photographs)
+    evaluator = Evaluator(folder.path, config, options, ALONE, perceptual or Perceptual(), photographs, {})
     return [evaluator.run_one(choice) for choice in chosen]
 
 

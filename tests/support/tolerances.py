@@ -195,3 +195,7 @@ ACCOUNT = 0.02
 # round the shrunk photograph and the result to 8 bits, here and there the other way. Measured: docs/export.md.
 PORTABLE_MEAN = 0.3
 PORTABLE_WORST = 0.5
+
+# Shares of soft targets, float32 against float64: exp of half a squared distance over 25, where distances of
+# 20 Lab units are off by 1e-5.
+SOFT_TARGETS = 1e-5

@@ -1,20 +1,29 @@
 """Functions that tests run on several ranks: `python -m tests.support.workers NAME JSON_ARGUMENTS OUT`."""
 
+import errno
 import hashlib
+import io
 import json
+import os
 import sys
+from contextlib import closing, redirect_stderr
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hpc_recolor.config import Config, GeneratorName
+from hpc_recolor.config import Config, DataConfig, GeneratorName
 from hpc_recolor.config_file import load_config
+from hpc_recolor.data import batches, host_cache
 from hpc_recolor.data.batch import Batch
+from hpc_recolor.data.order import SampleOrder
+from hpc_recolor.data.sets import collect
 from hpc_recolor.evaluation.validation_scores import score
 from hpc_recolor.models.build import build_discriminator, build_generator
+from hpc_recolor.models.color_bins import ColorBins
 from hpc_recolor.models.color_space import make_pair
 from hpc_recolor.models.norm import CrossRankBatchNorm2d
 from hpc_recolor.run_folder.files import record_of
@@ -22,8 +31,9 @@ from hpc_recolor.run_folder.metrics_log import read_metrics
 from hpc_recolor.runtime.distributed import World, gather, start, stop
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.signals import StopRequest
-from hpc_recolor.training import device_step, validation
+from hpc_recolor.training import device_step, fit_memory, validation
 from hpc_recolor.training.agreement import Flags
+from hpc_recolor.training.bin_weights import set_bin_weights
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.engine.engine import Engines
@@ -82,6 +92,15 @@ def to_float64(engines: Engines) -> None:
             moments |= {key: moments[key].double() for key in ("exp_avg", "exp_avg_sq")}
 
 
+def bin_weights(world: World, photos: str, folder: str) -> list[float]:
+    """The weights of bins by photographs."""
+    config = run_config(photos, folder, **BINS)
+    bins = ColorBins(config.model.bin_width, config.model.temperature)
+    set_bin_weights(bins, config, collect(config, world).train, world)
+    weights: list[float] = bins.weights.tolist()
+    return weights
+
+
 def cross_rank_norm(world: World) -> list[Any]:
     """Output, input gradient, parameter gradients and statistics of this rank's half of a batch."""
     batch = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 7
@@ -118,6 +137,11 @@ BACKBONE: dict[str, dict[str, Any]] = {
     "train": {"backbone_lr_scale": 0.1, "freeze_backbone_images": 32},
 }
 
+BINS: dict[str, dict[str, Any]] = {
+    "model": {"generator": "backbone_unet", "bin_width": 12},
+    "loss": {"reconstruction": "bins", "l1_weight": 3.0},
+}
+
 # Stage, color, sections of the config, and the step of 6 that the run is stopped in; the end of step 2 is an epoch's.
 STOPPED_RUNS: dict[str, tuple[int, str, dict[str, dict[str, Any]], int]] = {
     f"stage {stage}, {color}, step {step}": (stage, color, {}, step)
@@ -129,6 +153,7 @@ STOPPED_RUNS: dict[str, tuple[int, str, dict[str, dict[str, Any]], int]] = {
     "fp16": (0, "lab", {"train": {"precision": "fp16", "batch_size": 8}}, 3),
 }
 STOPPED_RUNS |= {f"a backbone that starts to learn, stage {stage}": (stage, "lab", BACKBONE, 3) for stage in (0, 3)}
+STOPPED_RUNS |= {f"bins, stage {stage}": (stage, "lab", BINS, 3) for stage in (0, 2, 3)}
 
 
 def stopped_runs(world: World, photos: str, folder: str) -> dict[str, list[str]]:
@@ -136,7 +161,7 @@ def stopped_runs(world: World, photos: str, folder: str) -> dict[str, list[str]]
     different = {}
     for name, (stage, color, sections, step) in STOPPED_RUNS.items():
         train = {"batch_size": 8, "epochs": 4} | sections.get("train", {})
-        sections = {
+        sections = sections | {
             "model": {"width": 4, "color": color} | sections.get("model", {}),
             "deepspeed": {"zero_stage": stage},
             "train": train,
@@ -250,7 +275,7 @@ def validation_intervals(world: World, photos: str, folder: str) -> dict[str, An
     without_plots()
     validation.FIRST_AFTER_S = 0.0 if world.is_main else 1e9
     validation.WARM_UP_STEPS = 1
-    setattr(validation, "validation_interval", lambda *_: 12 if world.is_main else 8)  # noqa: B010
+    setattr(validation, "validation_interval", lambda *_: 16 if world.is_main else 8)  # noqa: B010
     tracking = {"log_every_steps": 100, "samples_every_images": 0, "tensorboard": False}
     trainer = train_run(run_config(photos, folder, tracking=tracking), world)
     metrics = read_metrics(trainer.run.metrics) if world.is_main else []
@@ -353,6 +378,74 @@ def trainings_in_turn(world: World, photos: str, folder: str) -> list[str]:
             came_to.append(error.problem)
     start("cpu", threads=1)
     return came_to
+
+
+def fitted_runs(world: World, photos: str, folder: str, stage: int) -> dict[str, Any]:
+    """A run whose last rank has memory for one image at a time, tried as on a GPU and then resumed; and the same run
+    with the train.accumulate that this must find. Digests of their last checkpoints, and whether they were tried."""
+    stop()
+    tried: list[int] = []
+
+    def fitted_run(name: str, epochs: int, accumulate: int = 1) -> dict[str, str]:
+        train_section = {"batch_size": 8, "epochs": epochs, "accumulate": accumulate, "device": "cpu", "threads": 1}
+        sections: dict[str, dict[str, Any]] = {
+            "run": {"name": name, "folder": folder},
+            "deepspeed": {"zero_stage": stage},
+        }
+        data = {"photos": photos, "size": 32, "held_out_count": 3}
+        run = train(small_config(data=data, train=train_section, **sections), StopRequest())
+        *_, newest = sorted(run.checkpoints.glob("images-*"))
+        return {file.name: record_of(file).hash for file in sorted(newest.glob("*.safetensors"))}
+
+    def try_step(config: Config, world: World, photographs: int) -> None:
+        tried.append(config.train.accumulate)
+        if world.rank == world.size - 1 and config.train.accumulate < 4:
+            raise torch.OutOfMemoryError("planted")
+        really_try_step(config, world, photographs)
+
+    really_try_step = fit_memory._try_step
+    expected = [fitted_run("expected", epochs, accumulate=4) for epochs in (2, 4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_memory, "_raises_out_of_memory", lambda device: True)
+        patch.setattr(fit_memory, "_try_step", try_step)
+        found = [fitted_run("fitted", epochs) for epochs in (2, 4)]
+    start("cpu", threads=1)
+    return {"tried": tried, "equal": [one == other for one, other in zip(found, expected, strict=True)]}
+
+
+def cached_batches(world: World, shards: str, refused: bool) -> dict[str, Any]:
+    """Whether batches of the host cache are those of the shards, how many samples this rank has loaded for it, the
+    inodes of memory that ranks share, and what was printed. refused: rank 1 cannot map that memory."""
+    config = small_config(data={"shards": shards, "size": 32, "cache": "host"})
+    samples = collect(config, world).train
+    order, printed, loaded = SampleOrder(len(samples), seed=3), io.StringIO(), []
+    fill = batches._fill
+
+    def noted_fill(images: torch.Tensor, *arguments: Any) -> None:
+        loaded.append(len(images))
+        fill(images, *arguments)
+
+    def refuse(path: str, size_bytes: int) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def first_batches(data: DataConfig) -> list[Batch]:
+        with closing(batches.training_batches(samples, order, 4, 8, data, world)) as found:
+            return list(islice(found, 4))
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(printed):
+        patch.setattr(batches, "_fill", noted_fill)
+        if refused and world.rank == 1:
+            patch.setattr(host_cache, "map_file", refuse)
+        with closing(batches.training_batches(samples, order, 4, 8, config.data, world)) as found:
+            cached = list(islice(found, 4))
+            maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    plain = first_batches(config.data.model_copy(update={"cache": "none"}))
+    return {
+        "equal": all(torch.equal(one.rgb_u8_NHWC, other.rgb_u8_NHWC) for one, other in zip(cached, plain, strict=True)),
+        "loaded": sum(loaded),
+        "inodes": sorted({line[4] for line in maps if len(line) > 5 and host_cache.NAME in line[5]}),
+        "printed": printed.getvalue(),
+    }
 
 
 def main() -> None:

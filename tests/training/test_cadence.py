@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training import validation
 from hpc_recolor.training.schedule import VALIDATION_EVERY_S, VALIDATION_SHARE, validation_interval
 from hpc_recolor.training.tracking import tracker
+from hpc_recolor.training.validation import WARM_UP_STEPS, SpeedClock
 from tests.support import workers
 from tests.support.training_runs import run_config, train
 from tests.training.conftest import Worker
@@ -30,12 +32,25 @@ def test_measuring_takes_a_few_percent_at_any_speed(images_per_s: float, validat
     assert between_s <= 2.5 * max(VALIDATION_EVERY_S, validation_s / VALIDATION_SHARE, 1 / images_per_s)
 
 
+def test_the_time_of_measuring_is_not_counted_in_the_speed_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the one after the first epoch would have the others come far too often."""
+    now_s = 0.0
+    monkeypatch.setattr(validation, "time", SimpleNamespace(monotonic=lambda: now_s))
+    clock = SpeedClock()
+    for step in range(WARM_UP_STEPS):
+        clock.tick(4 * step)
+    now_s = 300.0
+    clock.leave_out(290.0)
+    assert clock.tick(100) == 10.0
+    assert clock.images_per_s(4 * (WARM_UP_STEPS - 1) + 50) == 5.0
+
+
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first measurement after the second step, the others every 12 images, as a small run is over too soon."""
+    """The first measurement after the second step, the others every 16 images, as a small run is over too soon."""
     monkeypatch.setattr(validation, "FIRST_AFTER_S", 0.0)
     monkeypatch.setattr(validation, "WARM_UP_STEPS", 1)
-    monkeypatch.setattr(validation, "validation_interval", lambda images_per_s, validation_s: 12)
+    monkeypatch.setattr(validation, "validation_interval", lambda images_per_s, validation_s: 16)
 
 
 @pytest.mark.slow
@@ -44,10 +59,10 @@ def test_the_interval_is_chosen_once_and_kept_when_the_run_goes_on(
 ) -> None:
     whole = train(run_config(photos, tmp_path / "whole", tracking=BY_TIME), world)
     measured = [row["images_seen"] for row in read_metrics(whole.run.metrics) if row["kind"] == "held_out"]
-    assert measured == [16, 24, 36]  # by time, two steps late; multiples of the interval; the last is the end
+    assert measured == [12, 16, 32, 36]  # by time, and the first epoch; multiples of the interval; the end
     config = run_config(photos, tmp_path / "parts", tracking=BY_TIME)
     parts = train(config, world, stop_at_step=4, at_once=False)
-    assert read_manifest(committed(parts.run)[-1]).progress["validation_interval"] == 12
+    assert read_manifest(committed(parts.run)[-1]).progress["validation_interval"] == 16
     monkeypatch.setattr(validation, "validation_interval", lambda images_per_s, validation_s: 4)
     assert rows(train(config, world).run) == rows(whole.run)
 
@@ -57,8 +72,8 @@ def test_all_ranks_measure_at_the_same_steps_by_the_clock_of_the_first(
     photos: Path, tmp_path: Path, on_ranks: Worker
 ) -> None:
     found = on_ranks(2, workers.validation_intervals, str(photos), str(tmp_path))
-    assert [rank["interval"] for rank in found] == [12, 12]
-    assert found[0]["measured"] == [16, 24, 36]
+    assert [rank["interval"] for rank in found] == [16, 16]
+    assert found[0]["measured"] == [12, 16, 32, 36]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
+from hpc_recolor.data.batches import picked, stacked
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.training.agreement import Flags
@@ -81,6 +83,7 @@ def reduced(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         {"train": {"batch_size": 8, "accumulate": 2}},
         {"train": {"batch_size": 8, "precision": "fp16", "clip_norm": 1.0}},
         {"train": {"batch_size": 8, "channels_last": True}, "loss": {"reconstruction": "huber"}},
+        workers.BINS,
     ],
 )
 def test_the_host_reads_nothing_of_a_step(
@@ -92,9 +95,11 @@ def test_the_host_reads_nothing_of_a_step(
     step.body(batch, phase)
     assert reduced[-1] is step.verdict
     assert all(tensor.is_meta for tensor in reduced)
+    picks = torch.zeros(4, 3, dtype=torch.int64, device=META)
     for name in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, name, refuse)
     step.body(batch, phase)
+    step.body(torch.zeros(9, 32, 32, 3, dtype=torch.uint8, device=META), phase, picks)
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -198,6 +203,21 @@ def test_the_first_step_says_which_type_it_computed_in(
         assert capsys.readouterr().out == f"computing in {name}\n"
 
 
+@pytest.mark.parametrize("color", ["rgb", "lab"])
+def test_a_batch_that_the_step_gathers_is_trained_on_as_one_that_was(color: str) -> None:
+    draw = np.random.default_rng(0)
+    images = torch.from_numpy(draw.integers(0, 256, (9, 32, 32, 3), np.uint8))
+    drawn, flips = draw.integers(0, 9, 4), draw.integers(0, 2, (4, 2)).astype(bool)
+    ends = []
+    for inputs in ((stacked(images, drawn, flips), None), picked(images, True, drawn, flips, torch.clone)):
+        torch.manual_seed(0)
+        step = bare_step(small_config(model={"color": color}), ALONE)
+        step.set_inputs(Flags(), 0.1)
+        step.body(inputs[0], Phase.BOTH, inputs[1])
+        ends.append([*step.losses_sum, *step.engines.generator.module.state_dict().values()])
+    assert all(map(torch.equal, *ends))
+
+
 @pytest.mark.parametrize(
     ("captured", "sections"),
     [
@@ -239,23 +259,25 @@ def test_what_a_network_does_in_a_step_is_one_graph(phase: Phase, monkeypatch: p
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_not_waited_for_and_a_graph_computes_what_the_operations_do() -> None:
+@pytest.mark.parametrize("gathers", [False, True])
+def test_a_gpu_is_not_waited_for_and_a_graph_computes_what_the_operations_do(gathers: bool) -> None:
     """Neither a step nor its replay may wait; both from the same start end near each other."""
     gpu = World(0, 1, 0, torch.device("cuda", 0))
     config = small_config(train={"batch_size": 8, "device": "cuda"})
     batch = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8, device=gpu.device)
+    picks = torch.randint(0, 2, (8, 3), device=gpu.device) if gathers else None
     ends = []
     for captured in (False, True):
         torch.manual_seed(0)
         step = bare_step(config, gpu)
         run = StepGraphs(step).run if captured else step.body
         step.set_inputs(Flags(), 0.1)
-        run(batch, Phase.BOTH)  # a capture waits
+        run(batch, Phase.BOTH, picks)  # a capture waits
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
                 step.set_inputs(Flags(), 0.1)
-                run(batch, Phase.BOTH)
+                run(batch, Phase.BOTH, picks)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         ends.append(step.losses_sum.tolist())

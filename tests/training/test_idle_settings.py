@@ -23,6 +23,10 @@ def test_what_another_setting_switches_off_is_named_with_it() -> None:
     ]
     backbone = {"generator": "backbone_unet", "backbone_scale": 2.0}
     assert lines(model=backbone, loss={"adversarial_from": 9}) == []
+    assert lines(model={"temperature": 0.5}, loss={"rebalancing": 0.0}) == [
+        "model.temperature=0.5 has no effect: model.bin_width=0",
+        "loss.rebalancing=0.0 has no effect: loss.reconstruction=l1",
+    ]
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_recolor.config import ReconstructionName
+from hpc_recolor.config import DistanceName
 from hpc_recolor.training.reconstruction import reconstruction_loss
 
 
@@ -21,7 +21,7 @@ def test_the_gradient_of_ciede2000_is_finite_at_gray_and_at_equal_colors() -> No
 
 
 @pytest.mark.parametrize("name", ["l1", "huber", "ciede2000"])
-def test_gradient_descent_on_it_finds_the_target(name: ReconstructionName) -> None:
+def test_gradient_descent_on_it_finds_the_target(name: DistanceName) -> None:
     target = colors(0, 0.8)[..., :8, :8]
     prediction = torch.zeros_like(target).requires_grad_()
     optimizer = torch.optim.Adam([prediction], lr=0.02)

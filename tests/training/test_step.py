@@ -122,10 +122,12 @@ def leak_generators_gradient_into_discriminator(patch: pytest.MonkeyPatch) -> No
     """What a missing requires_grad_(False) would do: the adversarial loss moves the discriminator too."""
     original = step_module.generator_step
 
-    def leaking(engines: Engines, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig) -> Any:
+    def leaking(
+        engines: Engines, condition: Tensor, target: Tensor, prediction: Tensor, loss: LossConfig, *rest: Any
+    ) -> Any:
         logits = engines.discriminator(condition, prediction.detach())
         engines.discriminator.backward(recolor_kernels.patch_loss(logits, True, "bce"))
-        result = original(engines, condition, target, prediction, loss)
+        result = original(engines, condition, target, prediction, loss, *rest)
         engines.discriminator.step()
         return result
 

@@ -67,15 +67,32 @@ def test_every_start_is_noted_with_machine_and_code(
         assert set(row["versions"]) == {"torch", "deepspeed", "hpc_recolor"}
 
 
-def test_a_figure_that_cannot_be_drawn_leaves_a_stop_a_stop(
+def test_a_stop_draws_samples_as_they_are_then_and_logs_no_scores(photos: Path, tmp_path: Path, world: World) -> None:
+    stopped = train(run_config(photos, tmp_path / "stopped"), world, stop_at_step=4).run
+    whole = train(run_config(photos, tmp_path / "whole", tracking={"samples_every_images": 20}), world).run
+    (drawn,) = stopped.samples.iterdir()
+    assert drawn.name == "images-000000000020.png"
+    assert drawn.read_bytes() == (whole.samples / drawn.name).read_bytes()
+    assert rows(stopped, "held_out") == []
+
+
+def test_a_stop_whose_save_takes_long_draws_no_samples(
     photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpc_recolor.training.trainer.LONGEST_SAVE_WITH_SAMPLES_S", 0.0)
+    assert not train(run_config(photos, tmp_path), world, stop_at_step=4).run.samples.exists()
+
+
+@pytest.mark.parametrize("figure", ["plot_losses", "sample_grid"])
+def test_a_figure_that_cannot_be_drawn_leaves_a_stop_a_stop(
+    photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, figure: str
 ) -> None:
     """Or a job that was preempted would end as failed, and not be requeued."""
 
-    def fail(*files: Path) -> None:
+    def fail(*_: object) -> None:
         raise ValueError("no fonts")
 
-    monkeypatch.setattr("hpc_recolor.training.tracking.tracker.plot_losses", fail)
+    monkeypatch.setattr(f"hpc_recolor.training.tracking.tracker.{figure}", fail)
     stopped = train(run_config(photos, tmp_path), world, stop_at_step=4).run
     assert "Stopped after image 20 of 36" in (stopped.path / "README.md").read_text()
 

@@ -21,11 +21,12 @@ from hpc_recolor.training.engine.zero_engine import ZeroEngine
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_engines(config: Config, world: World) -> Engines:
+def build_engines(config: Config, world: World, alone: bool = False) -> Engines:
     """Both networks with their initial weights, and an Adam each. All ranks call it together.
 
     Weights are drawn from run.seed as in pix2pix, or a backbone's or train.start_from's. Seeds torch: afterwards random
-    numbers, which drive dropout alone, differ between ranks. Raises UserError if pretrained weights do not fit.
+    numbers, which drive dropout alone, differ between ranks. alone: whether this rank calls it alone, and the engines
+    are those of a run on one rank at ZeRO 0. Raises UserError if pretrained weights do not fit.
     """
     if world.device.type == "cpu":
         _keep_freed_memory()
@@ -35,7 +36,8 @@ def build_engines(config: Config, world: World) -> Engines:
     perceptual = PerceptualLoss(config.model).to(world.device) if config.loss.perceptual_weight else None
     if perceptual:
         _autocast(perceptual, config, world)
-    engines = Engines(wrap(generator, config, world), wrap(discriminator, config, world), perceptual)
+    wrapped = _wrap_alone if alone else wrap
+    engines = Engines(wrapped(generator, config, world), wrapped(discriminator, config, world), perceptual)
     torch.manual_seed(config.run.seed + 1 + world.rank)
     return engines
 
@@ -53,21 +55,38 @@ def wrap(network: nn.Module, config: Config, world: World) -> Engine:
     """An engine that trains `network` with Adam. All ranks call it together."""
     deepspeed = _import_deepspeed(world)
     _autocast(network, config, world)
-    optimizer = torch.optim.Adam(_parameter_groups(network), lr=config.train.lr, betas=config.train.betas, fused=True)
+    optimizer = _adam(network, config)
     engine, *_ = deepspeed.initialize(
         model=network, optimizer=optimizer, config=deepspeed_config(config, world.size), dist_init_required=False
     )
     if config.train.channels_last and not config.deepspeed.zero_stage:  # above, weights are views of flat tensors
         engine.module.to(memory_format=torch.channels_last)  # not earlier: DeepSpeed broadcasts contiguous weights
-    if config.train.compile:
-        for part in compiled_parts(engine.module, world.size):
-            part.compile(options=compile_options(config))
+    _compile(engine.module, config, world)
     if config.deepspeed.zero_stage:
         return ZeroEngine(engine, config, world)
     # The step calls the network itself: DeepSpeed's hooks there would only take time.
     for hook in (engine.module_forward_pre_hook, engine.module_forward_post_hook):
         hook.remove()
     return Engine(engine.module, optimizer, config, world)
+
+
+def _wrap_alone(network: nn.Module, config: Config, world: World) -> Engine:
+    """As `wrap`, without DeepSpeed, which would broadcast the weights to all ranks of this process's group."""
+    _autocast(network, config, world)
+    if config.train.channels_last:
+        network.to(memory_format=torch.channels_last)
+    _compile(network, config, world)
+    return Engine(network, _adam(network, config), config, world)
+
+
+def _adam(network: nn.Module, config: Config) -> torch.optim.Adam:
+    return torch.optim.Adam(_parameter_groups(network), lr=config.train.lr, betas=config.train.betas, fused=True)
+
+
+def _compile(network: nn.Module, config: Config, world: World) -> None:
+    if config.train.compile:
+        for part in compiled_parts(network, world.size):
+            part.compile(options=compile_options(config))
 
 
 def compiled_parts(network: nn.Module, ranks: int) -> list[nn.Module]:

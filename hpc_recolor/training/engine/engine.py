@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_recolor.config import Config
+from hpc_recolor.models.color_bins import ColorBins
 from hpc_recolor.models.layout import in_channels_last
 from hpc_recolor.models.perceptual_loss import PerceptualLoss
 from hpc_recolor.runtime.distributed import World
@@ -55,9 +56,9 @@ class Engine:
             group["lr"] = torch.full((), group["lr"], dtype=dtype, device=world.device)
         self.adam.found_inf = self.skipped  # type: ignore[attr-defined]  # where it is 1, fused Adam changes nothing
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """A forward pass that the network learns from. Returns float32."""
-        return self._forward(self.module, *inputs)
+    def __call__(self, *inputs: Tensor, **options: bool) -> Tensor:
+        """A forward pass that the network learns from. options: of its forward. Returns float32."""
+        return self._forward(self.module, *inputs, **options)
 
     def frozen_forward(self, *inputs: Tensor) -> Tensor:
         """A forward pass past DeepSpeed: gradients flow through to the inputs, but the network learns nothing from it
@@ -114,10 +115,10 @@ class Engine:
     def publish_weights(self) -> None:
         """Copy Adam's flat partitions of all ranks into the network's weights. All ranks call it together."""
 
-    def _forward(self, network: Any, *inputs: Tensor) -> Tensor:
+    def _forward(self, network: Any, *inputs: Tensor, **options: bool) -> Tensor:
         if self.channels_last:
             inputs = tuple(map(in_channels_last, inputs))
-        output: Tensor = network(*inputs)
+        output: Tensor = network(*inputs, **options)
         return output if self.precision == "fp32" else output.float()
 
     def _check_gradients(self) -> None:
@@ -159,6 +160,12 @@ class Engines:
 
     def __iter__(self) -> Iterator[Engine]:
         return iter((self.generator, self.discriminator))
+
+    @property
+    def bins(self) -> ColorBins | None:
+        """What the generator predicts distributions over, None if it predicts color itself."""
+        bins: ColorBins | None = getattr(self.generator.module, "bins", None)
+        return bins
 
     def items(self) -> Iterator[tuple[str, Engine]]:
         """Pairs of network name and engine, the generator first."""

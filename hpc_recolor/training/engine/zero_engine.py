@@ -20,9 +20,9 @@ class ZeroEngine(Engine):
     def _start(self, world: World) -> None:
         pass
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """A forward pass that the network learns from. Returns float32."""
-        return self._forward(self.deepspeed, *inputs)
+    def __call__(self, *inputs: Tensor, **options: bool) -> Tensor:
+        """A forward pass that the network learns from. options: of its forward. Returns float32."""
+        return self._forward(self.deepspeed, *inputs, **options)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of a 0-dimensional loss; DeepSpeed averages them while it partitions them."""

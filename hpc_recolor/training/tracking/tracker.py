@@ -60,6 +60,9 @@ class Tracker:
     def log_scores(self, images_seen: int, scores: Scores, samples: Samples) -> None:
         """Log the scores on held-out photographs, with an image of some of them as colored."""
 
+    def draw_samples(self, images_seen: int, samples: Samples) -> None:
+        """Draw some held-out photographs as colored, in the run folder alone."""
+
     def log_checkpoint(self, images_seen: int, saved: SavedCheckpoint) -> None:
         """Log a committed checkpoint; images_seen: at the commit."""
 
@@ -166,6 +169,11 @@ class RunTracker(Tracker):
         )
         self.restart_clock(images_seen)
 
+    def draw_samples(self, images_seen: int, samples: Samples) -> None:
+        """Draw some held-out photographs as colored, in the run folder alone."""
+        self._finish_figures()  # which may be of the same name
+        self._save_samples(images_seen, samples)
+
     def log_checkpoint(self, images_seen: int, saved: SavedCheckpoint) -> None:
         """Log a committed checkpoint, and how long training waited for it; images_seen: at the commit."""
         values = {"size_mb": saved.size_mb, "elapsed_s": saved.elapsed_s, "stalled_s": saved.stalled_s}
@@ -188,11 +196,15 @@ class RunTracker(Tracker):
         self.last_seen, self.last_s = images_seen, time.monotonic()
 
     def _draw(self, images_seen: int, samples: Samples) -> tuple[int, Samples, Image.Image]:
+        grid = self._save_samples(images_seen, samples)
+        plot_losses(self.run.metrics, self.run.losses)
+        return images_seen, samples, grid
+
+    def _save_samples(self, images_seen: int, samples: Samples) -> Image.Image:
         grid = sample_grid(samples)
         self.run.samples.mkdir(exist_ok=True)
         grid.save(self.run.samples / f"images-{images_seen:012d}.png")
-        plot_losses(self.run.metrics, self.run.losses)
-        return images_seen, samples, grid
+        return grid
 
     def _finish_figures(self) -> None:
         """Wait for the figures that are being drawn, if any, and show them. Raises OSError if the disk is full."""

@@ -60,7 +60,7 @@ class Heartbeat:
     @property
     def where(self) -> str:
         """Phase and step, for messages."""
-        return f"while {self.phase}, step {self.step}"
+        return describe_place(self.phase, self.step)
 
 
 class PeerStatus:
@@ -101,6 +101,11 @@ class PeerStatus:
     def has_left(self) -> bool:
         """Whether it reported that it leaves or exits."""
         return self.state in (RankState.LEFT, RankState.EXITING)
+
+
+def describe_place(phase: str, step: int) -> str:
+    """Phase and step, for messages."""
+    return f"while {phase}, step {step}"
 
 
 def locate_thread(thread: int) -> tuple[bool, str]:

@@ -24,7 +24,7 @@ from hpc_recolor.runtime.exit_codes import FAILED
 from hpc_recolor.runtime.process import machine_id
 from hpc_recolor.training.watchdog.culprit import PROMPT_S, describe_silence, find_culprit, process_letter
 from hpc_recolor.training.watchdog.exit_status import ExitStatus, exit_status_of
-from hpc_recolor.training.watchdog.heartbeat import Heartbeat, PeerStatus, RankState, locate_thread
+from hpc_recolor.training.watchdog.heartbeat import Heartbeat, PeerStatus, RankState, describe_place, locate_thread
 from hpc_recolor.training.watchdog.stragglers import Stragglers
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ class Watchdog:
     def enter_phase(self, phase: str, step: int) -> None:
         """See EnterPhase."""
         self._entry = (phase, step, self._entry[2] + 1)
+
+    @property
+    def where(self) -> str:
+        """Phase and step of the main thread, for messages."""
+        phase, step, _ = self._entry
+        return describe_place(phase, step)
 
     def __enter__(self) -> Self:
         if self.world.size > 1:

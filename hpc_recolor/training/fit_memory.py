@@ -1,0 +1,154 @@
+"""Steps that fit into memory: tried before the first image; and where one does not fit later, what to change."""
+
+import gc
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from hpc_recolor.config import Config, with_accumulate
+from hpc_recolor.run_folder.checkpoints import committed
+from hpc_recolor.run_folder.folder import RunFolder, record_accumulate
+from hpc_recolor.runtime.distributed import World, gather, on_main
+from hpc_recolor.runtime.errors import RankError, UserError
+from hpc_recolor.training.agreement import Flags
+from hpc_recolor.training.device_step import DeviceStep
+from hpc_recolor.training.run_state import RunState
+from hpc_recolor.training.schedule import Phase
+from hpc_recolor.training.watchdog.watchdog import EnterPhase
+
+# Share of a GPU's memory that a trial leaves free: for validation's networks, for what the loader decodes in, and for
+# memory in pieces that are too small.
+LEFT_FREE = 0.03
+
+
+def fit_memory(config: Config, world: World, run: RunFolder, photographs: int, enter_phase: EnterPhase) -> Config:
+    """The config with the smallest train.accumulate, from its own on, at which a step fits into memory on all ranks.
+
+    All ranks call it together, before their networks are made; each tries steps alone, on networks that it throws away.
+    What they found is printed, and recorded if the run folder has a config.yaml. Without train.fit_memory, on CPUs, and
+    where a run resumes from a checkpoint, nothing is tried. photographs: number of those to learn from.
+    Raises UserError if not even one image at a time fits.
+    """
+    if not config.train.fit_memory or not _raises_out_of_memory(world.device):
+        return config
+    if on_main(world, lambda: bool(committed(run))):
+        return config
+    first_without = ""
+    for candidate in _candidates(config, world):
+        enter_phase("trying a step", 0)
+        here = "" if _fits(candidate, world, photographs) else _name(world)
+        without = [rank for rank in gather(world, here) if rank]
+        if not without:
+            break
+        first_without = first_without or without[0]
+    else:
+        raise UserError(
+            f"train.batch_size={config.train.batch_size}",
+            f"not even one image at a time fits into the memory of {first_without}",
+            "use a smaller data.size or model.width, train.precision=bf16 or data.cache=none",
+        )
+    if not first_without:
+        return config
+    on_main(world, lambda: _record(candidate, config, run, first_without, world))
+    return candidate
+
+
+@contextmanager
+def out_of_memory_as_rank_error(
+    config: Config, world: World, run: RunFolder, where: Callable[[], str]
+) -> Iterator[None]:
+    """Raises RankError, with the settings that need less memory, instead of torch's OutOfMemoryError.
+
+    where: returns phase and step, for the message.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        what = ". ".join(str(error).split(". ")[:2]).rstrip(
+            "."
+        )  # how much was asked for; then come hints for developers
+        raise RankError(
+            f"train.batch_size={config.train.batch_size}",
+            f"{_name(world)} ran out of memory {where()} ({what})",
+            _needs_less(config, has_checkpoint=bool(committed(run))),
+        ) from None
+
+
+def _needs_less(config: Config, has_checkpoint: bool) -> str:
+    smaller = "a larger train.accumulate or a smaller train.batch_size"
+    if not has_checkpoint:
+        return f"use {'' if config.train.fit_memory else 'train.fit_memory=true, '}{smaller}"
+    return f"resume it on more ranks, with deepspeed.zero_stage=1 or data.cache=none, or start a new run with {smaller}"
+
+
+def _raises_out_of_memory(device: torch.device) -> bool:
+    """On CPUs the kernel kills the process instead."""
+    return device.type == "cuda"
+
+
+def _candidates(config: Config, world: World) -> Iterator[Config]:
+    """The config with its own train.accumulate and all larger ones that divide a rank's share of a batch."""
+    share = config.train.batch_size // world.size
+    for accumulate in range(config.train.accumulate, share + 1):
+        if share % accumulate == 0:
+            yield with_accumulate(config, accumulate)
+
+
+def _name(world: World) -> str:
+    return f"rank {world.rank} on host {socket.gethostname()}"
+
+
+def _fits(config: Config, world: World, photographs: int) -> bool:
+    """Whether this rank can compute its share of a step. Leaves memory and random states as they were."""
+    try:
+        with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+            _try_step(config, world, photographs)
+        fits = True
+    except torch.OutOfMemoryError:
+        fits = False
+    gc.collect()  # after the exception, which holds the tensors of the step
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return fits
+
+
+def _try_step(config: Config, world: World, photographs: int) -> None:
+    """A step of both networks as a single rank makes it: whatever the ZeRO stage, nothing is sent to other ranks."""
+    share = config.train.batch_size // world.size
+    model = config.model.model_copy(update={"norm": "batch"}) if config.model.norm == "sync_batch" else config.model
+    train = config.train.model_copy(update={"batch_size": share})
+    deepspeed = config.deepspeed.model_copy(update={"zero_stage": 0})
+    config = config.model_copy(update={"model": model, "train": train, "deepspeed": deepspeed})
+    alone = replace(world, rank=0, size=1)
+    size = config.data.size
+    beside = torch.empty(_bytes_beside(config, world.device, photographs), dtype=torch.uint8, device=world.device)
+    state = RunState.initial(config, alone, alone=True)
+    step = DeviceStep(config, alone, state.engines, state.average, state.counters.losses_sum)
+    step.set_inputs(Flags(), average_share=0.0)
+    images = torch.zeros((share, size, size, 3), dtype=torch.uint8, device=world.device)
+    step.body(images, Phase.GENERATOR if config.loss.adversarial == "none" else Phase.BOTH)
+    del beside
+
+
+def _bytes_beside(config: Config, device: torch.device, photographs: int) -> int:
+    """What a step must leave free on a device [bytes]."""
+    if device.type != "cuda":
+        return 0
+    cache = photographs * config.data.size**2 * 3 if config.data.cache == "device" else 0
+    return cache + int(LEFT_FREE * torch.cuda.mem_get_info(device)[1])
+
+
+def _record(fitting: Config, config: Config, run: RunFolder, without: str, world: World) -> None:
+    record_accumulate(run, fitting.train.accumulate)
+    share = config.train.batch_size // world.size
+    before, after = (share // one.train.accumulate for one in (config, fitting))
+    line = (
+        f"train.batch_size={config.train.batch_size} does not fit into the memory of {without}: steps are made with "
+        f"train.accumulate={fitting.train.accumulate}, as {run.config} says from here on"
+    )
+    if config.model.norm != "instance":
+        line += f"; BatchNorm sees {after} images of a rank at a time, and not {before}"
+    print(line)

@@ -1,0 +1,149 @@
+"""A batch that does not fit into memory is computed in parts, on which all ranks agree before the first image."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpc_recolor.config import Config
+from hpc_recolor.config_file import load_config
+from hpc_recolor.run_folder.folder import RunFolder, claim
+from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.errors import RankError, UserError
+from hpc_recolor.training import device_step, fit_memory, preflight
+from hpc_recolor.training.step import gan_step
+from tests.conftest import contents
+from tests.support.training_runs import make, run_config, train
+from tests.support.workers import fitted_runs
+from tests.training.conftest import Worker
+
+
+class Memory:
+    """A device on which a step of more than `images` at a time raises OutOfMemoryError."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.tried: list[int] = []
+
+    def gan_step(self, *arguments: Any) -> Any:
+        together = len(arguments[1]) // arguments[4]
+        self.tried.append(together)
+        losses = gan_step(*arguments)
+        if together > self.images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has less.")
+        return losses
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    """Of four images; tried as on a GPU."""
+    planted = Memory(4)
+    monkeypatch.setattr(device_step, "gan_step", planted.gan_step)
+    monkeypatch.setattr(fit_memory, "_raises_out_of_memory", lambda device: True)
+    return planted
+
+
+def fitted(config: Config, world: World) -> Config:
+    return fit_memory.fit_memory(config, world, RunFolder(config.run.folder / config.run.name), 12, lambda *_: None)
+
+
+def batch_of(size: int, photos: Path, folder: Path, **train: Any) -> Config:
+    return run_config(photos, folder, train={"batch_size": size, "device": "cpu", "threads": 1, "epochs": 3} | train)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_two_ranks_agree_on_what_fits_on_both_and_keep_it_when_the_run_is_resumed(
+    stage: int, on_ranks: Worker, photos: Path, tmp_path: Path
+) -> None:
+    for rank in on_ranks(2, fitted_runs, str(photos), str(tmp_path), stage):
+        assert rank == {"tried": [1, 2, 4], "equal": [True, True]}
+    config = load_config(tmp_path / "fitted" / "config.yaml", {})
+    assert config.train.accumulate == 4
+
+
+def test_the_smallest_number_of_parts_that_fits_is_found_and_told(
+    memory: Memory, photos: Path, tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fitted(batch_of(12, photos, tmp_path), world).train.accumulate == 3
+    assert memory.tried == [12, 6, 4]
+    assert "train.batch_size=12 does not fit into the memory of rank 0 on host" in (told := capsys.readouterr().out)
+    assert "train.accumulate=3" in told and "BatchNorm sees 4 images of a rank at a time, and not 12" in told
+
+
+def test_a_trial_changes_no_random_state_and_leaves_nothing(
+    memory: Memory, photos: Path, tmp_path: Path, world: World
+) -> None:
+    before = torch.get_rng_state()
+    fitted(batch_of(12, photos, tmp_path), world)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("model", [{"norm": "sync_batch"}, {"norm": "instance"}])
+def test_a_step_that_fits_changes_nothing(
+    model: dict[str, Any], memory: Memory, photos: Path, tmp_path: Path, world: World
+) -> None:
+    config = run_config(photos, tmp_path, model={"width": 4} | model, loss={"adversarial": "none"})
+    assert fitted(config, world) is config
+    assert memory.tried == [4]
+
+
+def test_a_run_that_was_submitted_records_it_before_its_first_image(
+    memory: Memory, photos: Path, tmp_path: Path, world: World
+) -> None:
+    config = batch_of(12, photos, tmp_path)
+    run = RunFolder(tmp_path / config.run.name)
+    claim(run, config)
+    found = fitted(config, world)
+    assert load_config(run.config, {}).train.accumulate == 3
+    train(found, world)
+    assert preflight.check(config, 1)[0].train.accumulate == 3
+    assert fitted(found, world) is found
+    assert memory.tried.count(12) == 1
+
+
+def test_without_memory_for_one_image_a_run_is_refused(
+    memory: Memory, photos: Path, tmp_path: Path, world: World
+) -> None:
+    memory.images = 0
+    with pytest.raises(
+        UserError, match=r"train\.batch_size=4: not even one image at a time fits into the memory of rank 0"
+    ):
+        fitted(batch_of(4, photos, tmp_path), world)
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("is_gpu", [True, False])
+def test_nothing_is_tried_on_cpus_and_where_that_is_off(
+    is_gpu: bool, memory: Memory, photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_memory, "_raises_out_of_memory", lambda device: is_gpu)
+    config = batch_of(12, photos, tmp_path, fit_memory=not is_gpu)
+    assert fitted(config, world) is config
+    assert memory.tried == []
+
+
+def test_a_step_that_does_not_fit_later_names_what_needs_less(
+    memory: Memory, photos: Path, tmp_path: Path, world: World
+) -> None:
+    def fail(images: int, epochs: int) -> RankError:
+        memory.images = images
+        trainer = make(batch_of(12, photos, tmp_path, fit_memory=False, epochs=epochs), world)
+        place = fit_memory.out_of_memory_as_rank_error(
+            trainer.config, world, trainer.run, lambda: "while training, step 0"
+        )
+        with pytest.raises(RankError) as caught, place:
+            trainer.run_loop()
+        return caught.value
+
+    error = fail(images=4, epochs=1)
+    assert error.subject == "train.batch_size=12"
+    assert error.problem.startswith("rank 0 on host ")
+    assert error.problem.endswith(
+        " ran out of memory while training, step 0 (CUDA out of memory. Tried to allocate 2.00 GiB)"
+    )
+    assert error.fix.startswith("use train.fit_memory=true, a larger train.accumulate")
+    memory.images = 12
+    train(batch_of(12, photos, tmp_path, epochs=1), world)
+    assert fail(images=4, epochs=2).fix.startswith("resume it on more ranks, with deepspeed.zero_stage=1")
