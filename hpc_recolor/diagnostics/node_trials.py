@@ -24,9 +24,9 @@ from hpc_recolor.diagnostics.outliers import (
     Outlier,
     failed_pairs,
     find_outliers,
-    is_any_slow,
     is_any_slowly_connected,
     rate_of,
+    slow_metrics,
 )
 from hpc_recolor.runtime.output import escaped
 from hpc_recolor.runtime.terminal_tables import print_lines
@@ -150,6 +150,7 @@ class Probes:
         self._answers: queue.Queue[tuple[str, Answer, float]] = queue.Queue()
         self._number = 0
         self._last_lines = dict.fromkeys(nodes, "")
+        self._readers: list[threading.Thread] = []
         self._began_s = time.monotonic()
         self._processes = {node: self._start(node, command(node)) for node in nodes}
 
@@ -180,16 +181,17 @@ class Probes:
             self.reports[node].clock_error_s = took_s / 2
 
     def ask(self, part: str, **arguments: object) -> None:
-        """Let all nodes try a part, with the same arguments; again while one is slow: the best of its tries counts."""
+        """Let all nodes try a part, with the same arguments; again while one has been slow each time."""
         for _ in range(TRIES):
             answers = self.ask_each(part, dict.fromkeys(self.alive, arguments))
-            for node, answer in answers.items():
-                report, values = self.reports[node], answer.get("values", {})
-                report.values |= {key: max(value, report.values.get(key, 0.0)) for key, value in values.items()}
-                if "failure" in answer:
-                    report.failures[str(arguments.get("key", part))] = answer["failure"]
-            measured = {key for answer in answers.values() for key in answer.get("values", {})}
-            if not is_any_slow([*self.reports.values()], measured):
+            tries = [NodeReport(node, values=dict(answer.get("values", {}))) for node, answer in answers.items()]
+            for one in tries:
+                report = self.reports[one.node]
+                report.values |= {key: max(value, report.values.get(key, 0.0)) for key, value in one.values.items()}
+                report.cleared |= set(one.values) - slow_metrics(one, tries)
+                if "failure" in answers[one.node]:
+                    report.failures[str(arguments.get("key", part))] = answers[one.node]["failure"]
+            if all(set(one.values) <= self.reports[one.node].cleared for one in tries):
                 break
 
     def ask_each(self, part: str, arguments: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, Any]]:
@@ -211,19 +213,25 @@ class Probes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline_s - time.monotonic()))
             process.kill()
+        for reader in self._readers:
+            reader.join(END_LIMIT_S)
 
     def _start(self, node: str, command: Sequence[str]) -> "subprocess.Popen[str]":
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, text=True, errors="replace", **pipes)
-        threading.Thread(target=self._read, args=(node, process), daemon=True).start()
+        reader = threading.Thread(target=self._read, args=(node, process), daemon=True)
+        reader.start()
+        self._readers.append(reader)
         return process
 
     def _read(self, node: str, process: "subprocess.Popen[str]") -> None:
-        for line in process.stdout or ():
-            if line.startswith(MARK):
-                self._answers.put((node, json.loads(line.removeprefix(MARK)), time.monotonic()))
-            else:
-                self._last_lines[node] = line.strip() or self._last_lines[node]
+        assert process.stdout
+        with process.stdout as lines:
+            for line in lines:
+                if line.startswith(MARK):
+                    self._answers.put((node, json.loads(line.removeprefix(MARK)), time.monotonic()))
+                else:
+                    self._last_lines[node] = line.strip() or self._last_lines[node]
         process.wait()
         self._answers.put((node, None, time.monotonic()))
 
@@ -253,7 +261,8 @@ class Probes:
                 continue
             if not node:
                 for late in waiting:
-                    self.reports[late].silence = f"has not answered for {limit:.0f} s ({part})"
+                    usual = f", others {median(took_s for _, took_s in found.values()):.0f} s" if found else ""
+                    self.reports[late].silence = f"has not answered for {limit:.0f} s ({part}{usual})"
                 break
             if answer is None:
                 self._end_of(node, part)

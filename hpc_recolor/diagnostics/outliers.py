@@ -6,7 +6,7 @@ ratio and by more than their own scatter; or, however they scatter, by more than
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median, median_high
 
@@ -62,8 +62,9 @@ METRICS = (
 class NodeReport:
     """What a node has answered. silence: why it has not, or no longer.
 
-    failures: by part of the trial, what went wrong. values: by key of METRICS. versions: by name. clock_s: how far its
-    clock is ahead of the asking one's; clock_error_s: how much of that may be the time that asking took.
+    failures: by part of the trial, what went wrong. values: by key of METRICS; cleared: keys in which it was slow in
+    some of its tries at most, not in all. versions: by name. clock_s: how far its clock is ahead of the asking one's;
+    clock_error_s: how much of that may be the time that asking took.
     """
 
     node: str
@@ -71,6 +72,7 @@ class NodeReport:
     failures: dict[str, str] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    cleared: set[str] = field(default_factory=set)
     clock_s: float | None = None
     clock_error_s: float = 0.0
 
@@ -109,9 +111,9 @@ def find_outliers(reports: Sequence[NodeReport], pairs: Pairs) -> list[Outlier]:
     ]
 
 
-def is_any_slow(reports: Sequence[NodeReport], keys: Collection[str]) -> bool:
-    """Whether a node is worse than the others in one of these metrics."""
-    return any(_slow(report, reports, keys) for report in reports)
+def slow_metrics(report: NodeReport, reports: Sequence[NodeReport]) -> set[str]:
+    """Keys of the metrics in which a node is worse than the others."""
+    return {metric.key for metric in METRICS if _slowness(report, reports, metric)}
 
 
 def is_any_slowly_connected(nodes: Sequence[str], pairs: Pairs) -> bool:
@@ -145,17 +147,17 @@ def _broken(report: NodeReport) -> list[Outlier]:
     ]
 
 
-def _slow(report: NodeReport, reports: Sequence[NodeReport], keys: Collection[str] | None = None) -> list[Outlier]:
-    """keys: of the metrics that count; None: all."""
-    found = []
-    for metric in METRICS:
-        if keys is not None and metric.key not in keys:
-            continue
-        value = report.values.get(metric.key)
-        others = [other.values[metric.key] for other in _others(report, reports) if metric.key in other.values]
-        if value is not None and _is_worse(value, others, metric):
-            found.append(_beside(report.node, value, median(others), metric))
-    return found
+def _slow(report: NodeReport, reports: Sequence[NodeReport]) -> list[Outlier]:
+    found = [_slowness(report, reports, metric) for metric in METRICS if metric.key not in report.cleared]
+    return [outlier for outlier in found if outlier]
+
+
+def _slowness(report: NodeReport, reports: Sequence[NodeReport], metric: Metric) -> Outlier | None:
+    value = report.values.get(metric.key)
+    others = [other.values[metric.key] for other in _others(report, reports) if metric.key in other.values]
+    if value is None or not _is_worse(value, others, metric):
+        return None
+    return _beside(report.node, value, median(others), metric)
 
 
 def _badly_connected(node: str, pairs: Pairs) -> list[Outlier]:

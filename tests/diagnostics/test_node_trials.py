@@ -37,6 +37,7 @@ def test_each_part_is_tried_on_each_node_and_silent_ones_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_trials, "START_LEAST_S", 5.0)
+    monkeypatch.setattr(node_trials, "START_RATIO", 1.5)
     result = try_commands(tmp_path, PROBE, PROBE, PROBE, SILENT, BROKEN, scratch=str(tmp_path / "scratch"))
     for report in result.reports[:3]:
         assert report.failures == {}
@@ -45,9 +46,7 @@ def test_each_part_is_tried_on_each_node_and_silent_ones_are_named(
         }
         assert min(report.values.values()) > 0
         assert abs(report.clock_s or 99) < report.clock_error_s + 0.1
-    assert set(result.pairs) == {("a", "b"), ("a", "c"), ("b", "c")} or set(map(frozenset, result.pairs)) == set(
-        map(frozenset, combinations("abc", 2))
-    )
+    assert set(map(frozenset, result.pairs)) == set(map(frozenset, combinations("abc", 2)))
     assert min(result.pairs.values()) > 0
     assert result.reports[0].versions == result.reports[1].versions
     assert result.reports[3].silence.startswith("has not answered for")
@@ -76,9 +75,9 @@ def test_a_signal_of_slurm_accuses_no_node(tmp_path: Path) -> None:
 def test_every_two_of_a_few_nodes_meet_once_and_no_node_twice_in_a_round(count: int) -> None:
     nodes = "abcdefgh"[:count]
     found = rounds(nodes)
-    assert sorted(frozenset(pair) for round_ in found for pair in round_) == sorted(
-        map(frozenset, combinations(nodes, 2))
-    )
+    pairs = [frozenset(pair) for round_ in found for pair in round_]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == set(map(frozenset, combinations(nodes, 2)))
     assert all(len({node for pair in round_ for node in pair}) == 2 * len(round_) for round_ in found)
 
 

@@ -112,6 +112,12 @@ def test_two_bad_nodes_of_six_are_found() -> None:
         assert cluster.found == {"node1", "node5"}
 
 
+def test_a_node_that_was_once_as_fast_as_the_others_is_not_slow() -> None:
+    cluster = Cluster(1, 4)
+    cluster.reports["node2"] = replace(slower("product", 3)(cluster.reports["node2"]), cleared={"product"})
+    assert cluster.found == set()
+
+
 @pytest.mark.parametrize("fault", ["a clock an hour ahead", "another torch"])
 def test_of_two_nodes_that_differ_both_are_found(fault: str) -> None:
     cluster = Cluster(1, 2)

@@ -89,7 +89,7 @@ def after_srun(
     job.make()
     for mark in marks:
         (job.path / mark).write_text(str(folder))
-    return run_script(job, folder, code, scontrol, state, accounted, max_requeues, **variables)
+    return run_script(job, folder, code, scontrol, state, accounted, max_requeues, None, **variables)
 
 
 def run_script(
