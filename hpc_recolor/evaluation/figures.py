@@ -79,7 +79,8 @@ def plot_losses(metrics: Path, out: Path) -> None:
         (middle, "Generator's L1"),
         (right, "Held-out ab error [Lab units]"),
     ):
-        axes.set(title=title, xlabel="epoch", ylim=(0, None))
+        axes.axhline(0, linewidth=0)  # with zero in its range, the axis leaves room above a single point
+        axes.set(title=title, xlabel="epoch", xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(framealpha=0.7, edgecolor="none", fontsize="small")
     figure.savefig(out, dpi=120)

@@ -33,6 +33,18 @@ def test_losses_are_drawn_even_before_the_first_measurement(tmp_path: Path) -> N
     assert sliding_window_view(blue, (5, 5)).all(axis=(2, 3)).any(), "one point is a dot, wider than any line"
 
 
+def test_two_points_of_nearly_one_value_are_whole(tmp_path: Path) -> None:
+    """As after the first epoch, when the model is still as good as the gray copy."""
+    row = {"kind": "held_out", "images_seen": 208, "epoch": 1.04, "ab_error": 9.7347, "gray_ab_error": 9.7283}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
+    with Image.open(tmp_path / "losses.png") as figure:
+        pixels = np.asarray(figure.convert("RGB")).astype(int)
+    orange = (np.abs(pixels - (0xFF, 0x7F, 0x0E)) < 10).all(axis=2)
+    dots = np.argwhere(sliding_window_view(orange, (7, 7)).all(axis=(2, 3)))
+    assert np.ptp(dots, axis=0).max() > 20, "one in the legend, and one elsewhere"
+
+
 def test_a_row_cut_by_a_kill_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train"}\n{"kind": "tr')
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"kind": "train"}]
