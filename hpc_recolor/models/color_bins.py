@@ -16,7 +16,8 @@ LEVEL_STEP = 15  # between the levels of R, G and B that are looked at: a square
 
 
 class ColorBins(nn.Module):
-    """The bins of Zhang, Isola and Efros 2016, arXiv:1603.08511: K squares of ab that hold colors of sRGB.
+    """The bins of Zhang, Isola and Efros 2016, arXiv:1603.08511: K squares of ab that hold colors of sRGB, 183 of
+    side 12 or 254 of side 10.
 
     width: side of a square [Lab units]. temperature: see `decode`. centers: of the squares, (K,2), in the range of
     rgb_to_lab. weights: (K,), of the loss where a pixel's color is nearest to each; 1 until `rebalance`. Both are

@@ -1,7 +1,6 @@
 """Training on a distribution over bins of ab: by weights from the photographs, and to a file that colors alike."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,25 +55,18 @@ def test_all_ranks_have_the_weights_of_one(photos: Path, tmp_path: Path, on_rank
     assert on_ranks(2, workers.bin_weights, str(photos), str(tmp_path)) == [expected] * 2
 
 
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"loss": {"adversarial": "none"}},
-        {"loss": {"adversarial": "none"}, "train": {"precision": "bf16", "accumulate": 2}},
-        {"loss": {"adversarial": "none", "reconstruction": "l1"}},  # through the decoding
-    ],
-)
-def test_the_loss_falls(world: World, sections: dict[str, dict[str, Any]]) -> None:
-    train = {"batch_size": 8, "device": "cpu", "threads": 1, "lr": 2e-3} | sections.get("train", {})
-    loss = workers.BINS["loss"] | sections["loss"]
-    config = small_config(model=workers.BINS["model"] | {"dropout": 0.0}, loss=loss, train=train)
+@pytest.mark.parametrize("reconstruction", ["bins", "l1"])  # the latter through the decoding
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_loss_falls(world: World, reconstruction: str, accumulate: int) -> None:
+    loss = workers.BINS["loss"] | {"adversarial": "none", "reconstruction": reconstruction}
+    train = {"batch_size": 8, "device": "cpu", "threads": 1, "lr": 2e-3, "accumulate": accumulate}
+    config = small_config(model=workers.BINS["model"], loss=loss, train=train)
     engines = build_engines(config, world)
     condition, target = random_batch(0, config)
-    condition, target = condition * 0.8, target.mean((2, 3), keepdim=True).expand_as(target) + 0.3
-    losses = [
-        float(gan_step(engines, condition, target, config.loss, config.train.accumulate).generator) for _ in range(30)
-    ]
-    assert losses[-1] < 0.7 * losses[0]
+    target = target.mean((2, 3), keepdim=True).expand_as(target) + 0.3
+    losses = [float(gan_step(engines, condition, target, config.loss, accumulate).generator) for _ in range(6)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_trained_run_colors_alike_from_an_exported_file(photos: Path, tmp_path: Path, world: World) -> None:
