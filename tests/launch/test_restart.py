@@ -23,6 +23,11 @@ def test_a_run_keeps_the_accumulate_that_it_was_found_to_need(tmp_path: Path, mo
     (home.code / "abc").mkdir(parents=True)
     record_accumulate(run, 4)
     plans: list[Plan] = []
-    monkeypatch.setattr(restart, "submit", lambda plan: plans.append(plan) or [None])
+
+    def keep(plan: Plan) -> list[None]:
+        plans.append(plan)
+        return [None]
+
+    monkeypatch.setattr(restart, "submit", keep)
     restart.resubmit(run)
     assert plans[0].configs[0].train.accumulate == 4
