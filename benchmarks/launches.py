@@ -222,7 +222,8 @@ def _traffic_of_batch(model: ModelConfig, size: int, images: int) -> int:
             logits = discriminator(condition, prediction)
             (of_prediction,) = torch.autograd.grad(logits, prediction, torch.empty_like(logits), retain_graph=True)
             prediction.backward(of_prediction)
-    return counted.bytes
+    moved: int = counted.bytes
+    return moved
 
 
 if __name__ == "__main__":

@@ -96,11 +96,17 @@ def _layers(dtype: Any) -> Iterator[Case]:
     x, skipped = (_plane(channels, dtype).contiguous(memory_format=torch.channels_last) for _ in range(2))
     weight, bias = torch.zeros(channels, requires_grad=True), torch.zeros(channels, requires_grad=True)
     tracked = Tracked(torch.zeros(channels), torch.zeros(channels), torch.tensor(0), 0.1)
-    seed = torch.tensor(0)
-    joined: dict[str, Any] = {"skipped_NSHW": skipped, "dropout": 0.5, "seed": seed}
-    for op, options in {"": {"tracked": tracked}, " instance": {"instance": True}, " joined": joined}.items():
-        call = partial(norm_act, x, weight, bias, 0.2, impl="triton", **options)
-        yield Case(f"norm_act{op} {_name(dtype)}", partial(_differentiate, lambda call=call: call().sum()))
+
+    def layer(**options: Any) -> Any:
+        return norm_act(x, weight, bias, 0.2, impl="triton", **options).sum()
+
+    layers = {
+        "norm_act": partial(layer, tracked=tracked),
+        "norm_act instance": partial(layer, instance=True),
+        "norm_act joined": partial(layer, skipped_NSHW=skipped, dropout=0.5, seed=torch.tensor(0)),
+    }
+    for op, call in layers.items():
+        yield Case(f"{op} {_name(dtype)}", partial(_differentiate, call))
 
 
 def _others() -> Iterator[Case]:

@@ -1,5 +1,7 @@
 """Normalization, activation and dropout in one kernel, where a GPU trains."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """As of nn.Sequential."""
-        layers = list(self)
+        layers: list[Any] = list(self)
         while layers:
             layer = layers.pop(0)
             if layers and isinstance(layers[0], nn.ReLU | nn.LeakyReLU) and fuses(layer, input):

@@ -1,5 +1,7 @@
 """U-Net: an encoder and a decoder with skip connections at each level (arXiv:1611.07004)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -88,7 +90,8 @@ class _Up(nn.Sequential):
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:  # type: ignore[override]
         """Features (N,C,h,w) and skipped ones (N,S,2h,2w), after leaky ReLU, to (N,S+D,2h,2w)."""
-        activate, enlarge, norm, *dropout = self
+        layers: list[Any] = list(self)
+        activate, enlarge, norm, *dropout = layers
         output = enlarge(activate(features))
         if fuses(norm, output):
             return fused(norm, output, 0.0, dropout[0].p if dropout else 0.0, skipped)
