@@ -57,7 +57,7 @@ end_job() {  # EXIT_CODE
   elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge 5 ]; then
     echo "stopped: 5 times in a row a signal came before training began; give the job more --time" >&2
     rm -f "$early"
-  elif scontrol requeue "$job"; then
+  elif (trap '' TERM; scontrol requeue "$job"); then
     [ ! -e "$excluded" ] || (trap '' TERM; scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")")
     exit 0
   else
