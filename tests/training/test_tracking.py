@@ -144,6 +144,21 @@ def test_every_step_moves_the_progress_and_from_the_second_on_it_says_what_is_le
     assert len(others) == 2 and all(re.search(r"images/s +\d+ s left$", line) for line in others)
 
 
+def test_a_line_of_progress_has_no_loss_of_a_discriminator_that_does_not_learn(
+    photos: Path, tmp_path: Path, world: World
+) -> None:
+    losses = {"discriminator": 0.5, "generator": 8.0, "l1": 0.08, "adversarial": 0.7}
+    for adversarial, expected in (("bce", "D 0.500  G 8.00 (L1 0.0800)"), ("none", "G 8.00 (L1 0.0800)")):
+        run = RunFolder(tmp_path / adversarial)
+        run.path.mkdir()
+        config = run_config(photos, tmp_path, loss={"adversarial": adversarial})
+        tracker = RunTracker(run, config, world, RunLength(total=400, per_epoch=12, per_step=4))
+        tracker.open(0)
+        with tracker:
+            tracker.log_step(4, losses, 2e-4, {"generator_gradient": 1.0, "discriminator_gradient": 0.0})
+        assert tracker.losses == expected
+
+
 def test_weights_and_biases_shows_one_run_though_it_was_stopped(
     photos: Path, tmp_path: Path, world: World, offline: None
 ) -> None:

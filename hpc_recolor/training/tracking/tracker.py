@@ -139,7 +139,8 @@ class RunTracker(Tracker):
         speeds = {"images_per_s": rate, "rank_tflop_per_s": rate * self.rank_tflop_per_image}
         self._append("train", images_seen, losses | {"lr": lr} | speeds | gradient_norms)
         self._warn(images_seen)
-        self.losses = f"D {losses['discriminator']:.3f}  G {losses['generator']:.2f} (L1 {losses['l1']:.4f})"
+        of_discriminator = "" if self.config.loss.adversarial == "none" else f"D {losses['discriminator']:.3f}  "
+        self.losses = f"{of_discriminator}G {losses['generator']:.2f} (L1 {losses['l1']:.4f})"
 
     def advance(self, images_seen: int) -> None:
         """Show how far the run is, after every step; from the second one on with the time that is left."""
