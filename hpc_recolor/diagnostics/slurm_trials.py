@@ -18,7 +18,7 @@ from hpc_recolor.diagnostics.node_trials import SIGNALLED, Result, SignalledErro
 from hpc_recolor.launch import slurm_executor, slurm_query
 from hpc_recolor.launch.job_folder import Event, JobFolder, append_event
 from hpc_recolor.launch.profile import JobOptions
-from hpc_recolor.launch.slurm_command import run_command
+from hpc_recolor.launch.slurm_command import parse_rows, run_command
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
@@ -45,7 +45,8 @@ def try_allocated(options: JobOptions) -> Result:
     """Try nodes that are allocated for it alone, and given back. Raises UserError if there are none for two minutes."""
     job = _allocate(options)
     try:
-        nodes = _names(run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%N"]).strip())
+        text = run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%i|%N"])
+        nodes = [name for _, listed in parse_rows(text, 2) for name in _names(listed)]
         python = shlex.quote(options.python or sys.executable)
         lines = [*slurm_executor.environment_lines(_code(), options), f"exec {python} {shlex.join(PROBE)}"]
         step = _step(options, ["bash", "-c", "\n".join(lines)], f"--jobid={job}", unset=foreign_names(os.environ))
@@ -121,7 +122,12 @@ def _allocate(options: JobOptions) -> str:
 
 def _names(nodes: str) -> list[str]:
     """The nodes of SLURM's `node[1-4]`, one by one."""
-    return run_command(["scontrol", "show", "hostnames", nodes]).split()
+    return node_names(run_command(["scontrol", "show", "hostnames", nodes]))
+
+
+def node_names(text: str) -> list[str]:
+    """The lines that are names of nodes; warnings have spaces."""
+    return [line for line in text.splitlines() if re.fullmatch(r"[\w.-]+", line)]
 
 
 def _trial(options: JobOptions, shared: Path, job: str) -> Trial:
