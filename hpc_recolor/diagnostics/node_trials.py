@@ -44,15 +44,19 @@ GRACE_S = 10.0
 # Each node is paired with so many others, or with all of them.
 MOST_ROUNDS = 7
 END_LIMIT_S = 5.0
-# 128 + SIGUSR2: SLURM's signal before the time limit, or before a preemption.
-SIGNALLED = 140
+# 128 + SIGUSR2, SLURM's signal before the time limit or before a preemption, and 128 + SIGTERM, with which it ends jobs.
+SIGNALLED = (140, 143)
 
 # An answer of a probe, None once it has ended.
 Answer = Mapping[str, Any] | None
 
 
 class SignalledError(Exception):
-    """SLURM has told the job to end."""
+    """SLURM has told the job to end. exit_code: of the probe, one of SIGNALLED."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"SLURM has ended the probes (exit code {exit_code})")
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -274,8 +278,9 @@ class Probes:
 
     def _end_of(self, node: str, part: str) -> None:
         code = self._processes[node].returncode
-        if code == SIGNALLED:
-            raise SignalledError
+        code = 128 - code if code < 0 else code  # srun itself may be ended by a signal
+        if code in SIGNALLED:
+            raise SignalledError(code)
         reason = self._last_lines[node] or f"exit code {code}"
         self.reports[node].silence = self.reports[node].silence or f"its probe has ended ({part}): {reason}"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import hpc_recolor
 from hpc_recolor import cli
 from hpc_recolor.diagnostics import node_trials
-from hpc_recolor.diagnostics.node_trials import SIGNALLED, Result, SignalledError, Trial
+from hpc_recolor.diagnostics.node_trials import Result, SignalledError, Trial
 from hpc_recolor.launch import slurm_executor, slurm_query
 from hpc_recolor.launch.job_folder import Event, JobFolder, append_event
 from hpc_recolor.launch.profile import JobOptions
@@ -33,16 +33,20 @@ QUEUE_S, ALLOCATED_MIN = 120, 10
 def main() -> int:
     """Try the nodes of this job. Returns 0 if all are as they should be.
 
-    75: bad ones are excluded, and the job is to be queued again; 140: SLURM has told it to end; 1: the job must end.
+    75: bad ones are excluded, and the job is to be queued again; 140 or 143: SLURM has told it to end; 1: the job must
+    end.
     """
     try:
         return cli.exit_code(lambda: _try_job(JobFolder(Path(sys.argv[1]))), distributed=False)
-    except SignalledError:
-        return SIGNALLED
+    except SignalledError as error:
+        return error.exit_code
 
 
 def try_allocated(options: JobOptions) -> Result:
-    """Try nodes that are allocated for it alone, and given back. Raises UserError if there are none for two minutes."""
+    """Try nodes that are allocated for it alone, and given back.
+
+    Raises UserError if there are none for two minutes, or if SLURM takes them away.
+    """
     job = _allocate(options)
     try:
         text = run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%i|%N"])
@@ -51,6 +55,8 @@ def try_allocated(options: JobOptions) -> Result:
         lines = [*slurm_executor.environment_lines(_code(), options), f"exec {python} {shlex.join(PROBE)}"]
         step = _step(options, ["bash", "-c", "\n".join(lines)], f"--jobid={job}", unset=foreign_names(os.environ))
         return node_trials.try_nodes(nodes, _trial(options, Path.cwd(), job), step)
+    except SignalledError as error:
+        raise UserError(f"job {job}", f"was ended before its nodes were tried ({error})", "try again") from None
     finally:
         run_command(["scancel", job])
 

@@ -9,7 +9,6 @@ import pytest
 
 from hpc_recolor.diagnostics import node_trials
 from hpc_recolor.diagnostics.node_trials import (
-    SIGNALLED,
     Result,
     SignalledError,
     Trial,
@@ -22,7 +21,6 @@ from hpc_recolor.diagnostics.outliers import NodeReport
 PROBE = (sys.executable, "-u", "-m", "hpc_recolor.diagnostics.node_probe")
 SILENT = ("sleep", "600")
 BROKEN = ("sh", "-c", "echo slurmstepd: no such user; exit 1")
-SIGNALLED_SOON = ("sh", "-c", f"exit {SIGNALLED}")
 
 
 def try_commands(folder: Path, *commands: Sequence[str], scratch: str | None = None) -> Result:
@@ -66,9 +64,11 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert problem == f"a: scratch: {tmp_path}/file File exists; repair it, or leave it out"
 
 
-def test_a_signal_of_slurm_accuses_no_node(tmp_path: Path) -> None:
-    with pytest.raises(SignalledError):
-        try_commands(tmp_path, SIGNALLED_SOON, SILENT)
+@pytest.mark.parametrize(("ends", "code"), [("exit 140", 140), ("exit 143", 143), ("kill -TERM $$", 143)])
+def test_a_signal_of_slurm_accuses_no_node(ends: str, code: int, tmp_path: Path) -> None:
+    with pytest.raises(SignalledError) as error:
+        try_commands(tmp_path, ("sh", "-c", ends), SILENT)
+    assert error.value.exit_code == code
 
 
 @pytest.mark.parametrize("count", range(1, 9))
