@@ -20,11 +20,13 @@ from hpc_recolor.diagnostics.node_probe import MARK
 from hpc_recolor.diagnostics.outliers import (
     METRICS,
     PAIRS,
+    Metric,
     NodeReport,
     Outlier,
     failed_pairs,
     find_outliers,
     is_any_slowly_connected,
+    metrics_of,
     rate_of,
     slow_metrics,
 )
@@ -44,7 +46,7 @@ GRACE_S = 10.0
 # Each node is paired with so many others, or with all of them.
 MOST_ROUNDS = 7
 END_LIMIT_S = 5.0
-# 128 + SIGUSR2, SLURM's signal before the time limit or before a preemption, and 128 + SIGTERM, with which it ends jobs.
+# 128 + SIGUSR2, SLURM's signal before the time limit or a preemption, and 128 + SIGTERM, with which it ends jobs.
 SIGNALLED = (140, 143)
 
 # An answer of a probe, None once it has ended.
@@ -64,7 +66,8 @@ class Trial:
     """What a trial is made of.
 
     gpus: of each node. scratch: folder on each node's disk, None for that of temporary files; shared: on the disk
-    that all share. job: a name that no other trial has. device: of all-reduces, as of `distributed.start`.
+    that all share. job: a name that no other trial has. device: of all-reduces, as of `distributed.start`. memory_gib:
+    that the job needs of each node; None if it does not say.
     """
 
     gpus: int
@@ -73,6 +76,7 @@ class Trial:
     job: str
     network: str | None = None
     device: str = "auto"
+    memory_gib: float | None = None
 
 
 @dataclass
@@ -80,6 +84,7 @@ class Result:
     """What came of it. pairs: rates of all-reduces [MB/s]; together: of the one over all nodes that were not found."""
 
     reports: list[NodeReport]
+    metrics: Sequence[Metric] = METRICS
     pairs: dict[tuple[str, str], float] = field(default_factory=dict)
     together: float | None = None
     together_failure: str = ""
@@ -87,7 +92,7 @@ class Result:
     @property
     def outliers(self) -> list[Outlier]:
         """Nodes that are bad, or unlike the others."""
-        return find_outliers(self.reports, self.pairs)
+        return find_outliers(self.reports, self.pairs, self.metrics)
 
     @property
     def bad_nodes(self) -> list[str]:
@@ -114,8 +119,9 @@ def try_nodes(nodes: Sequence[str], trial: Trial, command: Callable[[str], Seque
 
     Raises SignalledError if probes are ended by SLURM's signal.
     """
-    probes = Probes(nodes, command)
-    result = Result(list(probes.reports.values()))
+    metrics = metrics_of(trial.memory_gib)
+    probes = Probes(nodes, command, metrics)
+    result = Result(list(probes.reports.values()), metrics)
     try:
         probes.await_start()
         probes.ask_time()
@@ -148,10 +154,13 @@ def rounds(nodes: Sequence[str], most: int = MOST_ROUNDS) -> list[list[tuple[str
 class Probes:
     """The probes of all nodes, and what they have answered. A node that is late or gone is asked nothing more."""
 
-    def __init__(self, nodes: Sequence[str], command: Callable[[str], Sequence[str]]) -> None:
+    def __init__(
+        self, nodes: Sequence[str], command: Callable[[str], Sequence[str]], metrics: Sequence[Metric] = METRICS
+    ) -> None:
         self.reports = {node: NodeReport(node) for node in nodes}
         self.addresses: dict[str, str] = {}
         self._answers: queue.Queue[tuple[str, Answer, float]] = queue.Queue()
+        self._metrics = metrics
         self._number = 0
         self._last_lines = dict.fromkeys(nodes, "")
         self._readers: list[threading.Thread] = []
@@ -192,7 +201,7 @@ class Probes:
             for one in tries:
                 report = self.reports[one.node]
                 report.values |= {key: max(value, report.values.get(key, 0.0)) for key, value in one.values.items()}
-                report.cleared |= set(one.values) - slow_metrics(one, tries)
+                report.cleared |= set(one.values) - slow_metrics(one, tries, self._metrics)
                 if "failure" in answers[one.node]:
                     report.failures[str(arguments.get("key", part))] = answers[one.node]["failure"]
             if all(set(one.values) <= self.reports[one.node].cleared for one in tries):

@@ -7,7 +7,7 @@ ratio and by more than their own scatter; or, however they scatter, by more than
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median, median_high
 
 # How many times the scatter of the others (the standard deviation that their median absolute deviation stands for, in
@@ -49,7 +49,7 @@ METRICS = (
     Metric("product", "product", "GFLOP/s", 1.5, SLOW),
     Metric("gpu_product", "GPU product", "TFLOP/s", 1.2, SLOW),
     Metric("decode", "decode", "images/s", 1.5, SLOW),
-    Metric("memory", "memory", "GiB", 2, "see what holds its memory, or leave it out"),
+    Metric("memory", "memory", "GiB", 2, "see what holds its memory, or leave it out", enough=16),
     Metric("gpu_memory", "GPU memory", "GiB", 1.25, "see what holds its GPUs' memory (nvidia-smi), or leave it out"),
     Metric("scratch", "scratch", "MB/s", 5, "see what else writes there, or leave it out", enough=50),
     Metric("scratch_free", "free", "GiB", 10, "remove what fills its scratch, or leave it out", enough=10),
@@ -93,7 +93,14 @@ class Outlier:
 Pairs = Mapping[tuple[str, str], float]
 
 
-def find_outliers(reports: Sequence[NodeReport], pairs: Pairs) -> list[Outlier]:
+def metrics_of(memory_gib: float | None) -> tuple[Metric, ...]:
+    """METRICS, for a job that needs so much memory of a node, where that is known."""
+    return tuple(
+        replace(metric, enough=memory_gib or metric.enough) if metric.key == "memory" else metric for metric in METRICS
+    )
+
+
+def find_outliers(reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence[Metric] = METRICS) -> list[Outlier]:
     """The nodes that are bad or unlike the others, node by node; one may have several faults.
 
     Of two nodes that differ in a version or in time it is not known which is wrong: both are found.
@@ -103,7 +110,7 @@ def find_outliers(reports: Sequence[NodeReport], pairs: Pairs) -> list[Outlier]:
         for report in reports
         for outlier in (
             *_broken(report),
-            *_slow(report, reports),
+            *_slow(report, reports, metrics),
             *_badly_connected(report.node, pairs),
             *_at_another_time(report, reports),
             *_of_other_versions(report, reports),
@@ -111,9 +118,9 @@ def find_outliers(reports: Sequence[NodeReport], pairs: Pairs) -> list[Outlier]:
     ]
 
 
-def slow_metrics(report: NodeReport, reports: Sequence[NodeReport]) -> set[str]:
+def slow_metrics(report: NodeReport, reports: Sequence[NodeReport], metrics: Sequence[Metric] = METRICS) -> set[str]:
     """Keys of the metrics in which a node is worse than the others."""
-    return {metric.key for metric in METRICS if _slowness(report, reports, metric)}
+    return {metric.key for metric in metrics if _slowness(report, reports, metric)}
 
 
 def is_any_slowly_connected(nodes: Sequence[str], pairs: Pairs) -> bool:
@@ -147,8 +154,8 @@ def _broken(report: NodeReport) -> list[Outlier]:
     ]
 
 
-def _slow(report: NodeReport, reports: Sequence[NodeReport]) -> list[Outlier]:
-    found = [_slowness(report, reports, metric) for metric in METRICS if metric.key not in report.cleared]
+def _slow(report: NodeReport, reports: Sequence[NodeReport], metrics: Sequence[Metric]) -> list[Outlier]:
+    found = [_slowness(report, reports, metric) for metric in metrics if metric.key not in report.cleared]
     return [outlier for outlier in found if outlier]
 
 

@@ -143,6 +143,7 @@ def _trial(options: JobOptions, shared: Path, job: str) -> Trial:
         shared=str(shared),
         job=f"trial {job}",
         network=options.network_interface,
+        memory_gib=options.memory_gb,
     )
 
 

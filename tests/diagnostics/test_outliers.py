@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from hpc_recolor.diagnostics.outliers import NodeReport, failed_pairs, find_outliers
+from hpc_recolor.diagnostics.outliers import NodeReport, failed_pairs, find_outliers, metrics_of
 
 TRIALS = 50
 # What healthy nodes have, and how far they scatter about it (standard deviation of the logarithm): processors and
@@ -75,7 +75,7 @@ FAULTS: dict[str, Callable[[NodeReport], NodeReport]] = {
     "slow at decoding": slower("decode", 2),
     "a throttled GPU": slower("gpu_product", 1.4),
     "a GPU that others use": slower("gpu_memory", 2),
-    "little memory": slower("memory", 4),
+    "little memory": slower("memory", 40),
     "a slow disk": slower("scratch", 200),
     "a full disk": lambda report: replace(report, failures={"scratch": "No space left on device"}),
     "hardly room": slower("scratch_free", 10_000),
@@ -116,6 +116,14 @@ def test_a_node_that_was_once_as_fast_as_the_others_is_not_slow() -> None:
     cluster = Cluster(1, 4)
     cluster.reports["node2"] = replace(slower("product", 3)(cluster.reports["node2"]), cleared={"product"})
     assert cluster.found == set()
+
+
+@pytest.mark.parametrize(("memory_gib", "found"), [(None, set()), (40.0, set()), (100.0, {"node2"})])
+def test_a_node_that_has_the_memory_that_the_job_needs_is_not_bad(memory_gib: float | None, found: set[str]) -> None:
+    cluster = Cluster(1, 4)
+    cluster.reports["node2"].values["memory"] = 50
+    outliers = find_outliers([*cluster.reports.values()], cluster.pairs, metrics_of(memory_gib))
+    assert {outlier.node for outlier in outliers} == found
 
 
 @pytest.mark.parametrize("fault", ["a clock an hour ahead", "another torch"])
