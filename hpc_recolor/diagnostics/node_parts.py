@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +32,8 @@ WINDOWS, WINDOW_S = 5, 0.4
 LARGEST_FACTOR, SIDE, GPU_SIDE = 8, 512, 4096
 WRITTEN_BYTES, WRITES = 16 * MIB, 3
 REDUCED_BYTES, REDUCED_S = MIB, 1.5
-SMI_TIMEOUT_S = 10.0
+# Without persistence, nvidia-smi starts each GPU first.
+SMI_TIMEOUT_S, SMI_TIMEOUT_PER_GPU_S = 10.0, 2.0
 # Fields of nvidia-smi that are 0 or No on a healthy GPU, as --help-query-gpu names them; old drivers lack some.
 SMI_FAULTS = {
     "ecc.errors.uncorrected.volatile.total": "uncorrected memory errors since the driver was loaded",
@@ -72,10 +73,12 @@ def gpu(gpus: int) -> dict[str, float]:
 
     if torch.cuda.device_count() < gpus:
         raise BrokenNodeError(f"torch sees {torch.cuda.device_count()} GPUs of {gpus}")
-    for name, meaning in SMI_FAULTS.items():
-        for number, value in enumerate(_ask_smi(name)):
-            if value.lower() not in HEALTHY:
-                raise BrokenNodeError(f"GPU {number}: {meaning} ({name}: {value})")
+    timeout_s = SMI_TIMEOUT_S + gpus * SMI_TIMEOUT_PER_GPU_S
+    # All fields at once; where nvidia-smi lacks one it refuses all, and is asked for each.
+    found = _ask_smi([*SMI_FAULTS], timeout_s) or [row for name in SMI_FAULTS for row in _ask_smi([name], timeout_s)]
+    for number, name, value in found:
+        if value.lower() not in HEALTHY:
+            raise BrokenNodeError(f"GPU {number}: {SMI_FAULTS[name]} ({name}: {value})")
     return {"gpu_memory": min(torch.cuda.mem_get_info(number)[0] for number in range(gpus)) / GIB}
 
 
@@ -195,11 +198,16 @@ def _product_rate(device: "torch.device", side: int) -> float:
     return rate
 
 
-def _ask_smi(name: str) -> list[str]:
-    """A field of all GPUs; empty where nvidia-smi does not know it."""
-    command = ["nvidia-smi", f"--query-gpu={name}", "--format=csv,noheader,nounits"]
+def _ask_smi(names: Sequence[str], timeout_s: float) -> list[tuple[int, str, str]]:
+    """GPU, field and value, of all GPUs; empty where nvidia-smi does not know one of the fields."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     except OSError:
         return []
-    return [] if done.returncode else [line.strip() for line in done.stdout.splitlines()]
+    rows = [] if done.returncode else done.stdout.splitlines()
+    return [
+        (number, name, value.strip())
+        for number, row in enumerate(rows)
+        for name, value in zip(names, row.split(","), strict=False)
+    ]

@@ -36,8 +36,11 @@ from hpc_recolor.runtime.terminal_tables import print_lines
 # Nodes may read Python's packages slowly, but about equally so: once half have started, the others get this many
 # times as long as the median of those, and at least so long.
 START_LIMIT_S, START_RATIO, START_LEAST_S = 180.0, 3.0, 60.0
-# Of each part; the probe kills it then.
-LIMIT_S = {"gpu": 20.0, "product": 15.0, "decode": 10.0, "memory": 5.0, "write": 12.0, "all_reduce": 12.0}
+# Of each part, and how much more for each GPU, where they are tried one after another; the probe kills it then. NCCL
+# may take most of a minute to start.
+LIMIT_S = {"gpu": 30.0, "product": 15.0, "decode": 10.0, "memory": 5.0, "write": 12.0, "all_reduce": 12.0}
+PER_GPU_S = {"gpu": 5.0, "product": 6.0}
+NCCL_LIMIT_S = 60.0
 CLOCK_LIMIT_S = 10.0
 # What else runs on a node for a moment is no fault of it: so often is a part tried while a node is slow in it.
 TRIES = 3
@@ -120,7 +123,7 @@ def try_nodes(nodes: Sequence[str], trial: Trial, command: Callable[[str], Seque
     Raises SignalledError if probes are ended by SLURM's signal.
     """
     metrics = metrics_of(trial.memory_gib)
-    probes = Probes(nodes, command, metrics)
+    probes = Probes(nodes, command, trial.gpus, metrics)
     result = Result(list(probes.reports.values()), metrics)
     try:
         probes.await_start()
@@ -151,15 +154,23 @@ def rounds(nodes: Sequence[str], most: int = MOST_ROUNDS) -> list[list[tuple[str
     return [found[int(number * step)] for number in range(min(most, len(found)))]
 
 
+def part_limit_s(part: str, gpus: int) -> float:
+    """How long a part may take on a node with so many GPUs [s]."""
+    if part == "all_reduce" and gpus:
+        return NCCL_LIMIT_S
+    return LIMIT_S[part] + gpus * PER_GPU_S.get(part, 0.0)
+
+
 class Probes:
     """The probes of all nodes, and what they have answered. A node that is late or gone is asked nothing more."""
 
     def __init__(
-        self, nodes: Sequence[str], command: Callable[[str], Sequence[str]], metrics: Sequence[Metric] = METRICS
+        self, nodes: Sequence[str], command: Callable[[str], Sequence[str]], gpus: int, metrics: Sequence[Metric]
     ) -> None:
         self.reports = {node: NodeReport(node) for node in nodes}
         self.addresses: dict[str, str] = {}
         self._answers: queue.Queue[tuple[str, Answer, float]] = queue.Queue()
+        self._gpus = gpus
         self._metrics = metrics
         self._number = 0
         self._last_lines = dict.fromkeys(nodes, "")
@@ -209,7 +220,7 @@ class Probes:
 
     def ask_each(self, part: str, arguments: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, Any]]:
         """Let nodes try a part, each with arguments of its own. Returns their answers."""
-        limit_s = LIMIT_S[part]
+        limit_s = part_limit_s(part, self._gpus)
         orders = {node: {"part": part, "limit_s": limit_s, "with": own} for node, own in arguments.items()}
         began_s = time.monotonic()
         self._order(orders)

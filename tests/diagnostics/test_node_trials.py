@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor.diagnostics import node_trials
+from hpc_recolor.diagnostics.node_parts import WINDOW_S, WINDOWS
 from hpc_recolor.diagnostics.node_trials import (
     Result,
     SignalledError,
     Trial,
+    part_limit_s,
     print_result,
     rounds,
     try_nodes,
@@ -69,6 +71,13 @@ def test_a_signal_of_slurm_accuses_no_node(ends: str, code: int, tmp_path: Path)
     with pytest.raises(SignalledError) as error:
         try_commands(tmp_path, ("sh", "-c", ends), SILENT)
     assert error.value.exit_code == code
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 8, 16])
+def test_the_limits_leave_time_for_each_gpu(gpus: int) -> None:
+    measured_s = WINDOWS * WINDOW_S * (1 + gpus)
+    assert part_limit_s("product", gpus) >= 2 * measured_s + 10
+    assert part_limit_s("all_reduce", gpus) >= (60 if gpus else 10)
 
 
 @pytest.mark.parametrize("count", range(1, 9))
