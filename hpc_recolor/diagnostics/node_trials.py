@@ -28,6 +28,7 @@ from hpc_recolor.diagnostics.outliers import (
     is_any_slowly_connected,
     metrics_of,
     rate_of,
+    shared_faults,
     slow_metrics,
 )
 from hpc_recolor.runtime.output import escaped
@@ -103,9 +104,14 @@ class Result:
         return list(dict.fromkeys(outlier.node for outlier in self.outliers))
 
     @property
+    def shared_faults(self) -> list[str]:
+        """A line for each fault that most nodes have."""
+        return shared_faults(self.reports, self.pairs, self.metrics)
+
+    @property
     def problems(self) -> list[str]:
         """A line for each: what was found of which nodes, and what to do."""
-        lines = [str(outlier) for outlier in self.outliers]
+        lines = [str(outlier) for outlier in self.outliers] + self.shared_faults
         fix = "check the network between them; neither is known to be at fault"
         lines += [f"{one} and {other}: their all-reduce failed; {fix}" for one, other in self._failed_pairs]
         if self.together_failure:
@@ -355,7 +361,9 @@ def _try_pairs(probes: Probes, pairs: Sequence[tuple[str, str]], trial: Trial, n
 def _try_together(probes: Probes, result: Result, trial: Trial) -> None:
     """An all-reduce over all nodes in which nothing was found."""
     nodes = [node for node in probes.alive if node not in result.bad_nodes]
-    if len(nodes) < 3 or failed_pairs(result.pairs, result.outliers):  # two are a pair, which was tried
+    if (
+        len(nodes) < 3 or result.shared_faults or failed_pairs(result.pairs, result.outliers)
+    ):  # two are a pair, which was tried
         return
     answers = probes.ask_each("all_reduce", _group(nodes, probes, trial, f"{trial.job} all"))
     failures = [f"{node}: {answer['failure']}" for node, answer in answers.items() if "failure" in answer]

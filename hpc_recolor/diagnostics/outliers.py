@@ -6,7 +6,7 @@ ratio and by more than their own scatter; or, however they scatter, by more than
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median, median_high
 
@@ -23,6 +23,8 @@ NOTHING = 1e-9
 # What nodes may differ in, as while a cluster is updated; shown, and no reason to leave a node out.
 MAY_DIFFER = ("kernel",)
 
+SHARED_FIX = "no fault of single nodes: see the disk, network or options that they share"
+NETWORK_FIX = "see network_interface and what lies between the nodes"
 SLOW = "see what else runs on it and whether it is throttled, or leave it out"
 
 
@@ -79,11 +81,15 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class Outlier:
-    """A node that is unlike the others, why, and what to do."""
+    """A node that is unlike the others, why, and what to do.
+
+    part: of the trial, or key of the metric; None where nodes differ from each other, so that several may.
+    """
 
     node: str
     problem: str
     fix: str
+    part: str | None = None
 
     def __str__(self) -> str:
         return f"{self.node}: {self.problem}; {self.fix}"
@@ -101,10 +107,51 @@ def metrics_of(memory_gib: float | None) -> tuple[Metric, ...]:
 
 
 def find_outliers(reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence[Metric] = METRICS) -> list[Outlier]:
-    """The nodes that are bad or unlike the others, node by node; one may have several faults.
+    """The nodes that are bad or unlike the others, node by node; one may have several faults, none that most have.
 
     Of two nodes that differ in a version or in time it is not known which is wrong: both are found.
     """
+    found = _all_faults(reports, pairs, metrics)
+    shared = _shared_by_most(found, len(reports))
+    return [outlier for outlier in found if outlier.part not in shared]
+
+
+def shared_faults(reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence[Metric] = METRICS) -> list[str]:
+    """A line for each fault that most nodes share, and for all-reduces where most reach no other node: it lies in what
+    they share, as a disk, a network or the job's own options, and is no fault of a node.
+    """
+    found = _all_faults(reports, pairs, metrics)
+    lines = []
+    for part in _shared_by_most(found, len(reports)):
+        problems = {outlier.node: outlier.problem for outlier in found if outlier.part == part}
+        lines.append(f"{len(problems)} of {len(reports)} nodes: {next(iter(problems.values()))}; {SHARED_FIX}")
+    if _is_network_lost(pairs):
+        failed = sum(not rate for rate in pairs.values())
+        lines.append(f"{failed} of {len(pairs)} pairs of nodes: their all-reduce failed; {NETWORK_FIX}")
+    return lines
+
+
+def may_exclude(bad: Collection[object], nodes: Collection[object]) -> bool:
+    """Whether the job may be queued again without the bad ones of its nodes: where they are more than half, the fault
+    is more likely one of the job.
+    """
+    return 0 < 2 * len(bad) <= len(nodes)
+
+
+def _shared_by_most(found: Sequence[Outlier], nodes: int) -> list[str]:
+    """Parts in which most nodes, and two or more, have a fault."""
+    counts = Counter(part for part, _ in {(outlier.part, outlier.node): None for outlier in found} if part)
+    return [part for part, count in counts.items() if count > max(1, nodes / 2)]
+
+
+def _is_network_lost(pairs: Pairs) -> bool:
+    """Whether most nodes have reached none of those that they were paired with."""
+    nodes = {node for pair in pairs for node in pair}
+    reached = {node for pair, rate in pairs.items() if rate for node in pair}
+    return len(nodes) > 2 * len(reached)
+
+
+def _all_faults(reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence[Metric]) -> list[Outlier]:
     return [
         outlier
         for report in reports
@@ -129,7 +176,9 @@ def is_any_slowly_connected(nodes: Sequence[str], pairs: Pairs) -> bool:
 
 
 def failed_pairs(pairs: Pairs, found: Sequence[Outlier]) -> list[tuple[str, str]]:
-    """Pairs of nodes whose all-reduce failed though neither was found."""
+    """Pairs of nodes whose all-reduce failed though neither was found, nor most nodes reach none."""
+    if _is_network_lost(pairs):
+        return []
     nodes = {outlier.node for outlier in found}
     return [pair for pair, rate in pairs.items() if not rate and not nodes.intersection(pair)]
 
@@ -146,10 +195,15 @@ def rate_of(node: str, pairs: Pairs) -> float | None:
 def _broken(report: NodeReport) -> list[Outlier]:
     if report.silence:
         return [
-            Outlier(report.node, report.silence, "see whether it answers ssh and what its slurmd logs; leave it out")
+            Outlier(
+                report.node,
+                report.silence,
+                "see whether it answers ssh and what its slurmd logs; leave it out",
+                "silence",
+            )
         ]
     return [
-        Outlier(report.node, f"{part}: {failure}", "repair it, or leave it out")
+        Outlier(report.node, f"{part}: {failure}", "repair it, or leave it out", part)
         for part, failure in report.failures.items()
     ]
 
@@ -172,7 +226,7 @@ def _badly_connected(node: str, pairs: Pairs) -> list[Outlier]:
     if own is None:
         return []
     if not others:  # of two nodes
-        return [] if own else [Outlier(node, "no all-reduce with the other node came to an end", PAIRS.fix)]
+        return []
     return [_beside(node, own, median(others), PAIRS)] if _is_worse(own, others, PAIRS) else []
 
 
@@ -194,7 +248,7 @@ def _worseness(value: float, metric: Metric) -> float:
 
 
 def _beside(node: str, value: float, usual: float, metric: Metric) -> Outlier:
-    return Outlier(node, f"{metric.heading} {value:.3g} {metric.unit}, others {usual:.3g}", metric.fix)
+    return Outlier(node, f"{metric.heading} {value:.3g} {metric.unit}, others {usual:.3g}", metric.fix, metric.key)
 
 
 def _at_another_time(report: NodeReport, reports: Sequence[NodeReport]) -> list[Outlier]:

@@ -15,6 +15,7 @@ import hpc_recolor
 from hpc_recolor import cli
 from hpc_recolor.diagnostics import node_trials
 from hpc_recolor.diagnostics.node_trials import Result, SignalledError, Trial
+from hpc_recolor.diagnostics.outliers import may_exclude
 from hpc_recolor.launch import slurm_executor, slurm_query
 from hpc_recolor.launch.job_folder import Event, JobFolder, append_event
 from hpc_recolor.launch.profile import JobOptions
@@ -76,7 +77,7 @@ def _try_job(folder: JobFolder) -> int:
     if not result.problems:
         return 0
     excluded = excluded.union(result.bad_nodes)
-    code = STOPPED if options.exclude_bad and result.bad_nodes and _enough_without(excluded, options) else FAILED
+    code = STOPPED if options.exclude_bad and _can_exclude(result, excluded, options) else FAILED
     if code == STOPPED:
         write_atomically(folder.excluded(job), ",".join(sorted(excluded)).encode())
         write_atomically(folder.requeue(job, restart), str(folder.path.parent).encode())
@@ -85,6 +86,17 @@ def _try_job(folder: JobFolder) -> int:
     event = {"kind": "end", "ranks": options.ranks, "exit_code": code, "reason": reason} | fields
     append_event(folder, Event.model_validate(event))
     return code
+
+
+def _can_exclude(result: Result, excluded: set[str], options: JobOptions) -> bool:
+    """Whether the job is better queued again without these nodes than ended."""
+    if not result.bad_nodes or result.shared_faults:
+        return False
+    if not may_exclude(result.bad_nodes, result.reports):
+        problem = f"{len(result.bad_nodes)} of {len(result.reports)} nodes are bad; at most half are left out"
+        print(f"not queued again: {problem}; see what they share", file=sys.stderr, flush=True)
+        return False
+    return _enough_without(excluded, options)
 
 
 def _enough_without(excluded: set[str], options: JobOptions) -> bool:

@@ -7,7 +7,14 @@ from itertools import combinations
 
 import pytest
 
-from hpc_recolor.diagnostics.outliers import NodeReport, failed_pairs, find_outliers, metrics_of
+from hpc_recolor.diagnostics.outliers import (
+    NodeReport,
+    failed_pairs,
+    find_outliers,
+    may_exclude,
+    metrics_of,
+    shared_faults,
+)
 
 TRIALS = 50
 # What healthy nodes have, and how far they scatter about it (standard deviation of the logarithm): processors and
@@ -154,6 +161,51 @@ def test_a_network_that_is_split_in_half_accuses_none_and_is_named() -> None:
     outliers = find_outliers([*cluster.reports.values()], cluster.pairs)
     assert outliers == []
     assert failed_pairs(cluster.pairs, outliers) == across
+
+
+@pytest.mark.parametrize(("nodes", "ill"), [(2, 2), (3, 2), (4, 3), (16, 16)])
+@pytest.mark.parametrize("fault", ["a full disk", "silence"])
+def test_a_fault_that_most_nodes_share_accuses_none_and_is_told(fault: str, nodes: int, ill: int) -> None:
+    cluster = Cluster(1, nodes)
+    for node in [*cluster.reports][:ill]:
+        cluster.reports[node] = FAULTS[fault](cluster.reports[node])
+    reports = [*cluster.reports.values()]
+    assert find_outliers(reports, cluster.pairs) == []
+    (line,) = shared_faults(reports, cluster.pairs)
+    assert line.startswith(f"{ill} of {nodes} nodes: ")
+    assert "node1" not in line
+
+
+def test_a_node_with_a_fault_of_its_own_is_found_beside_one_that_most_share() -> None:
+    cluster = Cluster(1, 4)
+    cluster.reports = {node: FAULTS["a full disk"](report) for node, report in cluster.reports.items()}
+    cluster.reports["node2"] = FAULTS["half as fast"](cluster.reports["node2"])
+    assert cluster.found == {"node2"}
+    assert len(shared_faults([*cluster.reports.values()], cluster.pairs)) == 1
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 8])
+def test_a_network_that_no_node_can_use_accuses_none_and_is_one_line(nodes: int) -> None:
+    cluster = Cluster(1, nodes)
+    cluster.pairs = dict.fromkeys(cluster.pairs, 0.0)
+    assert cluster.found == set()
+    assert failed_pairs(cluster.pairs, []) == []
+    (line,) = shared_faults([*cluster.reports.values()], cluster.pairs)
+    assert line.startswith(f"{len(cluster.pairs)} of {len(cluster.pairs)} pairs of nodes: ")
+
+
+@pytest.mark.parametrize("nodes", [3, 4, 8])
+def test_a_bad_node_is_no_fault_that_most_share(nodes: int) -> None:
+    for cluster in clusters(nodes):
+        cluster.lose("node2")
+        assert shared_faults([*cluster.reports.values()], cluster.pairs) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "nodes", "may"), [(0, 4, False), (1, 1, False), (1, 2, True), (2, 4, True), (2, 3, False)]
+)
+def test_at_most_half_of_the_nodes_are_excluded(bad: int, nodes: int, may: bool) -> None:
+    assert may_exclude(range(bad), range(nodes)) is may
 
 
 def test_a_line_says_which_node_which_value_what_others_have_and_what_to_do() -> None:
