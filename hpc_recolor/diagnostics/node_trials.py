@@ -45,6 +45,8 @@ NCCL_LIMIT_S = 60.0
 CLOCK_LIMIT_S = 10.0
 # What else runs on a node for a moment is no fault of it: so often is a part tried while a node is slow in it.
 TRIES = 3
+# A node that reaches none of so many others is paired no more: each failure takes the whole limit, twice.
+ENOUGH_FAILED = 3
 # How much later an answer may come, over a network that loses data.
 GRACE_S = 10.0
 # Each node is paired with so many others, or with all of them.
@@ -141,8 +143,8 @@ def try_nodes(nodes: Sequence[str], trial: Trial, command: Callable[[str], Seque
         probes.ask("decode")
         probes.ask("write", key="scratch", folder=trial.scratch)
         probes.ask("write", key="shared", folder=trial.shared)
-        _try_all_pairs(probes, result, trial)
-        _try_together(probes, result, trial)
+        try_all_pairs(probes, result, trial)
+        try_together(probes, result, trial)
     finally:
         probes.end()
     return result
@@ -211,9 +213,14 @@ class Probes:
             self.reports[node].clock_error_s = took_s / 2
 
     def ask(self, part: str, **arguments: object) -> None:
-        """Let all nodes try a part, with the same arguments; again while one has been slow each time."""
+        """Let all nodes try a part, with the same arguments; again while one has been slow each time.
+
+        What fails once and not again was the fault of a moment.
+        """
         for _ in range(TRIES):
             answers = self.ask_each(part, dict.fromkeys(self.alive, arguments))
+            failed = [node for node in self.alive if "failure" in answers.get(node, {})]
+            answers |= self.ask_each(part, dict.fromkeys(failed, arguments))
             tries = [NodeReport(node, values=dict(answer.get("values", {}))) for node, answer in answers.items()]
             for one in tries:
                 report = self.reports[one.node]
@@ -335,16 +342,29 @@ def print_result(result: Result) -> None:
         print(f"error: {escaped(problem)}", file=sys.stderr, flush=True)
 
 
-def _try_all_pairs(probes: Probes, result: Result, trial: Trial) -> None:
-    """All-reduces of each pair; again while a node is slow in them, without the pairs that failed: the best counts."""
+def try_all_pairs(probes: Probes, result: Result, trial: Trial) -> None:
+    """All-reduces of each pair; again while a node is slow in them, without the pairs that failed: the best counts.
+
+    A pair has failed if it does so twice in a row.
+    """
     nodes = probes.alive
     for number in range(TRIES):
         for place, pairs in enumerate(rounds(nodes)):
-            left = [pair for pair in pairs if result.pairs.get(pair) != 0.0]
+            left = [
+                pair for pair in pairs if result.pairs.get(pair) != 0.0 and not _are_any_cut_off(pair, result.pairs)
+            ]
             rates = _try_pairs(probes, left, trial, f"{number} {place}")
+            failed = [pair for pair, rate in rates.items() if not rate]
+            rates |= _try_pairs(probes, failed, trial, f"{number} {place} again")
             result.pairs |= {pair: max(rate, result.pairs.get(pair, 0.0)) for pair, rate in rates.items()}
         if not is_any_slowly_connected(nodes, result.pairs):
             break
+
+
+def _are_any_cut_off(pair: tuple[str, str], pairs: Mapping[tuple[str, str], float]) -> bool:
+    """Whether one of two nodes has failed with so many others, and reached none, that more would only take time."""
+    tried = [[rate for other, rate in pairs.items() if node in other] for node in pair]
+    return any(len(rates) >= ENOUGH_FAILED and not any(rates) for rates in tried)
 
 
 def _try_pairs(probes: Probes, pairs: Sequence[tuple[str, str]], trial: Trial, number: str) -> dict[Any, float]:
@@ -358,19 +378,25 @@ def _try_pairs(probes: Probes, pairs: Sequence[tuple[str, str]], trial: Trial, n
     return {(one, other): min(rates.get(one, 0.0), rates.get(other, 0.0)) for one, other in pairs}
 
 
-def _try_together(probes: Probes, result: Result, trial: Trial) -> None:
-    """An all-reduce over all nodes in which nothing was found."""
+def try_together(probes: Probes, result: Result, trial: Trial) -> None:
+    """An all-reduce over all nodes in which nothing was found; it has failed if it does so twice."""
     nodes = [node for node in probes.alive if node not in result.bad_nodes]
     if (
         len(nodes) < 3 or result.shared_faults or failed_pairs(result.pairs, result.outliers)
     ):  # two are a pair, which was tried
         return
-    answers = probes.ask_each("all_reduce", _group(nodes, probes, trial, f"{trial.job} all"))
-    failures = [f"{node}: {answer['failure']}" for node, answer in answers.items() if "failure" in answer]
-    if failures or len(answers) < len(nodes):
+    for number in range(2):
+        answers = probes.ask_each("all_reduce", _group(nodes, probes, trial, f"{trial.job} all {number}"))
+        failures = [f"{node}: {answer['failure']}" for node, answer in answers.items() if "failure" in answer]
+        if not failures and len(answers) == len(nodes):
+            result.together, result.together_failure = (
+                min(each["values"]["all_reduce"] for each in answers.values()),
+                "",
+            )
+            return
         result.together_failure = failures[0] if failures else "no answer"
-    else:
-        result.together = min(answer["values"]["all_reduce"] for answer in answers.values())
+        if len(answers) < len(nodes):  # a node is gone
+            return
 
 
 def _group(nodes: Sequence[str], probes: Probes, trial: Trial, job: str) -> dict[str, dict[str, object]]:

@@ -28,7 +28,7 @@ from hpc_recolor.runtime.launcher_environment import foreign_names
 
 PROBE = ("-u", "-m", "hpc_recolor.diagnostics.node_probe")
 # Of an allocation for a trial alone: how long to wait for it, and how long it may last.
-QUEUE_S, ALLOCATED_MIN = 120, 10
+QUEUE_S, ALLOCATED_MIN = 120, 20
 
 
 def main() -> int:

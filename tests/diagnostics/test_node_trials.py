@@ -10,17 +10,22 @@ import pytest
 from hpc_recolor.diagnostics import node_trials
 from hpc_recolor.diagnostics.node_parts import WINDOW_S, WINDOWS
 from hpc_recolor.diagnostics.node_trials import (
+    ENOUGH_FAILED,
+    Probes,
     Result,
     SignalledError,
     Trial,
     part_limit_s,
     print_result,
     rounds,
+    try_all_pairs,
     try_nodes,
+    try_together,
 )
-from hpc_recolor.diagnostics.outliers import NodeReport
+from hpc_recolor.diagnostics.outliers import METRICS, NodeReport
 
 PROBE = (sys.executable, "-u", "-m", "hpc_recolor.diagnostics.node_probe")
+TRIAL = Trial(gpus=0, scratch=None, shared="", job="trial", device="cpu")
 SILENT = ("sleep", "600")
 BROKEN = ("sh", "-c", "echo slurmstepd: no such user; exit 1")
 
@@ -64,6 +69,67 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     result = try_commands(tmp_path, PROBE, scratch=str(tmp_path / "file"))
     (problem,) = result.problems
     assert problem == f"a: scratch: {tmp_path}/file File exists; repair it, or leave it out"
+
+
+# Answers as a probe does, slowly and of one part: the orders that it is given, counted from 1, fail as `fails` says.
+SCRIPTED = """
+import json, sys
+fails, values = eval(sys.argv[1]), {{"values": {{"{key}": 100.0}}}}
+print('node-probe ' + json.dumps({{"number": 0, "address": "127.0.0.1", "versions": {{}}}}), flush=True)
+for count, line in enumerate(sys.stdin, 1):
+    answer = {{"failure": "a moment's fault"}} if fails(count) else values
+    print('node-probe ' + json.dumps({{"number": json.loads(line)["number"]}} | answer), flush=True)
+"""
+
+
+def scripted(key: str, *fails: str) -> Probes:
+    """Probes of nodes a, b, ..., each failing as a function of the number of its order says."""
+    by_node = {
+        node: (sys.executable, "-S", "-c", SCRIPTED.format(key=key), f"lambda count: {each}")
+        for node, each in zip("abcdefgh", fails, strict=False)
+    }
+    probes = Probes([*by_node], lambda node: by_node[node], 0, METRICS)
+    probes.await_start()
+    return probes
+
+
+@pytest.mark.parametrize(("fails", "failures"), [("count == 1", {}), ("count <= 2", {"memory": "a moment's fault"})])
+def test_a_part_that_fails_once_and_not_again_has_not_failed(fails: str, failures: dict[str, str]) -> None:
+    probes = scripted("memory", "False", fails)
+    probes.ask("memory")
+    probes.end()
+    assert probes.reports["a"].failures == {}
+    assert probes.reports["b"].failures == failures
+
+
+@pytest.mark.parametrize(("fails", "failed"), [("count == 1", []), ("count <= 2", [0.0])])
+def test_a_pair_that_fails_once_and_not_again_has_not_failed(fails: str, failed: list[float]) -> None:
+    probes = scripted("all_reduce", "False", fails, "False")
+    result = Result([*probes.reports.values()])
+    try_all_pairs(probes, result, TRIAL)
+    probes.end()
+    assert len(result.pairs) == 3
+    assert [rate for rate in result.pairs.values() if not rate] == failed
+
+
+@pytest.mark.parametrize(("fails", "together"), [("count == 1", 100.0), ("True", None)])
+def test_an_all_reduce_over_all_that_fails_once_and_not_again_has_not_failed(
+    fails: str, together: float | None
+) -> None:
+    probes = scripted("all_reduce", "False", fails, "False")
+    result = Result([*probes.reports.values()])
+    try_together(probes, result, TRIAL)
+    probes.end()
+    assert result.together == together
+    assert (result.together_failure == "") is (together is not None)
+
+
+def test_a_node_that_reaches_no_other_is_not_tried_with_all_of_them() -> None:
+    probes = scripted("all_reduce", "True", *["False"] * 7)
+    result = Result([*probes.reports.values()])
+    try_all_pairs(probes, result, TRIAL)
+    probes.end()
+    assert len([pair for pair in result.pairs if "a" in pair]) == ENOUGH_FAILED
 
 
 @pytest.mark.parametrize(("ends", "code"), [("exit 140", 140), ("exit 143", 143), ("kill -TERM $$", 143)])
