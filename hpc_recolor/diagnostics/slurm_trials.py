@@ -22,9 +22,10 @@ from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.slurm_command import parse_rows, run_command
 from hpc_recolor.run_folder.files import write_atomically
 from hpc_recolor.runtime.errors import UserError
-from hpc_recolor.runtime.exit_codes import FAILED, STOPPED
+from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED, STOPPED
 from hpc_recolor.runtime.json_text import parse_json
 from hpc_recolor.runtime.launcher_environment import foreign_names
+from hpc_recolor.runtime.output import escaped, shell_command
 
 PROBE = ("-u", "-m", "hpc_recolor.diagnostics.node_probe")
 # Of an allocation for a trial alone: how long to wait for it, and how long it may last.
@@ -63,16 +64,33 @@ def try_allocated(options: JobOptions) -> Result:
 
 
 def _try_job(folder: JobFolder) -> int:
+    """Every end is in the history, also one by an error of SLURM's commands."""
     folder.check()
     options = JobOptions.model_validate(parse_json(folder.options.read_bytes()))
     job, restart = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    nodes = _names(os.environ["SLURM_JOB_NODELIST"])
-    excluded = _excluded(folder, job)
-    if again := sorted(excluded.intersection(nodes)):
-        raise UserError(f"job {job}", f"was given {', '.join(again)} again, which it excludes", "submit it again")
-    print(f"trying {len(nodes)} nodes: {', '.join(nodes)}", flush=True)
-    step = _step(options, [options.python or sys.executable, *PROBE])
-    result = node_trials.try_nodes(nodes, _trial(options, folder.path, f"{job} {restart}"), step)
+    nodes: list[str] = []
+
+    def end(code: int, *reasons: str) -> int:
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        fields = {"kind": "end", "job": job, "restart": restart, "time": time, "nodes": nodes, "ranks": options.ranks}
+        reason = f"preflight: {'; '.join(reasons)}"
+        append_event(folder, Event.model_validate(fields | {"exit_code": code, "reason": reason}))
+        return code
+
+    try:
+        nodes = _names(os.environ["SLURM_JOB_NODELIST"])
+        excluded = _excluded(folder, job)
+        if again := sorted(excluded.intersection(nodes)):
+            reason = f"job {job} was given {', '.join(again)} again, which it excludes"
+            resume = shell_command("python", "-m", "hpc_recolor.jobs", "restart", folder.path.parent)
+            print(f"stopped: {reason}\nThe run is saved; resume it with: {resume}", file=sys.stderr, flush=True)
+            return end(STOPPED, reason)
+        print(f"trying {len(nodes)} nodes: {', '.join(nodes)}", flush=True)
+        step = _step(options, [options.python or sys.executable, *PROBE])
+        result = node_trials.try_nodes(nodes, _trial(options, folder.path, f"{job} {restart}"), step)
+    except UserError as error:
+        end(BAD_INPUT, str(error))
+        raise
     node_trials.print_result(result)
     if not result.problems:
         return 0
@@ -81,11 +99,7 @@ def _try_job(folder: JobFolder) -> int:
     if code == STOPPED:
         write_atomically(folder.excluded(job), ",".join(sorted(excluded)).encode())
         write_atomically(folder.requeue(job, restart), str(folder.path.parent).encode())
-    fields = {"job": job, "restart": restart, "time": datetime.now(UTC).isoformat(timespec="seconds"), "nodes": nodes}
-    reason = "preflight: " + "; ".join(result.problems)
-    event = {"kind": "end", "ranks": options.ranks, "exit_code": code, "reason": reason} | fields
-    append_event(folder, Event.model_validate(event))
-    return code
+    return end(code, *result.problems)
 
 
 def _can_exclude(result: Result, excluded: set[str], options: JobOptions) -> bool:
@@ -100,7 +114,15 @@ def _can_exclude(result: Result, excluded: set[str], options: JobOptions) -> boo
 
 
 def _enough_without(excluded: set[str], options: JobOptions) -> bool:
-    left = len(slurm_query.usable_nodes(options.partition) - excluded)
+    """Whether the partition has as many usable nodes without these.
+
+    Which of them have the job's --constraint, GPUs and memory is not known: where too few have, the job waits.
+    """
+    try:
+        left = len(slurm_query.usable_nodes(options.partition) - excluded)
+    except UserError as error:
+        print(f"not queued again: {escaped(str(error))}", file=sys.stderr, flush=True)
+        return False
     without = f"without {', '.join(sorted(excluded))}"
     if left >= options.nodes:
         print(f"queued again {without}", flush=True)
