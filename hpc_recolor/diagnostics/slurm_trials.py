@@ -6,10 +6,13 @@
 import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import hpc_recolor
 from hpc_recolor import cli
@@ -49,18 +52,38 @@ def try_allocated(options: JobOptions) -> Result:
 
     Raises UserError if there are none for two minutes, or if SLURM takes them away.
     """
-    job = _allocate(options)
+    name = f"doctor-{uuid4().hex[:12]}"
+    with _signals_raised():
+        try:
+            job = _allocate(options, name)
+            listed = parse_rows(run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%i|%N"]), 2)
+            nodes = [node for _, names in listed for node in _names(names)]
+            python = shlex.quote(options.python or sys.executable)
+            lines = [*slurm_executor.environment_lines(_code(), options), f"exec {python} {shlex.join(PROBE)}"]
+            step = _step(options, ["bash", "-c", "\n".join(lines)], f"--jobid={job}", unset=foreign_names(os.environ))
+            return node_trials.try_nodes(nodes, _trial(options, Path.cwd(), job), step)
+        except SignalledError as error:
+            raise UserError(f"job {job}", f"was ended before its nodes were tried ({error})", "try again") from None
+        finally:  # by its name: salloc may have ended before it said which job it was given
+            run_command(["scancel", f"--name={name}", f"--user={os.getuid()}"])
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a lost terminal) end this process as exceptions do, so that what it holds is given back."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def leave(number: int, _: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # one is enough
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
-        text = run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%i|%N"])
-        nodes = [name for _, listed in parse_rows(text, 2) for name in _names(listed)]
-        python = shlex.quote(options.python or sys.executable)
-        lines = [*slurm_executor.environment_lines(_code(), options), f"exec {python} {shlex.join(PROBE)}"]
-        step = _step(options, ["bash", "-c", "\n".join(lines)], f"--jobid={job}", unset=foreign_names(os.environ))
-        return node_trials.try_nodes(nodes, _trial(options, Path.cwd(), job), step)
-    except SignalledError as error:
-        raise UserError(f"job {job}", f"was ended before its nodes were tried ({error})", "try again") from None
+        yield
     finally:
-        run_command(["scancel", job])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _try_job(folder: JobFolder) -> int:
@@ -137,8 +160,8 @@ def _excluded(folder: JobFolder, job: str) -> set[str]:
     return set(file.read_text().split(",")) if file.exists() else set()
 
 
-def _allocate(options: JobOptions) -> str:
-    """The id of a job that holds nodes."""
+def _allocate(options: JobOptions, name: str) -> str:
+    """The id of a job of that name that holds nodes."""
     flags = {
         "nodes": options.nodes,
         "ntasks-per-node": 1,
@@ -149,7 +172,8 @@ def _allocate(options: JobOptions) -> str:
         "qos": options.qos,
         "constraint": options.constraint,
         "time": ALLOCATED_MIN,
-        "job-name": "doctor",
+        "mem": None if options.memory_gb is None else f"{max(1, round(options.memory_gb * 1024))}M",
+        "job-name": name,
         "immediate": QUEUE_S,
     }
     given = [f"--{key}={value}" for key, value in flags.items() if value is not None]
