@@ -72,7 +72,7 @@ def submit(
     ] = None,
     preflight: Annotated[
         bool | None,
-        Parameter(negative=(), help="Try each node before training, in about half a minute; a bad one ends the job."),
+        Parameter(help="Try each node before training, in about half a minute; a bad one ends the job."),
     ] = None,
     exclude_bad: Annotated[
         bool | None,
@@ -109,7 +109,7 @@ def submit(
     _require_photographs(configs)
     array = _array_name(name) if sweep or grid else None
     complete, unchecked = options.complete(needs_cluster=not dry_run or check)
-    _check_preflight(complete, is_sweep=bool(sweep or grid))
+    complete = with_possible_preflight(complete, bool(sweep or grid), preflight, exclude_bad)
     planned = plan(configs, complete, shell_command(*SUBMIT, *_arguments()), array)
     sources = options.sources(planned.options, configs[0])
     if dry_run:
@@ -147,19 +147,31 @@ def _check_flags(
         raise UserError("--check", "only available with --dry-run", "add --dry-run")
 
 
-def _check_preflight(options: JobOptions, is_sweep: bool) -> None:
-    """Raises UserError where nodes cannot be tried before training."""
-    if options.exclude_bad and not options.preflight:
-        raise UserError("--exclude-bad", "only available with --preflight", "add --preflight")
+def with_possible_preflight(
+    options: JobOptions, is_sweep: bool, preflight: bool | None, exclude_bad: bool | None
+) -> JobOptions:
+    """The options, without a preflight where nodes cannot be tried before training, as a line on stderr says.
+
+    preflight, exclude_bad: the flags, None where one was left out. Raises UserError where a flag asked for it.
+    """
     if not options.preflight:
-        return
+        if exclude_bad:
+            raise UserError("--exclude-bad", "only available with --preflight", "add --preflight")
+        if options.exclude_bad and preflight is None:
+            print("exclude_bad has no effect without preflight", file=sys.stderr)
+        return options.model_copy(update={"exclude_bad": False})
+    reason = ""
     if options.cluster == "local" or is_sweep:
-        what = "--cluster local" if options.cluster == "local" else "a sweep"
-        raise UserError(
-            "--preflight", f"not available with {what}", "leave it out, or run python -m hpc_recolor.doctor"
-        )
-    if options.container:
-        raise UserError("--preflight", "not available with a container, in which there is no srun", "leave it out")
+        reason = f"not available with {'--cluster local' if options.cluster == 'local' else 'a sweep'}"
+    elif options.container:
+        reason = "not available with a container, in which there is no srun"
+    if not reason:
+        return options
+    if preflight or exclude_bad:
+        flag = "--preflight" if preflight else "--exclude-bad"
+        raise UserError(flag, reason, "leave it out")
+    print(f"nodes are not tried before training: preflight is {reason}", file=sys.stderr)
+    return options.model_copy(update={"preflight": False, "exclude_bad": False})
 
 
 def _array_name(name: str | None) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from hpc_recolor import cli
+from hpc_recolor.launch.profile import Container, JobOptions, Profile
+from hpc_recolor.launch.resolve import resolve
+from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import BAD_INPUT
-from hpc_recolor.submit import app
+from hpc_recolor.submit import app, with_possible_preflight
 from tests.conftest import ROOT, contents
 from tests.support.live import flags, recolor, slurm
 
@@ -83,6 +86,49 @@ def test_nodes_are_not_tried_where_srun_cannot_start_a_probe_on_each(
     assert submit(photos, "--preflight", *arguments) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
+
+
+IMPOSSIBLE = {
+    "--cluster local": (JobOptions(cluster="local", preflight=True, exclude_bad=True), False),
+    "a sweep": (JobOptions(preflight=True, exclude_bad=True), True),
+    "a container": (
+        JobOptions(preflight=True, exclude_bad=True, container=Container(runtime="pyxis", image="/image.sqsh")),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("where", IMPOSSIBLE)
+def test_a_preflight_of_a_profile_is_left_out_where_it_cannot_be(
+    where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, is_sweep = IMPOSSIBLE[where]
+    left = with_possible_preflight(options, is_sweep, None, None)
+    assert (left.preflight, left.exclude_bad) == (False, False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nodes are not tried before training: preflight is not available with {where}")
+
+
+@pytest.mark.parametrize("where", IMPOSSIBLE)
+@pytest.mark.parametrize("flags", [(True, None), (None, True)])
+def test_a_preflight_that_a_flag_asks_for_is_refused_where_it_cannot_be(
+    flags: tuple[bool | None, bool | None], where: str
+) -> None:
+    options, is_sweep = IMPOSSIBLE[where]
+    with pytest.raises(UserError, match=f"not available with {where}"):
+        with_possible_preflight(options, is_sweep, *flags)
+
+
+def test_a_preflight_of_a_profile_can_be_turned_off(capsys: pytest.CaptureFixture[str]) -> None:
+    options = resolve(Profile(preflight=True, exclude_bad=True), {"preflight": False}, "local")
+    left = with_possible_preflight(options, False, False, None)
+    assert (left.preflight, left.exclude_bad) == (False, False)
+    assert capsys.readouterr().err == ""
+
+
+def test_to_exclude_bad_nodes_without_trying_any_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not with_possible_preflight(JobOptions(exclude_bad=True), False, None, None).exclude_bad
+    assert capsys.readouterr().err == "exclude_bad has no effect without preflight\n"
 
 
 def test_what_sbatch_refuses_is_one_line_and_an_existing_run_is_unchanged(
