@@ -87,11 +87,16 @@ class Trial:
 
 @dataclass
 class Result:
-    """What came of it. pairs: rates of all-reduces [MB/s]; together: of the one over all nodes that were not found."""
+    """What came of it.
+
+    pairs: rates of all-reduces [MB/s], pair_failure: what the last that failed said; together: of the one over all
+    nodes that were not found.
+    """
 
     reports: list[NodeReport]
     metrics: Sequence[Metric] = METRICS
     pairs: dict[tuple[str, str], float] = field(default_factory=dict)
+    pair_failure: str = ""
     together: float | None = None
     together_failure: str = ""
 
@@ -108,7 +113,7 @@ class Result:
     @property
     def shared_faults(self) -> list[str]:
         """A line for each fault that most nodes have."""
-        return shared_faults(self.reports, self.pairs, self.metrics)
+        return shared_faults(self.reports, self.pairs, self.metrics, self.pair_failure)
 
     @property
     def problems(self) -> list[str]:
@@ -353,9 +358,9 @@ def try_all_pairs(probes: Probes, result: Result, trial: Trial) -> None:
             left = [
                 pair for pair in pairs if result.pairs.get(pair) != 0.0 and not _are_any_cut_off(pair, result.pairs)
             ]
-            rates = _try_pairs(probes, left, trial, f"{number} {place}")
+            rates = _try_pairs(probes, result, left, trial, f"{number} {place}")
             failed = [pair for pair, rate in rates.items() if not rate]
-            rates |= _try_pairs(probes, failed, trial, f"{number} {place} again")
+            rates |= _try_pairs(probes, result, failed, trial, f"{number} {place} again")
             result.pairs |= {pair: max(rate, result.pairs.get(pair, 0.0)) for pair, rate in rates.items()}
         if not is_any_slowly_connected(nodes, result.pairs):
             break
@@ -367,13 +372,17 @@ def _are_any_cut_off(pair: tuple[str, str], pairs: Mapping[tuple[str, str], floa
     return any(len(rates) >= ENOUGH_FAILED and not any(rates) for rates in tried)
 
 
-def _try_pairs(probes: Probes, pairs: Sequence[tuple[str, str]], trial: Trial, number: str) -> dict[Any, float]:
+def _try_pairs(
+    probes: Probes, result: Result, pairs: Sequence[tuple[str, str]], trial: Trial, number: str
+) -> dict[Any, float]:
     """The rates of all-reduces of pairs that are tried at once [MB/s]; 0 where one of the two has failed."""
     pairs = [pair for pair in pairs if set(pair) <= set(probes.alive)]
     orders: dict[str, dict[str, object]] = {}
     for pair in pairs:
         orders |= _group(pair, probes, trial, f"{trial.job} {number}")
     answers = probes.ask_each("all_reduce", orders)
+    for answer in answers.values():
+        result.pair_failure = answer.get("failure", result.pair_failure)
     rates = {node: answer.get("values", {}).get("all_reduce", 0.0) for node, answer in answers.items()}
     return {(one, other): min(rates.get(one, 0.0), rates.get(other, 0.0)) for one, other in pairs}
 

@@ -116,9 +116,13 @@ def find_outliers(reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence
     return [outlier for outlier in found if outlier.part not in shared]
 
 
-def shared_faults(reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence[Metric] = METRICS) -> list[str]:
+def shared_faults(
+    reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence[Metric] = METRICS, pair_failure: str = ""
+) -> list[str]:
     """A line for each fault that most nodes share, and for all-reduces where most reach no other node: it lies in what
     they share, as a disk, a network or the job's own options, and is no fault of a node.
+
+    pair_failure: what an all-reduce of a pair said that failed.
     """
     found = _all_faults(reports, pairs, metrics)
     lines = []
@@ -127,7 +131,8 @@ def shared_faults(reports: Sequence[NodeReport], pairs: Pairs, metrics: Sequence
         lines.append(f"{len(problems)} of {len(reports)} nodes: {next(iter(problems.values()))}; {SHARED_FIX}")
     if _is_network_lost(pairs):
         failed = sum(not rate for rate in pairs.values())
-        lines.append(f"{failed} of {len(pairs)} pairs of nodes: their all-reduce failed; {NETWORK_FIX}")
+        reason = f" ({pair_failure})" if pair_failure else ""
+        lines.append(f"{failed} of {len(pairs)} pairs of nodes: their all-reduce failed{reason}; {NETWORK_FIX}")
     return lines
 
 

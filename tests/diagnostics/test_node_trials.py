@@ -169,3 +169,13 @@ def test_a_part_that_fails_between_nodes_is_a_problem_though_none_is_bad() -> No
     assert result.bad_nodes == []
     (problem,) = result.problems
     assert problem.startswith("a and c: their all-reduce failed; ")
+
+
+def test_a_network_that_no_node_can_use_is_one_problem_with_its_reason() -> None:
+    probes = scripted("all_reduce", "True", "True", "True")
+    result = Result([*probes.reports.values()])
+    try_all_pairs(probes, result, TRIAL)
+    probes.end()
+    assert result.bad_nodes == []
+    (problem,) = result.problems
+    assert problem.startswith("3 of 3 pairs of nodes: their all-reduce failed (a moment's fault); ")
