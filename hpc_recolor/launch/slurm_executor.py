@@ -33,10 +33,10 @@ JOB = """\
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}"""
 
-# When the script began and ended: its ranks are not all that takes time in a job. Began: since the machine was booted,
-# which no clock changes. Ended: subshells, as that of `leave_lost_ranks`, do not inherit the trap; a job that is
-# requeued or cancelled gets SIGTERM, all of its processes.
-RECORD_BEGIN = f"read -r {SCRIPT_BEGAN} _ </proc/uptime && export {SCRIPT_BEGAN}"
+# When the script began and ended: its ranks are not all that takes time in a job. Began: as proc_pid_stat(5) has it, by
+# the clock that ranks ask; /proc/uptime may be a container's own (lxcfs). Ended: subshells, as that of
+# `leave_lost_ranks`, do not inherit the trap; a job that is requeued or cancelled gets SIGTERM, all of its processes.
+RECORD_BEGIN = f"""export {SCRIPT_BEGAN}=$(read -r stat </proc/$$/stat && set -- ${{stat##*) }} && echo "${{20}}")"""
 RECORD_END = (
     """trap 'trap "" TERM; echo "$job $restart $(date +%s.%N)" """
     f"""2>/dev/null >>"$job_folder/{JobFolder.ENDED}" || :' EXIT"""

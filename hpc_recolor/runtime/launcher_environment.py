@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 
-# When a job's script began, on its host [s since that was booted].
+# When a job's script began, on its host [clock ticks since that was booted].
 SCRIPT_BEGAN = "HPC_RECOLOR_SCRIPT_BEGAN"
 # Read by SLURM's commands (sbatch(1), srun(1), squeue(1) and so on), or set in what they and submitit start.
 SCHEDULER = re.compile(

@@ -1,7 +1,6 @@
 """Records what a run spends its time on, for `time_account.account`."""
 
 import atexit
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Self
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.time_account import ACTIVITIES, Mark, Start, read_starts, write_starts
 from hpc_recolor.runtime.errors import EarlyEndError
-from hpc_recolor.runtime.process import start_time
+from hpc_recolor.runtime.process import age_s, start_time
 
 WRITE_EVERY_S = 1.0  # what a kill may leave unaccounted for
 # Writing takes no more than this share of the time, however slow the disk and long the record.
@@ -21,8 +20,7 @@ KEPT_MARKS = 16
 
 def process_age_s() -> float:
     """Since when this process has been running [s]."""
-    ticks = start_time("self") or 0
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    return age_s(start_time("self") or 0)
 
 
 class TimeLedger:

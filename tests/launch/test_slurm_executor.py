@@ -17,6 +17,8 @@ from hpc_recolor.launch.job_folder import JobFolder
 from hpc_recolor.launch.profile import JobOptions, Profile, load_profile
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
+from hpc_recolor.runtime.launcher_environment import SCRIPT_BEGAN
+from hpc_recolor.runtime.process import age_s, start_time
 from tests.conftest import ROOT
 from tests.support.job_scripts import CODE, JOB, options, text
 
@@ -109,7 +111,7 @@ def run_script(
     for name in ("stat", "cat", "rm", "dirname", "grep", "wc", "sleep", "date"):
         (programs / name).unlink(missing_ok=True)
         (programs / name).symlink_to(shutil.which(name) or "")
-    bodies = {"srun": f"echo > srun_ran; exit {code}", "sacct": f"echo '{accounted}'"}
+    bodies = {"srun": f"echo ${SCRIPT_BEGAN} > srun_ran; exit {code}", "sacct": f"echo '{accounted}'"}
     if scontrol is not None:
         bodies["scontrol"] = f'[ "$1" = show ] && {{ echo "JobState={state}"; exit; }}; echo "scontrol $*"; {scontrol}'
     for name, body in bodies.items():
@@ -192,6 +194,18 @@ def test_a_profile_may_set_variables_of_any_name(tmp_path: Path) -> None:
     names = "job=cars restart=9 job_folder=/nowhere max_requeues=0 request=/nowhere early=/nowhere excluded=/nowhere"
     done = run_script(job, tmp_path, more={"setup": [names]}, SLURM_RESTART_COUNT="1")
     assert (done.returncode, done.stdout) == (0, "scontrol requeue 7\n")
+
+
+def test_ranks_learn_when_their_script_began_by_the_clock_of_processes(tmp_path: Path) -> None:
+    """/proc/uptime is the container's under lxcfs, where the clock of a process is the host's."""
+    before = start_time("self")
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    run_script(job, tmp_path)
+    began = int((tmp_path / "srun_ran").read_text())
+    assert before is not None
+    assert before <= began
+    assert age_s(began) < 60
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, STOPPED, 137])

@@ -16,7 +16,7 @@
 #SBATCH --time=240
 
 # setup
-read -r HPC_RECOLOR_SCRIPT_BEGAN _ </proc/uptime && export HPC_RECOLOR_SCRIPT_BEGAN
+export HPC_RECOLOR_SCRIPT_BEGAN=$(read -r stat </proc/$$/stat && set -- ${stat##*) } && echo "${20}")
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 set +eu +o pipefail
 job_folder=/runs/cars/job max_requeues=2147483647 leaving=

@@ -19,7 +19,7 @@
 #SBATCH --time=720
 
 # setup
-read -r HPC_RECOLOR_SCRIPT_BEGAN _ </proc/uptime && export HPC_RECOLOR_SCRIPT_BEGAN
+export HPC_RECOLOR_SCRIPT_BEGAN=$(read -r stat </proc/$$/stat && set -- ${stat##*) } && echo "${20}")
 module load cuda/13.0
 export NCCL_DEBUG=WARN
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1

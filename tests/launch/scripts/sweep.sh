@@ -12,7 +12,7 @@
 #SBATCH --signal=USR2@120
 
 # setup
-read -r HPC_RECOLOR_SCRIPT_BEGAN _ </proc/uptime && export HPC_RECOLOR_SCRIPT_BEGAN
+export HPC_RECOLOR_SCRIPT_BEGAN=$(read -r stat </proc/$$/stat && set -- ${stat##*) } && echo "${20}")
 export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 set +eu +o pipefail
