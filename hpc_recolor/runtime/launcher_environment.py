@@ -12,7 +12,7 @@ SCHEDULER = re.compile(
     r"(SLURMD?|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SACCT|SACCTMGR|SCANCEL|SCONTROL|SSTAT|SPRIO|SPANK|SUBMITIT)_.*"
     rf"|{SCRIPT_BEGAN}"
 )
-# The job of ranks that `distributed.adopt` describes.
+# The job of ranks that `distributed.adopt` describes, with its restart: `7 0`.
 ADOPTED_JOB = "HPC_RECOLOR_JOB"
 # Set by torchrun, and by the process managers of MPI.
 LAUNCHER = re.compile(

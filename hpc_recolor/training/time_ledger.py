@@ -1,6 +1,7 @@
 """Records what a run spends its time on, for `time_account.account`."""
 
 import atexit
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Self
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.time_account import ACTIVITIES, Mark, Start, read_starts, write_starts
 from hpc_recolor.runtime.errors import EarlyEndError
+from hpc_recolor.runtime.launcher_environment import ADOPTED_JOB
 from hpc_recolor.runtime.process import age_s, start_time
 
 WRITE_EVERY_S = 1.0  # what a kill may leave unaccounted for
@@ -106,6 +108,7 @@ class TimeLedger:
             activity=self._activity,
             seconds=self._seconds,
             marks=tuple(self._marks),
+            job=os.environ.get(ADOPTED_JOB),
         )
         with suppress(OSError):
             write_starts(self._run, [*self._past, present])
