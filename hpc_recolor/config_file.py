@@ -2,7 +2,8 @@
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,8 @@ NULLS = ("null", "none")
 
 # What PyYAML raises: for values that are not of the type they look like or are tagged as, all but the first.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, RecursionError)
+# Of a text that libyaml may read. Ours have two columns, and brackets in what users write only.
+MOST_COLUMNS, MOST_BRACKETS = 20, 100
 # Of what a file contains, in a message. Aliases in YAML can make an endless value from a few lines.
 MOST_PROBLEMS = 20
 LONGEST_VALUE, LONGEST_NUMBER = 200, 40
@@ -43,8 +46,18 @@ def load_config(base: str | PathLike[str] | Config | None = None, overrides: Map
     illegal value.
     """
     source, tree = _read_base(base)
+    return _checked(source, merge(tree, nest(overrides)))
+
+
+def load_recorded(file: Path) -> Config:
+    """The config that a run folder records. Raises UserError as `load_config` does."""
+    return _checked(str(file), read_yaml(file, _parse_recorded))
+
+
+def _checked(source: str, tree: dict[str, Any]) -> Config:
+    """The config of these values, or UserError."""
     try:
-        config = Config.model_validate(merge(tree, nest(overrides)))
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise explain(error, source) from None
     check_shapes(config)
@@ -68,11 +81,11 @@ def find_config(file: str | PathLike[str]) -> Path:
     return find_yaml(Path(file), CONFIGS, "config")
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path, parse: Callable[[str], object] = yaml.safe_load) -> dict[str, Any]:
     """A config file as nested dictionaries. Raises UserError if it cannot be read as a YAML mapping."""
     subject = f"config file {file}"
     try:
-        tree = _parse_yaml(file.read_text())
+        tree = parse(file.read_text())
     except OSError as error:
         raise UserError(subject, str(error.strerror), "name an existing file") from None
     except UnicodeDecodeError:
@@ -89,12 +102,21 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return {section: {} if values is None else values for section, values in tree.items()}
 
 
-def _parse_yaml(text: str) -> object:
-    """By libyaml in a tenth of the time, where PyYAML was built with it; what is wrong is told by PyYAML itself."""
-    try:
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: TID251  # both make plain data
-    except YAML_ERRORS:
-        return yaml.safe_load(text)
+def _parse_recorded(text: str) -> object:
+    """By libyaml in a tenth of the time, where PyYAML was built with it and the text is as simple as our own.
+
+    libyaml crashes where PyYAML refuses what is nested deeply, and reads tabs that it refuses.
+    """
+    if hasattr(yaml, "CSafeLoader") and "\t" not in text and not _may_be_deep(text):
+        with suppress(*YAML_ERRORS):  # what is wrong is told by PyYAML
+            return yaml.load(text, yaml.CSafeLoader)  # noqa: TID251  # makes plain data
+    return yaml.safe_load(text)
+
+
+def _may_be_deep(text: str) -> bool:
+    """Whether more than a few levels may be nested: each takes a bracket, or a column before the text of a line."""
+    columns = max((len(line) - len(line.lstrip(" -?:")) for line in text.splitlines()), default=0)
+    return columns > MOST_COLUMNS or text.count("[") + text.count("{") > MOST_BRACKETS
 
 
 def to_yaml(config: Config) -> str:

@@ -1,5 +1,6 @@
 """The config: YAML and flags in, one line out for what is wrong."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_recolor.config import Config, optional_keys, policies
-from hpc_recolor.config_file import changed_keys, leaves, load_config, merge, nest, to_yaml
+from hpc_recolor.config_file import changed_keys, leaves, load_config, load_recorded, merge, nest, to_yaml
 from hpc_recolor.launch.sweep import of_grid
 from hpc_recolor.runtime.errors import UserError
 from tests.conftest import ROOT, Command
@@ -112,12 +113,26 @@ def test_the_reader_of_files_that_are_no_text_says_so(tmp_path: Path) -> None:
         "train: {lr: !!timestamp x}",
         "train: {lr: !!int ''}",
         "[" * 10_000,
+        "[" * 100_000 + "]" * 100_000,
+        "{a: " * 100_000 + "}" * 100_000,
+        "- " * 100_000 + "a",
+        "? " * 100_000 + "a",
+        "train:\n  epochs: 1\t# a tab\n\tlr: 1\n",
+        "train: {epochs: 1,\tlr: 1e-3}\n",
     ],
+    ids=lambda text: text[:12],
 )
-def test_a_value_that_yaml_cannot_make_is_not_valid(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", [load_config, load_recorded], ids=lambda load: str(load.__name__))
+def test_a_value_that_yaml_cannot_make_is_not_valid(load: Callable[[Path], Config], text: str, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(UserError, match="not valid YAML"):
-        load_config(tmp_path / "run.yaml", {})
+        load(tmp_path / "run.yaml")
+
+
+def test_a_recorded_config_is_the_one_that_was_written(tmp_path: Path) -> None:
+    config = load_config("quickstart", {"data.photos": "[{photos/\N{BLACK STAR}: - #\t"})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_recorded(tmp_path / "config.yaml") == load_config(tmp_path / "config.yaml") == config
 
 
 def test_what_a_file_contains_is_shown_in_part_however_long_it_is(tmp_path: Path) -> None:

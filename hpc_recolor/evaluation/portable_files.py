@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hpc_recolor.evaluation.colorizer import Colorizer
 from hpc_recolor.evaluation.portable_colorizer import PortableColorizer
-from hpc_recolor.run_folder.files import fsync, temporary_name
+from hpc_recolor.run_folder.files import fsync, rename_over, temporary_name
 from hpc_recolor.runtime.errors import UserError, cannot_write
 from recolor_kernels import color_metrics
 
@@ -60,7 +60,7 @@ def write_portable(colorizer: Colorizer, notes: dict[str, str], target: Path, ki
             problem = f"its colors differ from ours by {difference:.2f} CIEDE2000 in the mean"
             raise UserError(f"format={kind}", problem, "use --format safetensors")
         fsync(written)
-        written.replace(target)
+        rename_over(written, target)
     except OSError as error:
         error.filename = str(target)
         raise cannot_write(f"out={target}", error, "name a place that is writable, with enough space") from None

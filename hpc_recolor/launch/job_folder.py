@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hpc_recolor.run_folder.files import to_json, write_atomically
 from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.time_account import JobEnd
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
 
@@ -242,8 +243,8 @@ def read_history(folder: JobFolder) -> list[Event]:
     return events
 
 
-def read_ends(folder: JobFolder, history: Sequence[Event]) -> list[float]:
-    """When the scripts ended that started the ranks of a history [POSIX time, s], in the order of time.
+def read_ends(folder: JobFolder, history: Sequence[Event]) -> list[JobEnd]:
+    """The ends of the scripts that started the ranks of a history, in the order of time.
 
     Those that were killed have recorded nothing. folder: with the logs of the ranks, of the run or of its sweep.
     """
@@ -252,7 +253,9 @@ def read_ends(folder: JobFolder, history: Sequence[Event]) -> list[float]:
         rows = [line.split() for line in folder.ended.read_text(errors="replace").splitlines()]
     except OSError:
         return []
-    return sorted(float(row[2]) for row in rows if len(row) == 3 and (row[0], row[1]) in own and _is_time(row[2]))
+    rows = [row for row in rows if len(row) == 3 and (row[0], row[1]) in own and _is_time(row[2])]
+    ends = [JobEnd(time=float(time), job=f"{job} {restart}") for job, restart, time in rows]
+    return sorted(ends, key=lambda end: end.time)
 
 
 def _is_time(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +32,7 @@ from hpc_recolor.runtime.exit_codes import BAD_INPUT, FAILED
 from hpc_recolor.runtime.json_text import parse_json
 from hpc_recolor.runtime.launcher_environment import SCRIPT_BEGAN
 from hpc_recolor.runtime.output import lossy_output
+from hpc_recolor.runtime.process import age_s
 from hpc_recolor.runtime.signals import StopRequest
 
 
@@ -149,7 +149,7 @@ def _train(config: Config, request: StopRequest) -> EarlyEndError | None:
 def _script_age_s() -> float:
     """Since when the script of this rank's job has been running on this host [s]; 0 where none has said so."""
     try:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - float(os.environ[SCRIPT_BEGAN])
+        return age_s(int(os.environ[SCRIPT_BEGAN]))
     except (KeyError, ValueError):
         return 0.0
 

@@ -27,14 +27,20 @@ CHECK = f"""\
   echo "error: $job_folder must be yours with mode {FOLDER_MODE:o}, as its files are executed" >&2; exit 2
 }}"""
 
-# When the script began and ended: its ranks are not all that takes time in a job. Began: since the machine was booted,
-# which no clock changes. Ended: after all else in the setup, whose processes must not record an end of their own; a job
-# that is requeued or cancelled gets SIGTERM, all of its processes.
-RECORD_BEGIN = f"""\
-job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
-job=${{job:-$SLURM_JOB_ID}} restart=${{SLURM_RESTART_COUNT:-0}}
-read -r {SCRIPT_BEGAN} _ </proc/uptime && export {SCRIPT_BEGAN}"""
-RECORD_END = f"""trap 'trap "" TERM; echo "$job $restart $(date +%s.%N)" >>"$job_folder/{JobFolder.ENDED}"' EXIT"""
+# A profile's lines may set options of the shell, and variables of any name: these come after them.
+NO_OPTIONS = "set +eu +o pipefail"
+JOB = """\
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}"""
+
+# When the script began and ended: its ranks are not all that takes time in a job. Began: as proc_pid_stat(5) has it, by
+# the clock that ranks ask; /proc/uptime may be a container's own (lxcfs). Ended: subshells, as that of
+# `leave_lost_ranks`, do not inherit the trap; a job that is requeued or cancelled gets SIGTERM, all of its processes.
+RECORD_BEGIN = f"""export {SCRIPT_BEGAN}=$(read -r stat </proc/$$/stat && set -- ${{stat##*) }} && echo "${{20}}")"""
+RECORD_END = (
+    """trap 'trap "" TERM; echo "$job $restart $(date +%s.%N)" """
+    f"""2>/dev/null >>"$job_folder/{JobFolder.ENDED}" || :' EXIT"""
+)
 
 # On SIGTERM the ranks save for as long as SLURM allows; this shell must not exit before them.
 OUTLIVE_RANKS = "trap : TERM"
@@ -193,16 +199,17 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, "chdir": options.chdir or working_directory()},
         "setup": [
-            f"job_folder={shlex.quote(str(folder.path))}",
-            CHECK,
             RECORD_BEGIN,
             *environment_lines(code, options),
+            NO_OPTIONS,
+            f"job_folder={shlex.quote(str(folder.path))} max_requeues={requeues} leaving=",
+            CHECK,
+            JOB,
             OUTLIVE_RANKS,
-            f"max_requeues={requeues}",
             END_JOB,
+            RECORD_END,
             *([_preflight(folder, options)] if options.preflight else []),
             LEAVE_LOST_RANKS,
-            RECORD_END,
         ],
         # A rank that fails ends the others.
         "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_recolor.config_file import load_config
+from hpc_recolor.config_file import load_recorded
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
@@ -30,7 +30,7 @@ NO_PROGRESS = TrainingProgress()
 def read_progress(run: RunFolder) -> TrainingProgress:
     """The progress of a run, as far as its folder can be read."""
     try:
-        epochs = load_config(run.config, {}).train.epochs
+        epochs = load_recorded(run.config).train.epochs
     except UserError:
         epochs = None
     row = next(filter(None, (_last_losses(run.metrics, size) for size in TAILS_BYTES)), {})

@@ -16,7 +16,7 @@ from hpc_recolor.config import ColorName, Config
 from hpc_recolor.models.shapes import CONDITION_CHANNELS, PALENESS_POWER, target_channels
 from hpc_recolor.run_folder import checkpoints, tensor_files
 from hpc_recolor.run_folder.checkpoints import Manifest
-from hpc_recolor.run_folder.files import sha256_of, temporary_name, write_atomically
+from hpc_recolor.run_folder.files import rename_over, sha256_of, temporary_name, write_atomically
 from hpc_recolor.run_folder.folder import open_run
 from hpc_recolor.runtime.errors import UserError, cannot_write
 from hpc_recolor.runtime.json_text import parse_json
@@ -164,7 +164,7 @@ def _write(target: Path, card: dict[str, Any], weights: "dict[str, Tensor]") -> 
         write_atomically(
             _card_file(target), json.dumps(card | {"sha256": sha256_of(written)}, indent=1).encode() + b"\n"
         )
-        written.replace(target)
+        rename_over(written, target)
     except BaseException:
         written.unlink(missing_ok=True)
         raise

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +17,9 @@ from pydantic import BaseModel, model_serializer, model_validator
 
 # Of a file's name in a temporary one, which may be no longer than file systems allow: 255 bytes, 4 a character.
 LONGEST_NAME = 50
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.writing", re.DOTALL)
+# A temporary file that has not changed for so long has lost its writer [s].
+LEFTOVER_S = 3600
 ALGORITHM_NAMES = {"xxh3_128": "XXH3-128", "sha256": "SHA-256"}
 
 
@@ -83,12 +89,33 @@ def file_damage(file: Path, expected: FileRecord) -> str | None:
 
 
 def temporary_name(file: Path) -> Path:
-    """A name in the folder of a file for what is to be renamed to it, which no other writer has, on any host.
+    """A name in the folder of a file for what `rename_over` is to rename to it, which no other writer has, on any host.
 
     What a writer leaves that is killed is hidden, so that it is taken for no file of a run and for no photograph.
     """
-    name = file.name[:LONGEST_NAME]
-    return file.with_name(f".{name}.{uuid.uuid4().hex[:8]}.writing")
+    return file.with_name(f".{file.name[:LONGEST_NAME]}.{uuid.uuid4().hex[:8]}.writing")
+
+
+def rename_over(written: Path, file: Path) -> None:
+    """Replace a file by what was written under a `temporary_name`. Then removes what writers of it left that were
+    killed, as far as it is an hour old. Raises OSError."""
+    written.replace(file)
+    for left in _leftovers(file.parent).pop(file.name[:LONGEST_NAME], ()):
+        with suppress(OSError):  # it only takes space
+            left.unlink()
+
+
+@lru_cache(maxsize=100)
+def _leftovers(folder: Path) -> dict[str, list[Path]]:
+    """Old temporary files in a folder, by the beginning of their file's name. A process lists each folder once, as it
+    may write a hundred thousand files there."""
+    found: dict[str, list[Path]] = {}
+    with suppress(OSError):
+        for file in folder.iterdir():
+            match = TEMPORARY.fullmatch(file.name)
+            if match and file.lstat().st_mtime < time.time() - LEFTOVER_S:
+                found.setdefault(match[1], []).append(file)
+    return found
 
 
 def write_atomically(file: Path, content: bytes | memoryview, durable: bool = True) -> None:
@@ -103,7 +130,7 @@ def write_atomically(file: Path, content: bytes | memoryview, durable: bool = Tr
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
-        written.replace(file)
+        rename_over(written, file)
     except BaseException as error:
         written.unlink(missing_ok=True)
         if isinstance(error, OSError):

@@ -31,7 +31,8 @@ class Mark(_FrozenModel):
 class Start(_FrozenModel):
     """A start of the ranks. began: POSIX time [s]. images: that it resumed from.
 
-    activity: the present one, or the last. seconds: spent on each. marks: its last checkpoints, oldest first.
+    activity: the present one, or the last. seconds: spent on each. marks: its last checkpoints, oldest first. job: with
+    its restart, `7 0`; None outside of jobs, and in older files.
     """
 
     began: float
@@ -39,11 +40,20 @@ class Start(_FrozenModel):
     activity: str
     seconds: dict[str, float]
     marks: tuple[Mark, ...] = ()
+    job: str | None = None
 
     @property
     def until(self) -> float:
         """When it was written [POSIX time, s]."""
         return self.began + sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """When the script of a job ended [POSIX time, s]. job: as a Start's."""
+
+    time: float
+    job: str
 
 
 class _Starts(_FrozenModel):
@@ -122,13 +132,13 @@ def write_starts(run: RunFolder, starts: Sequence[Start]) -> None:
 
 
 def account(
-    starts: Sequence[Start], submitted: float, now: float | None, is_running: bool, ends: Sequence[float] = ()
+    starts: Sequence[Start], submitted: float, now: float | None, is_running: bool, ends: Sequence[JobEnd] = ()
 ) -> list[TimeAccount]:
     """The account of each start with the wait before it, and of the wait since the last one, if there is one.
 
     submitted: first [POSIX time, s]. now: the time up to which to account; None: until the last start ended.
-    is_running: whether the last start's ranks still run. ends: when jobs ended, as far as they have recorded it, in the
-    order of time [POSIX time, s]. Clocks of hosts may differ: no time counts twice.
+    is_running: whether the last start's ranks still run. ends: of jobs, as far as they have recorded them, in the order
+    of time. Clocks of hosts may differ: no time counts twice.
     """
     accounts = []
     over = submitted
@@ -150,11 +160,15 @@ def account(
     return accounts
 
 
-def _ended(starts: Sequence[Start], number: int, ends: Sequence[float]) -> float:
-    """When the job of a start ended, between its last record and the next start; that record, if it is not known."""
+def _ended(starts: Sequence[Start], number: int, ends: Sequence[JobEnd]) -> float:
+    """When the job of a start ended, between its last record and the next start; that record, if it is not known.
+
+    A job that ended before its ranks were recorded has an end, too, which is no other start's.
+    """
     start, following = starts[number], starts[number + 1 :]
     latest = following[0].began if following else math.inf
-    return next((ended for ended in ends if start.until <= ended <= latest), start.until)
+    own = (end.time for end in ends if start.job in (None, end.job))
+    return next((ended for ended in own if start.until <= ended <= latest), start.until)
 
 
 def _resumed_from(starts: Sequence[Start], number: int) -> int | None:

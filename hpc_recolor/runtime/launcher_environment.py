@@ -5,14 +5,14 @@ import os
 import re
 from collections.abc import Mapping
 
-# When a job's script began, on its host [s since that was booted].
+# When a job's script began, on its host [clock ticks since that was booted].
 SCRIPT_BEGAN = "HPC_RECOLOR_SCRIPT_BEGAN"
 # Read by SLURM's commands (sbatch(1), srun(1), squeue(1) and so on), or set in what they and submitit start.
 SCHEDULER = re.compile(
     r"(SLURMD?|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SACCT|SACCTMGR|SCANCEL|SCONTROL|SSTAT|SPRIO|SPANK|SUBMITIT)_.*"
     rf"|{SCRIPT_BEGAN}"
 )
-# The job of ranks that `distributed.adopt` describes.
+# The job of ranks that `distributed.adopt` describes, with its restart: `7 0`.
 ADOPTED_JOB = "HPC_RECOLOR_JOB"
 # Set by torchrun, and by the process managers of MPI.
 LAUNCHER = re.compile(

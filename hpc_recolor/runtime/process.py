@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,11 @@ def start_time(pid: int | Literal["self"]) -> int | None:
     """
     fields = _stat_fields(pid)
     return int(fields[19]) if fields and fields[0] not in ENDED else None
+
+
+def age_s(started: int) -> float:
+    """Since when a process that started then, see `start_time`, has been running [s]."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
 def _stat_fields(pid: int | str) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Self
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.time_account import ACTIVITIES, Mark, Start, read_starts, write_starts
 from hpc_recolor.runtime.errors import EarlyEndError
-from hpc_recolor.runtime.process import start_time
+from hpc_recolor.runtime.launcher_environment import ADOPTED_JOB
+from hpc_recolor.runtime.process import age_s, start_time
 
 WRITE_EVERY_S = 1.0  # what a kill may leave unaccounted for
 # Writing takes no more than this share of the time, however slow the disk and long the record.
@@ -21,8 +22,7 @@ KEPT_MARKS = 16
 
 def process_age_s() -> float:
     """Since when this process has been running [s]."""
-    ticks = start_time("self") or 0
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    return age_s(start_time("self") or 0)
 
 
 class TimeLedger:
@@ -108,6 +108,7 @@ class TimeLedger:
             activity=self._activity,
             seconds=self._seconds,
             marks=tuple(self._marks),
+            job=os.environ.get(ADOPTED_JOB),
         )
         with suppress(OSError):
             write_starts(self._run, [*self._past, present])

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hpc_recolor.config_file import load_config
+from hpc_recolor.config_file import load_config, load_recorded
 from hpc_recolor.data import pack, shards
 from hpc_recolor.data.entries import list_entries
 from hpc_recolor.data.journal import JOURNAL, Journal
@@ -215,6 +215,8 @@ def test_config_files(fuzz: Fuzz, folder: Path) -> None:
         file.write_bytes(changed)
         with read_or_refused():
             load_config(file, {})
+        with read_or_refused():
+            load_recorded(file)
         with read_or_refused():
             load_profile(file)
 

@@ -17,6 +17,7 @@ from hpc_recolor.launch.job_folder import (
     runs_of_sweep,
     write_submission,
 )
+from hpc_recolor.run_folder.time_account import JobEnd
 from hpc_recolor.runtime.errors import UserError
 
 START = Event(kind="start", job="7", restart=0, time="2026-01-01T00:00:00+00:00", ranks=1, nodes=("n1",))
@@ -170,4 +171,4 @@ def test_ends_of_scripts_are_those_of_the_history_in_order_of_time(tmp_path: Pat
     folder.ended.write_text(
         "7 1 1800000200.5\n7_1 0 1800000300.0\n7 0 1800000100.25\n7 0 %s.%N\n8 0 1800000400.0\n7 1 18"
     )
-    assert read_ends(folder, history) == [1800000100.25, 1800000200.5]
+    assert read_ends(folder, history) == [JobEnd(1800000100.25, "7 0"), JobEnd(1800000200.5, "7 1")]

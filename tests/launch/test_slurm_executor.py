@@ -17,6 +17,8 @@ from hpc_recolor.launch.job_folder import JobFolder
 from hpc_recolor.launch.profile import JobOptions, Profile, load_profile
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.exit_codes import STOPPED
+from hpc_recolor.runtime.launcher_environment import SCRIPT_BEGAN
+from hpc_recolor.runtime.process import age_s, start_time
 from tests.conftest import ROOT
 from tests.support.job_scripts import CODE, JOB, options, text
 
@@ -109,18 +111,24 @@ def run_script(
     for name in ("stat", "cat", "rm", "dirname", "grep", "wc", "sleep", "date"):
         (programs / name).unlink(missing_ok=True)
         (programs / name).symlink_to(shutil.which(name) or "")
-    bodies = {"srun": f"echo > srun_ran; exit {code}", "sacct": f"echo '{accounted}'"}
+    bodies = {"srun": f"echo ${SCRIPT_BEGAN} > srun_ran; exit {code}", "sacct": f"echo '{accounted}'"}
     if scontrol is not None:
         bodies["scontrol"] = f'[ "$1" = show ] && {{ echo "JobState={state}"; exit; }}; echo "scontrol $*"; {scontrol}'
     for name, body in bodies.items():
-        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
-        (programs / name).chmod(0o700)
+        program(programs / name, body)
     options = JobOptions(max_requeues=max_requeues, **(more or {}))
     script = slurm_executor.executor(job, job.code / "0", "cars", options).text()
     environment = {"PATH": str(programs), "SLURM_JOB_ID": "7"} | variables
     return subprocess.run(
         ["/bin/bash"], input=script, env=environment, capture_output=True, text=True, cwd=folder, timeout=30
     )
+
+
+def program(file: Path, body: str) -> str:
+    """A script in place of a program. Returns its path."""
+    file.write_text(f"#!/bin/bash\n{body}\n")
+    file.chmod(0o700)
+    return str(file)
 
 
 def test_ranks_that_request_it_are_requeued_once(tmp_path: Path) -> None:
@@ -139,10 +147,7 @@ def test_a_job_that_excludes_nodes_is_requeued_and_then_excludes_them(tmp_path: 
 def test_ranks_do_not_start_on_nodes_that_are_bad(code: int, tmp_path: Path) -> None:
     job = JobFolder(tmp_path / "job")
     job.make()
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/bash\nexit {code}\n")
-    python.chmod(0o700)
-    done = run_script(job, tmp_path, more={"python": str(python), "preflight": True})
+    done = run_script(job, tmp_path, more={"python": program(tmp_path / "python", f"exit {code}"), "preflight": True})
     assert done.returncode == code
     assert not (tmp_path / "srun_ran").exists()
 
@@ -153,6 +158,54 @@ def test_the_end_of_a_script_is_recorded_however_it_ends(marks: tuple[str, ...],
     job, number, ended = (tmp_path / "job" / "ended").read_text().split()
     assert (job, number) == ("7", restart)
     assert abs(float(ended) - time.time()) < 60
+
+
+def test_the_end_of_a_script_is_recorded_once_where_a_preflight_ends_it(tmp_path: Path) -> None:
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    run_script(job, tmp_path, more={"python": program(tmp_path / "python", "exit 1"), "preflight": True})
+    assert [line.split()[:2] for line in job.ended.read_text().splitlines()] == [["7", "0"]]
+
+
+@pytest.mark.parametrize("line", ["set -u", "set -e", "set -euo pipefail"])
+@pytest.mark.parametrize("preflight", [False, True])
+def test_shell_options_of_a_profile_do_not_change_how_a_job_ends(preflight: bool, line: str, tmp_path: Path) -> None:
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    more = {"setup": [line], "preflight": preflight, "python": program(tmp_path / "python", "exit 140")}
+    done = run_script(job, tmp_path, 140, more=more)
+    assert (done.returncode, done.stdout) == (0, "scontrol requeue 7\n")
+    assert job.ended.exists()
+
+
+@pytest.mark.parametrize("setup", [[], ["set -eu"]])
+def test_an_end_that_cannot_be_recorded_changes_no_exit_code(setup: list[str], tmp_path: Path) -> None:
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    job.ended.mkdir()
+    done = run_script(job, tmp_path, STOPPED, more={"setup": setup})
+    assert (done.returncode, done.stderr) == (STOPPED, "")
+
+
+def test_a_profile_may_set_variables_of_any_name(tmp_path: Path) -> None:
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    job.requeue("7", 1).write_text(str(tmp_path))
+    names = "job=cars restart=9 job_folder=/nowhere max_requeues=0 request=/nowhere early=/nowhere excluded=/nowhere"
+    done = run_script(job, tmp_path, more={"setup": [names]}, SLURM_RESTART_COUNT="1")
+    assert (done.returncode, done.stdout) == (0, "scontrol requeue 7\n")
+
+
+def test_ranks_learn_when_their_script_began_by_the_clock_of_processes(tmp_path: Path) -> None:
+    """/proc/uptime is the container's under lxcfs, where the clock of a process is the host's."""
+    before = start_time("self")
+    job = JobFolder(tmp_path / "job")
+    job.make()
+    run_script(job, tmp_path)
+    began = int((tmp_path / "srun_ran").read_text())
+    assert before is not None
+    assert before <= began
+    assert age_s(began) < 60
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, STOPPED, 137])
@@ -317,8 +370,7 @@ def test_ranks_that_cannot_be_looked_for_are_waited_for(tmp_path: Path) -> None:
         "srun": "read -rt 7 <> <(:); exit 0",
         "pgrep": f"[ -e {tmp_path}/looked ] && exit 3; : > {tmp_path}/looked",
     }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
-        (tmp_path / name).chmod(0o700)
+        program(tmp_path / name, lines)
     script = slurm_executor.executor(job, job.code / "0", "cars", JobOptions()).text()
     assert run_soon_lost(script, tmp_path).returncode == 0
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.time_account import (
     ACTIVITIES,
+    JobEnd,
     Mark,
     Start,
     TimeAccount,
@@ -108,17 +109,30 @@ def test_a_run_that_saved_last_has_lost_nothing() -> None:
 
 def test_what_a_job_does_after_its_ranks_is_no_wait() -> None:
     again = start(began=SUBMITTED + 200, images=100, marks=())
-    recorded = [start().until + 5, again.until + 7]
+    recorded = [JobEnd(start().until + 5, "7 0"), JobEnd(again.until + 7, "7 1")]
     first, second = account([start(), again], SUBMITTED, now=None, is_running=False, ends=recorded)
     assert (first.starting, second.starting, second.waiting) == (15, 17, 45)
-    assert first.total + second.total == recorded[-1] - SUBMITTED
+    assert first.total + second.total == recorded[-1].time - SUBMITTED
 
 
 def test_an_end_that_was_not_recorded_is_that_of_the_ranks() -> None:
     """As of a host that fell dead; the next start's end is not taken for it."""
     again = start(began=SUBMITTED + 200, images=100, marks=())
-    first, second = account([start(), again], SUBMITTED, now=None, is_running=False, ends=[again.until + 7])
+    first, second = account(
+        [start(), again], SUBMITTED, now=None, is_running=False, ends=[JobEnd(again.until + 7, "7 1")]
+    )
     assert (first.starting, second.starting, second.waiting) == (10, 17, 50)
+
+
+@pytest.mark.parametrize(("job", "starting", "waiting"), [("7 0", 10, 50), (None, 60, 0)])
+def test_the_end_of_a_start_that_trained_nothing_is_no_earlier_ones(
+    job: str | None, starting: float, waiting: float
+) -> None:
+    """As of a job that the preflight ended after a host had fallen dead. Older records have no job."""
+    again = start(began=SUBMITTED + 200, images=100, marks=(), job="7 2")
+    between = [JobEnd(again.began, "7 1")]
+    first, second = account([start(job=job), again], SUBMITTED, now=None, is_running=False, ends=between)
+    assert (first.starting, second.waiting) == (starting, waiting)
 
 
 def test_a_run_that_waits_again_says_so_apart() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hpc_recolor.run_folder.folder import RunFolder
 from hpc_recolor.run_folder.time_account import Mark, Start, TimeAccount, account, read_starts
 from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.launcher_environment import ADOPTED_JOB
 from hpc_recolor.training.time_ledger import WRITE_EVERY_S, TimeLedger, process_age_s
 from tests.support.training_runs import make, run_config, train
 
@@ -98,6 +99,14 @@ def test_what_a_rank_does_after_a_failure_is_lost_with_what_it_was_doing(
     clock.now_s += 5
     ledger.close()
     assert written(tmp_path).seconds["training"] == 15
+
+
+def test_a_start_records_its_job(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TimeLedger(clock=clock).open(RunFolder(tmp_path), images_seen=0)
+    assert written(tmp_path).job is None
+    monkeypatch.setenv(ADOPTED_JOB, "7 1")
+    TimeLedger(clock=clock).open(RunFolder(tmp_path), images_seen=0)
+    assert written(tmp_path).job == "7 1"
 
 
 def test_a_process_knows_its_age() -> None:

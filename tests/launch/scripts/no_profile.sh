@@ -11,17 +11,17 @@
 #SBATCH --signal=USR2@120
 
 # setup
-job_folder=/runs/cars/job
+export HPC_RECOLOR_SCRIPT_BEGAN=$(read -r stat </proc/$$/stat && set -- ${stat##*) } && echo "${20}")
+export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
+set +eu +o pipefail
+job_folder=/runs/cars/job max_requeues=2147483647 leaving=
 [ -O "$job_folder" ] && [ "$(stat -c %a "$job_folder")" = 700 ] || {
   echo "error: $job_folder must be yours with mode 700, as its files are executed" >&2; exit 2
 }
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
-read -r HPC_RECOLOR_SCRIPT_BEGAN _ </proc/uptime && export HPC_RECOLOR_SCRIPT_BEGAN
-export PYTHONPATH=/runs/cars/job/code/0123456789abcdef${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
-hold="env --block-signal=USR2"; $hold true 2>/dev/null || hold=
 trap : TERM
-max_requeues=2147483647
 end_job() {  # EXIT_CODE
   code=$1
   kill $leaving 2>/dev/null || :
@@ -62,6 +62,7 @@ end_job() {  # EXIT_CODE
   echo "The run is saved; resume it with: python -m hpc_recolor.jobs $resume" >&2
   exit 75
 }
+trap 'trap "" TERM; echo "$job $restart $(date +%s.%N)" 2>/dev/null >>"$job_folder/ended" || :' EXIT
 leave_lost_ranks() {
   # 0: there are ranks, 1: there are none; anything else is no answer.
   look() { pgrep -f "^slurmstepd: .$SLURM_JOB_ID[.][0-9]+." >/dev/null 2>&1; }
@@ -77,7 +78,6 @@ leave_lost_ranks() {
 }
 leave_lost_ranks &
 leaving=$!
-trap 'trap "" TERM; echo "$job $restart $(date +%s.%N)" >>"$job_folder/ended"' EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
