@@ -8,10 +8,12 @@ import torch
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
+from hpc_recolor.data.sets import collect
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import RankError, UserError
 from hpc_recolor.training import device_step, fit_memory, preflight
+from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.step import gan_step
 from tests.conftest import contents
 from tests.support.training_runs import make, run_config, train
@@ -20,18 +22,21 @@ from tests.training.conftest import Worker
 
 
 class Memory:
-    """A device on which a step of more than `images` at a time raises OutOfMemoryError."""
+    """A device on which a step of more than `images` at a time raises an error."""
 
     def __init__(self, images: int) -> None:
         self.images = images
         self.tried: list[int] = []
+        self.error: RuntimeError = torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has less."
+        )
 
     def gan_step(self, *arguments: Any) -> Any:
         together = len(arguments[1]) // arguments[4]
         self.tried.append(together)
         losses = gan_step(*arguments)
         if together > self.images:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has less.")
+            raise self.error
         return losses
 
 
@@ -45,7 +50,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
 
 
 def fitted(config: Config, world: World) -> Config:
-    return fit_memory.fit_memory(config, world, RunFolder(config.run.folder / config.run.name), 12, lambda *_: None)
+    run = RunFolder(config.run.folder / config.run.name)
+    return fit_memory.fit_memory(config, world, run, collect(config, world), lambda *_: None)
 
 
 def batch_of(size: int, photos: Path, folder: Path, **train: Any) -> Config:
@@ -69,6 +75,60 @@ def test_the_smallest_number_of_parts_that_fits_is_found_and_told(
     assert memory.tried == [12, 6, 4]
     assert "train.batch_size=12 does not fit into the memory of rank 0 on host" in (told := capsys.readouterr().out)
     assert "train.accumulate=3" in told and "BatchNorm sees 4 images of a rank at a time, and not 12" in told
+
+
+def test_a_validation_is_tried_as_well(
+    memory: Memory, photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def refuse(*arguments: Any) -> None:
+        measured.append(len(arguments[2]))
+        raise memory.error
+
+    monkeypatch.setattr(fit_memory, "score", refuse)
+    with pytest.raises(UserError, match=r"not even one image at a time fits .* with a validation between steps"):
+        fitted(batch_of(2, photos, tmp_path), world)
+    assert measured == [3, 3]
+
+
+class Gpu:
+    """torch.cuda of a GPU with 1000 MB, of which torch has reserved 100 MB and others have 300 MB."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fraction = 1.0
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (600_000_000, 1_000_000_000))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100_000_000)
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: self.fraction)
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", self._set)
+
+    def _set(self, fraction: float, device: torch.device) -> None:
+        self.fraction = fraction
+
+
+def test_within_a_trial_torch_may_take_what_is_free_but_for_what_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, device = Gpu(monkeypatch), torch.device("cuda")
+    for left_free, fraction in ((200_000_000, 0.5), (900_000_000, 0.0)):
+        with fit_memory._less_memory(device, left_free):
+            assert gpu.fraction == pytest.approx(fraction)
+        assert gpu.fraction == 1.0
+
+
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_images_and_buffers_that_stay_on_a_gpu_are_left_free(
+    cache: str, photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three held-out photographs, two are one rank's share, and all are drawn."""
+    Gpu(monkeypatch)
+    data = {"photos": str(photos), "size": 32, "held_out_count": 3, "cache": cache}
+    config, partitioned = (run_config(photos, tmp_path, data=data, deepspeed={"zero_stage": stage}) for stage in (0, 2))
+    found, engines = collect(config, world), build_engines(config, world)
+    images = 2 + 3 + (len(found.train) if cache == "device" else 0)
+    expected = 30_000_000 + images * 32 * 32 * 3
+    numel = sum(parameter.numel() for engine in engines for parameter in engine.module.parameters())
+    gpus = World(0, 2, 0, torch.device("cuda"))
+    assert fit_memory._bytes_beside(config, gpus, found, engines) == expected
+    assert fit_memory._bytes_beside(partitioned, gpus, found, engines) == expected + 4 * numel
 
 
 def test_a_trial_changes_no_random_state_and_leaves_nothing(
