@@ -28,6 +28,9 @@ from hpc_recolor.training.watchdog.watchdog import EnterPhase
 # too small.
 LEFT_FREE = 0.03
 
+# What torch's OutOfMemoryError says, and the errors of the driver, Triton, cuBLAS and cuDNN, which are RuntimeErrors.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED")
+
 
 def fit_memory(config: Config, world: World, run: RunFolder, photos: SampleSets, enter_phase: EnterPhase) -> Config:
     """The config with the smallest train.accumulate, from its own on, at which a step fits into memory on all ranks.
@@ -65,15 +68,17 @@ def fit_memory(config: Config, world: World, run: RunFolder, photos: SampleSets,
 def out_of_memory_as_rank_error(
     config: Config, world: World, run: RunFolder, where: Callable[[], str]
 ) -> Iterator[None]:
-    """Raises RankError, with the settings that need less memory, instead of torch's OutOfMemoryError.
+    """Raises RankError, with the settings that need less memory, where an error says that a GPU has none left.
 
     where: returns phase and step, for the message.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         # How much was asked for; then come hints for developers.
-        what = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+        what = ". ".join(str(error).partition("\n")[0].split(". ")[:2]).rstrip(".")
         raise RankError(
             f"train.batch_size={config.train.batch_size}",
             f"{_name(world)} ran out of memory {where()} ({what})",
@@ -86,6 +91,10 @@ def _needs_less(config: Config, has_checkpoint: bool) -> str:
     if not has_checkpoint:
         return f"use {'' if config.train.fit_memory else 'train.fit_memory=true, '}{smaller}"
     return f"resume it on more ranks, with deepspeed.zero_stage=1 or data.cache=none, or start a new run with {smaller}"
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _raises_out_of_memory(device: torch.device) -> bool:
@@ -111,7 +120,9 @@ def _fits(config: Config, world: World, photos: SampleSets) -> bool:
         with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
             _try_step(config, world, photos)
         fits = True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         fits = False
     gc.collect()  # after the exception, which holds the tensors of the step
     if world.device.type == "cuda":

@@ -1,5 +1,6 @@
 """A batch that does not fit into memory is computed in parts, on which all ranks agree before the first image."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,35 @@ def test_the_smallest_number_of_parts_that_fits_is_found_and_told(
     assert memory.tried == [12, 6, 4]
     assert "train.batch_size=12 does not fit into the memory of rank 0 on host" in (told := capsys.readouterr().out)
     assert "train.accumulate=3" in told and "BatchNorm sees 4 images of a rank at a time, and not 12" in told
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "Triton Error [CUDA]: out of memory",
+    ],
+)
+def test_libraries_that_find_no_memory_count_as_torch_does(
+    message: str, memory: Memory, photos: Path, tmp_path: Path, world: World
+) -> None:
+    memory.error = RuntimeError(message)
+    config = batch_of(12, photos, tmp_path)
+    assert fitted(config, world).train.accumulate == 3
+    with (
+        pytest.raises(RankError, match=re.escape(message.split("\n")[0])) as caught,
+        fit_memory.out_of_memory_as_rank_error(config, world, RunFolder(tmp_path / "run"), lambda: "while training"),
+    ):
+        raise memory.error
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_a_step_end_the_trial(memory: Memory, photos: Path, tmp_path: Path, world: World) -> None:
+    memory.error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fitted(batch_of(12, photos, tmp_path), world)
 
 
 def test_a_validation_is_tried_as_well(
