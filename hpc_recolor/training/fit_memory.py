@@ -124,6 +124,8 @@ def _fits(config: Config, world: World, photos: SampleSets) -> bool:
         if not _is_out_of_memory(error):
             raise
         fits = False
+    if config.train.compile:
+        torch.compiler.reset()  # or the next networks are compiled for shapes that vary, as theirs differ from these
     gc.collect()  # after the exception, which holds the tensors of the step
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -137,7 +139,7 @@ def _try_step(config: Config, world: World, photos: SampleSets) -> None:
     model = config.model.model_copy(update={"norm": "batch"}) if config.model.norm == "sync_batch" else config.model
     alone = replace(world, rank=0, size=1)
     as_alone = config.model_copy(update={"model": model, "deepspeed": DeepSpeedConfig()})
-    state = RunState.initial(as_alone, alone, alone=True)
+    state = RunState.initial(as_alone, world, alone=True)
     with _less_memory(world.device, _bytes_beside(config, world, photos, state.engines)):
         step = DeviceStep(as_alone, alone, state.engines, state.average, state.counters.losses_sum)
         step.set_inputs(Flags(), average_share=0.0)

@@ -14,6 +14,7 @@ from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import RankError, UserError
 from hpc_recolor.training import device_step, fit_memory, preflight
+from hpc_recolor.training.engine import deepspeed_engine
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.step import gan_step
 from tests.conftest import contents
@@ -159,6 +160,23 @@ def test_images_and_buffers_that_stay_on_a_gpu_are_left_free(
     gpus = World(0, 2, 0, torch.device("cuda"))
     assert fit_memory._bytes_beside(config, gpus, found, engines) == expected
     assert fit_memory._bytes_beside(partitioned, gpus, found, engines) == expected + 4 * numel
+
+
+def test_a_trial_compiles_the_parts_that_the_run_does_and_forgets_them(
+    photos: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks: list[int] = []
+    forgotten: list[int] = []
+
+    def noted_parts(network: torch.nn.Module, size: int) -> list[torch.nn.Module]:
+        ranks.append(size)
+        return []
+
+    monkeypatch.setattr(deepspeed_engine, "compiled_parts", noted_parts)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(len(ranks)))
+    config = batch_of(8, photos, tmp_path, compile=True)
+    assert fit_memory._fits(config, World(1, 2, 1, world.device), collect(config, world))
+    assert (ranks, forgotten) == ([2, 2], [2])
 
 
 def test_a_trial_changes_no_random_state_and_leaves_nothing(

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,12 +71,12 @@ def wrap(network: nn.Module, config: Config, world: World) -> Engine:
 
 
 def _wrap_alone(network: nn.Module, config: Config, world: World) -> Engine:
-    """As `wrap`, without DeepSpeed, which would broadcast the weights to all ranks of this process's group."""
+    """As `wrap`, compiled in the same parts, but without other ranks and DeepSpeed, which would broadcast to them."""
     _autocast(network, config, world)
     if config.train.channels_last:
         network.to(memory_format=torch.channels_last)
     _compile(network, config, world)
-    return Engine(network, _adam(network, config), config, world)
+    return Engine(network, _adam(network, config), config, replace(world, rank=0, size=1))
 
 
 def _adam(network: nn.Module, config: Config) -> torch.optim.Adam:
