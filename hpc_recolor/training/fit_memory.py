@@ -90,7 +90,9 @@ def _needs_less(config: Config, has_checkpoint: bool) -> str:
     smaller = "a larger train.accumulate or a smaller train.batch_size"
     if not has_checkpoint:
         return f"use {'' if config.train.fit_memory else 'train.fit_memory=true, '}{smaller}"
-    return f"resume it on more ranks, with deepspeed.zero_stage=1 or data.cache=none, or start a new run with {smaller}"
+    parts = config.train.accumulate
+    ranks = "more ranks" + (f" (each with a multiple of {parts} images, train.accumulate)" if parts > 1 else "")
+    return f"resume it on {ranks}, with deepspeed.zero_stage=1 or data.cache=none, or start a new run with {smaller}"
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

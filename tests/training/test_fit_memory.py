@@ -10,7 +10,7 @@ import torch
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sets import collect
-from hpc_recolor.run_folder.folder import RunFolder, claim
+from hpc_recolor.run_folder.folder import RunFolder, claim, record_accumulate
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import RankError, UserError
 from hpc_recolor.training import device_step, fit_memory, preflight
@@ -209,6 +209,19 @@ def test_a_run_that_was_submitted_records_it_before_its_first_image(
     assert preflight.check(config, 1)[0].train.accumulate == 3
     assert fitted(found, world) is found
     assert memory.tried.count(12) == 1
+
+
+def test_a_run_goes_on_with_ranks_whose_images_the_recorded_number_divides(photos: Path, tmp_path: Path) -> None:
+    config = batch_of(12, photos, tmp_path)
+    run = RunFolder(tmp_path / config.run.name)
+    claim(run, config)
+    record_accumulate(run, 3)
+    found, _ = preflight.check(config, 4)
+    assert found.train.accumulate == 3
+    with pytest.raises(UserError, match=r"accumulate=3: does not divide the 2 images of a rank; use fewer ranks"):
+        preflight.check(config, 6)
+    advice = fit_memory._needs_less(found, has_checkpoint=True)
+    assert advice.startswith("resume it on more ranks (each with a multiple of 3 images, train.accumulate)")
 
 
 def test_without_memory_for_one_image_a_run_is_refused(
