@@ -426,5 +426,5 @@ def check_ranks(config: Config, ranks: int) -> None:
         raise UserError(
             f"train.accumulate={accumulate}",
             f"does not divide the {batch_size // ranks} images of a rank",
-            "use a divisor, or fewer ranks",
+            "use fewer ranks, or a divisor if the run has not begun",
         )

@@ -95,6 +95,7 @@ def _check_same_run(run: RunFolder, config: Config) -> list[str]:
 def with_recorded_accumulate(config: Config, run: RunFolder) -> Config:
     """The config with the train.accumulate that the run needs to fit into memory, if its folder records a larger one.
 
+    The run keeps it on any number of ranks: `check_ranks` refuses those whose share of a batch it does not divide.
     Without train.fit_memory it is unchanged. Raises UserError if config.yaml cannot be read.
     """
     if not config.train.fit_memory or not run.config.is_file():

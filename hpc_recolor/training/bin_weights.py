@@ -30,7 +30,8 @@ def set_bin_weights(bins: ColorBins, config: Config, samples: Samples, world: Wo
     with closing(training_batches(samples, order, 0, per_batch, data, world)) as batches:
         for batch in islice(batches, -(-min(IMAGES, len(samples)) // per_batch)):
             _, ab = make_pair(batch.rgb_u8_NHWC, config.model.color)
-            counts += bins.count(F.avg_pool2d(ab, config.model.chroma_stride))
+            for image in torch.split(F.avg_pool2d(ab, config.model.chroma_stride), 1):  # each takes pixels x bins
+                counts += bins.count(image)
     if world.size > 1:
         dist.all_reduce(counts)
     bins.rebalance(counts, config.loss.rebalancing)

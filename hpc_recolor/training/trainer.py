@@ -60,7 +60,7 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
             config, run = on_main(world, lambda: preflight.check(config, world.size))
             photos = collect_photographs(config, world, watchdog.enter_phase)
             with locked(run, world), ledger:
-                config = fit_memory(config, world, run, len(photos.train), watchdog.enter_phase)
+                config = fit_memory(config, world, run, photos, watchdog.enter_phase)
                 with out_of_memory_as_rank_error(config, world, run, lambda: watchdog.where):
                     with show_phase("preparing networks", shown=world.is_main):
                         trainer = Trainer(config, world, photos, run, request, watchdog.enter_phase, ledger)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from hpc_recolor.config import Config
 from hpc_recolor.data.batches import load_images
 from hpc_recolor.data.samples import Samples, Subset
 from hpc_recolor.evaluation.validation_scores import Scores, score
@@ -48,6 +50,14 @@ class SpeedClock:
         return (images_seen - self._start_images) / max(1e-9, time.monotonic() - self._start_s)
 
 
+def evaluated_networks(config: Config, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """A generator and a discriminator in eval mode, with any weights. Leaves training's random numbers as they were."""
+    with torch.random.fork_rng():
+        generator = place(build_generator(config.model, config.data.size), config.model, device)
+        discriminator = place(build_discriminator(config.model), config.model, device)
+    return generator.eval(), discriminator.eval()
+
+
 class Validation:
     """Scores the generator on held-out photographs and saves some of them as colored. All ranks call it together.
 
@@ -65,11 +75,7 @@ class Validation:
         self.interrupted = False
         self._speed = SpeedClock()
         config, world = context.config, context.world
-        with torch.random.fork_rng():  # leaves training's random numbers as they were
-            self.generator = place(build_generator(config.model, config.data.size), config.model, world.device)
-            self.discriminator = place(build_discriminator(config.model), config.model, world.device)
-        self.generator.eval()
-        self.discriminator.eval()
+        self.generator, self.discriminator = evaluated_networks(config, world.device)
         mine = range(world.rank, len(held_out), world.size)
         self.images = load_images(Subset(held_out, mine), config.data, world)
         shown = range(min(config.tracking.samples, len(held_out)) if world.is_main else 0)

@@ -20,7 +20,7 @@ from hpc_recolor.config_file import load_config
 from hpc_recolor.data import batches, host_cache
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.order import SampleOrder
-from hpc_recolor.data.sets import collect
+from hpc_recolor.data.sets import SampleSets, collect
 from hpc_recolor.evaluation.validation_scores import score
 from hpc_recolor.models.build import build_discriminator, build_generator
 from hpc_recolor.models.color_bins import ColorBins
@@ -397,11 +397,11 @@ def fitted_runs(world: World, photos: str, folder: str, stage: int) -> dict[str,
         *_, newest = sorted(run.checkpoints.glob("images-*"))
         return {file.name: record_of(file).hash for file in sorted(newest.glob("*.safetensors"))}
 
-    def try_step(config: Config, world: World, photographs: int) -> None:
+    def try_step(config: Config, world: World, photos: SampleSets) -> None:
         tried.append(config.train.accumulate)
         if world.rank == world.size - 1 and config.train.accumulate < 4:
             raise torch.OutOfMemoryError("planted")
-        really_try_step(config, world, photographs)
+        really_try_step(config, world, photos)
 
     really_try_step = fit_memory._try_step
     expected = [fitted_run("expected", epochs, accumulate=4) for epochs in (2, 4)]

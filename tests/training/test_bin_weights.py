@@ -49,6 +49,21 @@ def test_weights_do_not_depend_on_cache_or_flips(photos: Path, tmp_path: Path) -
     assert not torch.equal(first, torch.ones_like(first))
 
 
+def test_however_large_a_batch_one_image_is_counted_at_a_time(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[int] = []
+    count = ColorBins.count
+
+    def noted_count(bins: ColorBins, ab: torch.Tensor) -> torch.Tensor:
+        together.append(len(ab))
+        return count(bins, ab)
+
+    monkeypatch.setattr(ColorBins, "count", noted_count)
+    weights_of(run_config(photos, tmp_path, **workers.BINS))
+    assert set(together) == {1}
+
+
 @pytest.mark.slow
 def test_all_ranks_have_the_weights_of_one(photos: Path, tmp_path: Path, on_ranks: Worker) -> None:
     expected = weights_of(run_config(photos, tmp_path, **workers.BINS)).weights.tolist()

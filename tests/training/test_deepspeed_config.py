@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import load_config
@@ -12,6 +13,7 @@ from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
+from hpc_recolor.training.engine.engine_state import shapes
 from hpc_recolor.training.engine.zero_engine import ZeroEngine
 
 
@@ -32,6 +34,16 @@ def test_what_the_run_does_not_say_is_taken(tmp_path: Path, world: World) -> Non
     assert merged["train_batch_size"] == 8
     assert isinstance(engine := build_engines(config, world).generator, ZeroEngine)
     assert engine.deepspeed.optimizer.reduce_bucket_size == 1234567
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_gradients_are_averaged_in_a_buffer_of_the_size_of_their_network(
+    stage: int, tmp_path: Path, world: World
+) -> None:
+    for engine in build_engines(config_with(tmp_path, {}, zero_stage=stage), world):
+        assert isinstance(engine, ZeroEngine)
+        numel = sum(torch.Size(shape).numel() for shape in shapes(engine).values())
+        assert engine.deepspeed.optimizer.reduce_bucket_size == numel
 
 
 def test_the_same_value_twice_is_no_conflict(tmp_path: Path) -> None:

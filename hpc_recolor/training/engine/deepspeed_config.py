@@ -1,12 +1,15 @@
 """Builds the DeepSpeed config from the run's config and an optional JSON file of the user."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc_recolor.config import Config
 from hpc_recolor.config_file import leaves, merge
 from hpc_recolor.runtime.errors import UserError
 from hpc_recolor.runtime.json_text import parse_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Set by the run's config already, or not supported by its checkpoints.
 RESERVED_KEYS = {
@@ -27,6 +30,8 @@ ONLY_ABOVE_STAGE_0 = (
     *("communication_data_type", "prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op"),
     "sparse_gradients",
 )
+
+DEFAULT_BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size [gradients]
 
 
 def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
@@ -52,6 +57,16 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
     if config.deepspeed.zero_stage == 0:
         _check_is_used(theirs, config.deepspeed.config)
     return _merged(ours, theirs)
+
+
+def with_bucket(settings: dict[str, Any], network: "nn.Module") -> dict[str, Any]:
+    """The DeepSpeed config with a buffer for averages of gradients, at ZeRO 1 to 3, that is no larger than the network.
+
+    DeepSpeed's default takes 2 GB, whatever the network. What the user's file sets is kept.
+    """
+    numel = sum(parameter.numel() for parameter in network.parameters())
+    zero = {"reduce_bucket_size": min(numel, DEFAULT_BUCKET)} | settings["zero_optimization"]
+    return settings | {"zero_optimization": zero}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from hpc_recolor.models.perceptual_loss import PerceptualLoss
 from hpc_recolor.models.weights_package import start_of
 from hpc_recolor.run_folder.export import read_generator
 from hpc_recolor.runtime.distributed import World
-from hpc_recolor.training.engine.deepspeed_config import deepspeed_config
+from hpc_recolor.training.engine.deepspeed_config import deepspeed_config, with_bucket
 from hpc_recolor.training.engine.engine import Engine, Engines
 from hpc_recolor.training.engine.zero_engine import ZeroEngine
 
@@ -56,9 +57,8 @@ def wrap(network: nn.Module, config: Config, world: World) -> Engine:
     deepspeed = _import_deepspeed(world)
     _autocast(network, config, world)
     optimizer = _adam(network, config)
-    engine, *_ = deepspeed.initialize(
-        model=network, optimizer=optimizer, config=deepspeed_config(config, world.size), dist_init_required=False
-    )
+    settings = with_bucket(deepspeed_config(config, world.size), network)
+    engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.train.channels_last and not config.deepspeed.zero_stage:  # above, weights are views of flat tensors
         engine.module.to(memory_format=torch.channels_last)  # not earlier: DeepSpeed broadcasts contiguous weights
     _compile(engine.module, config, world)
@@ -71,12 +71,12 @@ def wrap(network: nn.Module, config: Config, world: World) -> Engine:
 
 
 def _wrap_alone(network: nn.Module, config: Config, world: World) -> Engine:
-    """As `wrap`, without DeepSpeed, which would broadcast the weights to all ranks of this process's group."""
+    """As `wrap`, compiled in the same parts, but without other ranks and DeepSpeed, which would broadcast to them."""
     _autocast(network, config, world)
     if config.train.channels_last:
         network.to(memory_format=torch.channels_last)
     _compile(network, config, world)
-    return Engine(network, _adam(network, config), config, world)
+    return Engine(network, _adam(network, config), config, replace(world, rank=0, size=1))
 
 
 def _adam(network: nn.Module, config: Config) -> torch.optim.Adam:
