@@ -143,9 +143,11 @@ def _run(
 
     with closing(_ReadAhead(reader, draw_batch, iteration, data.threads)) as read_ahead:
         pipeline = graph()
+        pipeline.schedule_run()  # the first DECODE_AHEAD batches
         while True:
             # Not through DALI's iterator for PyTorch, which waits on the host until the GPU has decoded the batch.
-            outputs = pipeline.run(torch.cuda.current_stream(world.device) if on_gpu else None)
+            outputs = pipeline.outputs(torch.cuda.current_stream(world.device) if on_gpu else None)
+            pipeline.schedule_run()  # one more; pipeline.run() would do so only when the next batch is asked for
             yield handed_over(*outputs)
 
 

@@ -266,6 +266,22 @@ def test_dali_hands_over_its_memory_and_leaves_alone_what_is_held(
     assert all(torch.equal(images, first) for images, first in held)
 
 
+def test_dali_has_two_batches_to_decode_while_one_is_trained_on(
+    square_photos: PhotoFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested: list[None] = []
+    next_batch = pipeline._ReadAhead.next_batch
+
+    def noted(read_ahead: pipeline._ReadAhead) -> tuple[Any, ...]:
+        requested.append(None)
+        return next_batch(read_ahead)
+
+    monkeypatch.setattr(pipeline._ReadAhead, "next_batch", noted)
+    data, order = DataConfig(size=SIZE, loader="dali"), SampleOrder(10, 3)
+    with closing(training_batches(square_photos, order, 0, 4, data, rank(0, 1))) as batches:
+        assert [len(requested) for _ in islice(batches, 3)] == [3, 4, 5]
+
+
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:
     many = Subset(square_photos, [0] * 10**7)
     with pytest.raises(UserError, match=r"data.cache=host: 10000000 images of 4096 px take .* GiB"):
