@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from math import prod
+from secrets import token_bytes
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from hpc_recolor.runtime.distributed import World, gather, ranks_here
 from hpc_recolor.runtime.process import machine_id
 
 NAME = "hpc_recolor images"  # in /proc/PID/maps
+TOKEN_BYTES = 16
 Result = TypeVar("Result")
 
 
@@ -29,9 +31,11 @@ def shared_images(shape: tuple[int, ...], fill: Callable[[Tensor], None], world:
     machines = gather(world, machine_id())
     here = [rank for rank, machine in enumerate(machines) if machine == machines[world.rank]]
     is_first, size_bytes = world.rank == here[0], prod(shape)
-    file, failure = _attempt(make_file, size_bytes) if is_first else (None, "")
-    paths = gather(world, f"/proc/{os.getpid()}/fd/{file}")
-    memory, refusal = _attempt(map_file, paths[here[0]], size_bytes)
+    token = token_bytes(TOKEN_BYTES)
+    file, failure = _attempt(make_file, size_bytes, token) if is_first else (None, "")
+    files = gather(world, (f"/proc/{os.getpid()}/fd/{file}", token))
+    path, token = files[here[0]]
+    memory, refusal = _attempt(map_file, path, size_bytes, token)
     problems = gather(world, failure or refusal)
     if file is not None:
         os.close(file)
@@ -48,32 +52,42 @@ def shared_images(shape: tuple[int, ...], fill: Callable[[Tensor], None], world:
     return images
 
 
-def make_file(size_bytes: int) -> int:
-    """Descriptor of a new file in memory. Raises OSError."""
+def make_file(size_bytes: int, token: bytes) -> int:
+    """Descriptor of a new file in memory, with the token after its bytes. Raises OSError."""
     file = os.memfd_create(NAME)
     try:
-        os.posix_fallocate(file, 0, size_bytes)  # fails here, where a write into missing memory would kill the process
+        os.posix_fallocate(file, 0, size_bytes + len(token))  # fails where a write into missing memory would kill
+        os.pwrite(file, token, size_bytes)
     except OSError:
         os.close(file)
         raise
     return file
 
 
-def map_file(path: str, size_bytes: int) -> NDArray[np.uint8]:
-    """Its bytes, uint8 (size_bytes,), which all processes that map it share. Raises OSError."""
+def map_file(path: str, size_bytes: int, token: bytes) -> NDArray[np.uint8]:
+    """Its bytes, uint8 (size_bytes,), which all processes that map it share.
+
+    Raises OSError, or ValueError where it is another file: shorter, or without the token. So it is on two machines that
+    pass for one, such as virtual machines resumed from one snapshot.
+    """
     file = os.open(path, os.O_RDWR)
     try:
-        return np.frombuffer(mmap.mmap(file, size_bytes), np.uint8)
+        memory = mmap.mmap(file, size_bytes + len(token))
+        if memory[size_bytes:] != token:
+            raise ValueError(f"{path} is another process's file")
+        return np.frombuffer(memory, np.uint8, size_bytes)
     finally:
         os.close(file)
 
 
 def _attempt(action: Callable[..., Result], *arguments: Any) -> tuple[Result | None, str]:
-    """What it returns, or why it raised OSError."""
+    """What it returns, or why it raised OSError or ValueError."""
     try:
         return action(*arguments), ""
     except OSError as error:
         return None, error.strerror or str(error)
+    except ValueError as error:
+        return None, str(error)
 
 
 def _print_refusal(problem: str, size_bytes: int) -> None:
