@@ -21,9 +21,10 @@ TOKEN_BYTES = 16
 Result = TypeVar("Result")
 
 
-def shared_images(shape: tuple[int, ...], fill: Callable[[Tensor], None], world: World) -> Tensor | None:
-    """uint8 images of this shape, which the first rank of each machine fills and the others there map.
+def shared_images(shape: tuple[int, ...], fill: Callable[[Tensor, int], None], world: World) -> Tensor | None:
+    """uint8 images of this shape, which the ranks of each machine share, each of which fills a part.
 
+    fill: given that part, one or more images, and the number of its first image.
     All ranks call it together. The memory is a file without a name (memfd_create(2)): it takes no room in /dev/shm, and
     the kernel frees it after the last process that maps it, however that ends. Returns None on all ranks of a machine
     where one of them cannot map it, after a line on stderr that says why.
@@ -46,8 +47,11 @@ def shared_images(shape: tuple[int, ...], fill: Callable[[Tensor], None], world:
     images = torch.from_numpy(memory.reshape(shape)) if memory is not None and not problem else None
     if is_first and images is None:
         _print_refusal(problem, size_bytes)
-    if is_first and images is not None:
-        fill(images)
+    if images is not None:
+        place, n = here.index(world.rank), len(images)
+        start, end = n * place // len(here), n * (place + 1) // len(here)
+        if start < end:
+            fill(images[start:end], start)
     gather(world, None)  # which waits until they are filled
     return images
 
