@@ -27,13 +27,19 @@ LOADED_TOGETHER = 32
 
 
 def training_batches(
-    samples: Samples, order: SampleOrder, images_seen: int, batch_size: int, data: DataConfig, world: World
+    samples: Samples,
+    order: SampleOrder,
+    images_seen: int,
+    batch_size: int,
+    data: DataConfig,
+    world: World,
+    report: Callable[[], None] = lambda: None,
 ) -> Generator[Batch]:
     """This rank's slices of the global batches that follow `images_seen`, without end.
 
-    batch_size: of the global batch, divisible by the number of ranks; each rank takes the slice at its position. All
-    ranks call it together. Raises RankError if data.cache needs more memory than is free, or more than
-    data.max_unreadable of the samples cannot be read.
+    batch_size: of the global batch, divisible by the number of ranks; each rank takes the slice at its position.
+    All ranks call it together. report: called while data.cache is filled, after every few images. Raises RankError
+    if data.cache needs more memory than is free, or more than data.max_unreadable of the samples cannot be read.
     """
     slices = rank_slices(order, images_seen, batch_size, world.rank, world.size)
     flips_allowed = np.array([data.flip_horizontal, data.flip_vertical])
@@ -45,20 +51,26 @@ def training_batches(
     if data.cache == "none":
         batches = _batches(samples, draw_batch, batch_size // world.size, data, world)
     else:
-        batches = _from_memory(_load_all(samples, data, world), draw_batch, data, world)
+        batches = _from_memory(_load_all(samples, data, world, report), draw_batch, data, world)
     if data.smallest_crop == 1:
         return batches
     return _cropped(batches, order, images_seen, batch_size, data, world)
 
 
-def load_images(samples: Samples, data: DataConfig, world: World, device: torch.device | None = None) -> Tensor:
+def load_images(
+    samples: Samples,
+    data: DataConfig,
+    world: World,
+    device: torch.device | None = None,
+    report: Callable[[], None] = lambda: None,
+) -> Tensor:
     """All samples as one batch of images, unflipped: uint8 (len(samples), size, size, 3).
 
-    device: where to; by default the training device.
+    device: where to; by default the training device. report: called after every few images.
     """
     images = torch.empty(_shape(samples, data), dtype=torch.uint8, device=world.device if device is None else device)
     if len(samples):
-        _fill(images, samples, data, world)
+        _fill(images, 0, samples, data, world, report)
     return images
 
 
@@ -66,19 +78,22 @@ def _shape(samples: Samples, data: DataConfig) -> tuple[int, int, int, int]:
     return len(samples), data.size, data.size, 3
 
 
-def _fill(images: Tensor, samples: Samples, data: DataConfig, world: World) -> None:
-    """Write all samples, one or more, into images of their shape."""
-    together = min(LOADED_TOGETHER, len(samples))
+def _fill(
+    images: Tensor, first: int, samples: Samples, data: DataConfig, world: World, report: Callable[[], None]
+) -> None:
+    """Write the samples from number `first` on into images, one or more."""
+    together = min(LOADED_TOGETHER, len(images))
 
     def draw_batch(iteration: int) -> tuple[Any, Any]:
-        numbers = np.arange(iteration * together, (iteration + 1) * together) % len(samples)
-        return numbers, np.zeros((together, 2), np.bool_)
+        numbers = np.arange(iteration * together, (iteration + 1) * together) % len(images)
+        return first + numbers, np.zeros((together, 2), np.bool_)
 
-    starts = range(0, len(samples), together)
+    starts = range(0, len(images), together)
     batches = islice(_batches(samples, draw_batch, together, data, world), len(starts))
     for start, batch in zip(starts, batches, strict=True):
-        left = len(samples) - start
+        left = len(images) - start
         images[start : start + together] = batch.rgb_u8_NHWC[:left]
+        report()
 
 
 def _batches(
@@ -101,18 +116,22 @@ def _cropped(
             yield batch._replace(rgb_u8_NHWC=crop(batch.rgb_u8_NHWC, crops, data.smallest_crop))
 
 
-def _load_all(samples: Samples, data: DataConfig, world: World) -> Tensor:
+def _load_all(samples: Samples, data: DataConfig, world: World, report: Callable[[], None]) -> Tensor:
     """The images of all samples on the GPU, or in the host's memory, there once for all ranks of a machine."""
     if data.cache == "device" and world.device.type == "cuda":
         _check_memory(samples, data, 1, torch.cuda.mem_get_info(world.device)[0])
-        return load_images(samples, data, world)
+        return load_images(samples, data, world, report=report)
     _check_memory(samples, data, 1, memory_bytes()[0])
     images = None
     if world.size > 1:
-        images = shared_images(_shape(samples, data), lambda images: _fill(images, samples, data, world), world)
+
+        def fill(part: Tensor, first: int) -> None:
+            _fill(part, first, samples, data, world, report)
+
+        images = shared_images(_shape(samples, data), fill, world)
     if images is None:
         _check_memory(samples, data, ranks_here(), memory_bytes()[0])
-        images = load_images(samples, data, world, torch.device("cpu"))
+        images = load_images(samples, data, world, torch.device("cpu"), report)
     return images
 
 

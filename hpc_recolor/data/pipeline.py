@@ -1,5 +1,6 @@
 """Samples -> batches through DALI, one graph for CPU and GPU. The only door to nvidia.dali."""
 
+import re
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,12 @@ _RESIZE_MODE: dict[FitName, str] = {"stretch": "stretch", "crop": "not_smaller",
 READ_AHEAD = 2
 DECODE_AHEAD = 2
 
+# In DALI's errors, which are RuntimeErrors all, where it found no memory.
+_NO_MEMORY = re.compile(
+    r"Can't allocate|CUDA allocation failed|Could not allocate|cudaErrorMemoryAllocation|out of memory|OUT_OF_MEMORY"
+    r"|ALLOCATOR_FAILURE|bad_alloc"
+)
+
 
 def chosen_loader(data: DataConfig) -> Literal["dali", "torch"]:
     """The loader that a config selects on this machine. Does not import it."""
@@ -51,7 +58,7 @@ def dali_batches(
 
     batch_size: of this rank. A sample that DALI cannot decode ends its pipeline. It is found, replaced by the next
     readable one, and a new pipeline continues from the batch that failed.
-    Raises RankError if DALI cannot be imported, or too many samples cannot be read.
+    Raises RankError if DALI cannot be imported or finds no memory, or too many samples cannot be read.
     """
     iteration = 0
     while True:
@@ -60,7 +67,8 @@ def dali_batches(
                 for batch in batches:
                     yield batch
                     iteration += 1
-        except RuntimeError:
+        except RuntimeError as error:
+            _check_no_memory_failed(error, batch_size, data)
             if not _report_undecodable(reader, draw_batch, iteration):
                 raise
 
@@ -79,6 +87,17 @@ def undecodable(contents: Sequence[NDArray[np.uint8]]) -> list[int]:
 def _prepared(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A photograph's file as DALI gets it, uint8 (n,)."""
     return np.frombuffer(for_dali(content.tobytes()), np.uint8)
+
+
+def _check_no_memory_failed(error: RuntimeError, batch_size: int, data: DataConfig) -> None:
+    """Raises RankError if DALI failed for want of memory, which is no photograph's fault."""
+    reasons = [line.strip() for line in str(error).splitlines() if _NO_MEMORY.search(line)]
+    if reasons:
+        raise RankError(
+            f"data.loader={data.loader}",
+            f"DALI found no memory for batches of {batch_size} images in each rank ({reasons[0]})",
+            "use a smaller train.batch_size, another data.cache, or raw shards (prepare --format raw)",
+        ) from error
 
 
 def _report_undecodable(reader: SampleReader, draw_batch: DrawBatch, iteration: int) -> bool:
@@ -143,9 +162,11 @@ def _run(
 
     with closing(_ReadAhead(reader, draw_batch, iteration, data.threads)) as read_ahead:
         pipeline = graph()
+        pipeline.schedule_run()  # the first DECODE_AHEAD batches
         while True:
             # Not through DALI's iterator for PyTorch, which waits on the host until the GPU has decoded the batch.
-            outputs = pipeline.run(torch.cuda.current_stream(world.device) if on_gpu else None)
+            outputs = pipeline.outputs(torch.cuda.current_stream(world.device) if on_gpu else None)
+            pipeline.schedule_run()  # one more; pipeline.run() would do so only when the next batch is asked for
             yield handed_over(*outputs)
 
 

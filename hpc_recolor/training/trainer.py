@@ -186,7 +186,13 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         config, samples = self.config, self.photos.train
         order = SampleOrder(len(samples), config.run.seed)
-        return training_batches(samples, order, self.images_seen, config.train.batch_size, config.data, self.world)
+
+        def report() -> None:
+            self.enter_phase("loading photographs", self.context.step)  # or a long loading would pass for a hang
+
+        return training_batches(
+            samples, order, self.images_seen, config.train.batch_size, config.data, self.world, report
+        )
 
     def _obey(self, lag: int = LAG) -> list[Verdict]:
         """Read the verdicts on all steps but the last `lag`, and count these steps.

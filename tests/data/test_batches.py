@@ -1,6 +1,7 @@
 """Batches against Pillow and NumPy."""
 
 import io
+import re
 import shutil
 from contextlib import closing
 from itertools import islice
@@ -264,6 +265,41 @@ def test_dali_hands_over_its_memory_and_leaves_alone_what_is_held(
     assert [images.data_ptr() for images, _ in held] == addresses
     assert len(set(addresses)) == 8
     assert all(torch.equal(images, first) for images, first in held)
+
+
+def test_dali_has_two_batches_to_decode_while_one_is_trained_on(
+    square_photos: PhotoFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested: list[None] = []
+    next_batch = pipeline._ReadAhead.next_batch
+
+    def noted(read_ahead: pipeline._ReadAhead) -> tuple[Any, ...]:
+        requested.append(None)
+        return next_batch(read_ahead)
+
+    monkeypatch.setattr(pipeline._ReadAhead, "next_batch", noted)
+    data, order = DataConfig(size=SIZE, loader="dali"), SampleOrder(10, 3)
+    with closing(training_batches(square_photos, order, 0, 4, data, rank(0, 1))) as batches:
+        assert [len(requested) for _ in islice(batches, 3)] == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "reason", ["Can't allocate 8192 bytes on device 0.", "CUDA runtime API error cudaErrorMemoryAllocation (2):"]
+)
+def test_dali_without_memory_blames_no_photograph(
+    square_photos: PhotoFiles, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(images: Any, numbers: Any) -> Batch:
+        raise RuntimeError(f"Critical error in pipeline:\n{reason}\nCurrent pipeline object is no longer valid.")
+
+    monkeypatch.setattr(pipeline, "handed_over", refuse)
+    data, order = DataConfig(size=SIZE, loader="dali"), SampleOrder(10, 3)
+    with pytest.raises(
+        UserError,
+        match=re.escape(f"data.loader=dali: DALI found no memory for batches of 4 images in each rank ({reason}"),
+    ):
+        next(training_batches(square_photos, order, 0, 4, data, rank(0, 1)))
+    assert capsys.readouterr().err == ""
 
 
 def test_cache_that_does_not_fit_into_memory_is_refused(square_photos: PhotoFiles) -> None:

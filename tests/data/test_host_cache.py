@@ -1,5 +1,6 @@
 """Images that ranks of a machine share: one copy, the same samples, and nothing that is left behind."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from tests.support import workers
 from tests.support.prepared_sets import Prepare
 from tests.training.conftest import Worker
 
+TOKEN = b"token"
 MAKER = """
 import os, sys
 from hpc_recolor.data.host_cache import make_file, map_file
-file = make_file(1000)
-map_file(f"/proc/{os.getpid()}/fd/{file}", 1000)[:] = 7
+file = make_file(1000, b"token")
+map_file(f"/proc/{os.getpid()}/fd/{file}", 1000, b"token")[:] = 7
 print(f"/proc/{os.getpid()}/fd/{file}", flush=True)
 sys.stdin.read()
 """
@@ -29,7 +31,7 @@ def test_ranks_of_a_machine_read_the_same_samples_from_one_copy(prepared: Prepar
     assert [rank["equal"] for rank in ranks] == [True, True]
     assert ranks[0]["inodes"] == ranks[1]["inodes"]
     assert len(ranks[0]["inodes"]) == 1
-    assert [rank["loaded"] for rank in ranks] == [12, 0]  # by the first alone
+    assert [rank["loaded"] for rank in ranks] == [6, 6]  # each its part
     assert [rank["printed"] for rank in ranks] == ["", ""]
 
 
@@ -53,12 +55,12 @@ def test_memory_outlives_its_maker_in_those_that_map_it_and_nothing_else() -> No
     )
     assert maker.stdout
     path = maker.stdout.readline().strip()
-    memory = map_file(path, 1000)
+    memory = map_file(path, 1000, TOKEN)
     maker.kill()
     maker.communicate()
     assert (memory == 7).all()
     with pytest.raises(FileNotFoundError):
-        map_file(path, 1000)
+        map_file(path, 1000, TOKEN)
 
 
 @pytest.fixture
@@ -73,11 +75,22 @@ def small_files() -> Iterator[None]:
 @pytest.mark.usefixtures("small_files")
 def test_memory_that_is_refused_is_noticed_before_it_is_written() -> None:
     with pytest.raises(OSError, match="File too large"):
-        make_file(1001)
+        make_file(1001, TOKEN)
 
 
 def test_all_that_is_written_by_one_mapping_is_read_by_another() -> None:
-    file = make_file(64)
-    one, other = (map_file(f"/proc/self/fd/{file}", 64) for _ in range(2))
+    file = make_file(64, TOKEN)
+    one, other = (map_file(f"/proc/self/fd/{file}", 64, TOKEN) for _ in range(2))
     one[:] = np.arange(64)
     assert other.tolist() == list(range(64))
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "token", "problem"),
+    [(65, TOKEN, "greater than file size"), (64, b"other", "another process's file")],
+)
+def test_a_file_of_another_size_or_token_is_not_mapped(size_bytes: int, token: bytes, problem: str) -> None:
+    file = make_file(64, TOKEN)
+    with pytest.raises(ValueError, match=problem):
+        map_file(f"/proc/self/fd/{file}", size_bytes, token)
+    os.close(file)

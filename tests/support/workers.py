@@ -425,7 +425,7 @@ def cached_batches(world: World, shards: str, refused: bool) -> dict[str, Any]:
         loaded.append(len(images))
         fill(images, *arguments)
 
-    def refuse(path: str, size_bytes: int) -> None:
+    def refuse(path: str, size_bytes: int, token: bytes) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def first_batches(data: DataConfig) -> list[Batch]:
