@@ -19,7 +19,7 @@ from recolor_kernels.gradients import differentiable, differentiable_once
 from recolor_kernels.launch import Impl, check_floating, check_one_device, check_triton_dtype, choose, register
 from recolor_kernels.reference import dropout_threshold
 
-TILE = 2048  # values
+TILE_BYTES = 4096  # of features: with more of them in float32, registers spill
 MOST_CHANNELS = 64  # of a tile: a line of 128 bytes in 16-bit types
 MOST_PARTS = 512  # of a group, which one program merges
 PROGRAMS = 1024  # that take statistics: enough for the largest GPUs
@@ -305,7 +305,7 @@ class _Split(NamedTuple):
         n, channels, height, width = x_NCHW.shape
         rows = n * height * width // groups
         tile_channels = min(MOST_CHANNELS, max(16, triton.next_power_of_2(channels)))
-        tile_rows = TILE // tile_channels
+        tile_rows = TILE_BYTES // x_NCHW.element_size() // tile_channels
         most_parts = PROGRAMS // (groups * triton.cdiv(channels, tile_channels))
         part_rows = triton.cdiv(triton.cdiv(rows, tile_rows), min(MOST_PARTS, max(1, most_parts))) * tile_rows
         tile = {"ROWS": tile_rows, "CHANNELS": tile_channels}

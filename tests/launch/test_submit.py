@@ -70,7 +70,6 @@ def test_what_cannot_run_is_refused_with_one_line_and_leaves_nothing(
     [
         (("--cluster=local",), "not available with --cluster local"),
         (("--grid", "train.lr=1e-4,2e-4"), "not available with a sweep"),
-        (("--profile=container_cluster", "--dry-run"), "not available with a container"),
     ],
 )
 def test_nodes_are_not_tried_where_srun_cannot_start_a_probe_on_each(
