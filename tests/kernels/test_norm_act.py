@@ -106,7 +106,7 @@ def test_any_shape_and_strides_agree_with_the_reference(
 def test_groups_of_several_tiles_and_parts_are_summed_to_the_last_row(
     kind: str, programs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TILE", 128)
+    monkeypatch.setattr(module, "TILE_BYTES", 512)
     monkeypatch.setattr(module, "PROGRAMS", programs)
     leaves = leaves_of(kind, n=3, channels=16, side=7)  # 8 rows a tile, of 147 or 49
     near(run_with_gradients(kind, leaves, "triton"), run_with_gradients(kind, leaves, "reference"))
