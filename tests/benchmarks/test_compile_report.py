@@ -29,7 +29,12 @@ def run_compiling(folder: Path, *arguments: object) -> "subprocess.CompletedProc
         "TRITON_DEFAULT_FP_FUSION": "1",
     }
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=3000
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=3000,
     )
 
 
