@@ -36,7 +36,7 @@ KERNELS = {
 READ_TWICE = {
     "aten::native_batch_norm": (0,),
     "aten::native_batch_norm_backward": (0, 1),
-    "recolor_kernels::norm_act_backward": (1,),  # and its part of the first
+    "recolor_kernels::norm_act_backward": (1, 1),  # and its part of the first, which is as large
 }
 
 
@@ -184,8 +184,6 @@ class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif _launches(func, args):
             self.bytes += sum(map(_nbytes, (*args, *(result if isinstance(result, tuple | list) else (result,)))))
             self.bytes += sum(args[place].nbytes for place in READ_TWICE.get(name, ()))
-            if name == "recolor_kernels::norm_act_backward":
-                self.bytes += args[1].nbytes
         return result
 
 

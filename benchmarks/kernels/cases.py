@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 import recolor_kernels
+from benchmarks.kernels.report import Kind
 from recolor_kernels import AB_SCALE, Impl
 from recolor_kernels.constants import L_SCALE
 
@@ -19,9 +20,6 @@ FEATURES = 64  # channels
 
 Tensors = tuple[Tensor, ...]
 Forward = Callable[..., Any]
-
-# Those of networks read their input twice, first for its statistics: no share of the copy's bandwidth is their target.
-Kind = Literal["conversion", "loss", "difference", "metric", "layer"]
 
 
 class Size(NamedTuple):

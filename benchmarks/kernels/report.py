@@ -13,6 +13,10 @@ SHARES = {"conversion": 0.90, "loss": 0.85}
 RATIOS = {"kornia": 40.0, "kornia_compiled": 4.0}
 
 
+# Layers of networks read their input twice, first for its statistics: no share of the copy's bandwidth is their target.
+Kind = Literal["conversion", "loss", "difference", "metric", "layer"]
+
+
 class Part(BaseModel):
     """Anything in a report: no unknown keys, not mutable."""
 
@@ -50,7 +54,7 @@ class Row(Part):
     """One op at one size."""
 
     op: str
-    kind: Literal["conversion", "loss", "difference", "metric", "layer"]
+    kind: Kind
     dtype: str
     gradient: bool
     n: PositiveInt

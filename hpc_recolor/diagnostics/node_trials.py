@@ -120,13 +120,14 @@ class Result:
         """A line for each: what was found of which nodes, and what to do."""
         lines = [str(outlier) for outlier in self.outliers] + self.shared_faults
         fix = "check the network between them; neither is known to be at fault"
-        lines += [f"{one} and {other}: their all-reduce failed; {fix}" for one, other in self._failed_pairs]
+        lines += [f"{one} and {other}: their all-reduce failed; {fix}" for one, other in self.lost_pairs]
         if self.together_failure:
             lines.append(f"all nodes together: all-reduce failed ({self.together_failure}); check the network")
         return lines
 
     @property
-    def _failed_pairs(self) -> list[tuple[str, str]]:
+    def lost_pairs(self) -> list[tuple[str, str]]:
+        """Pairs whose all-reduce failed though both get on with others."""
         return failed_pairs(self.pairs, self.outliers)
 
 
@@ -388,20 +389,19 @@ def _try_pairs(
 
 
 def try_together(probes: Probes, result: Result, trial: Trial) -> None:
-    """An all-reduce over all nodes in which nothing was found; it has failed if it does so twice."""
+    """An all-reduce over all nodes in which nothing was found; it has failed if it does so twice.
+
+    Two nodes are a pair, which was tried.
+    """
     nodes = [node for node in probes.alive if node not in result.bad_nodes]
-    if (
-        len(nodes) < 3 or result.shared_faults or failed_pairs(result.pairs, result.outliers)
-    ):  # two are a pair, which was tried
+    if len(nodes) < 3 or result.shared_faults or result.lost_pairs:
         return
     for number in range(2):
         answers = probes.ask_each("all_reduce", _group(nodes, probes, trial, f"{trial.job} all {number}"))
         failures = [f"{node}: {answer['failure']}" for node, answer in answers.items() if "failure" in answer]
         if not failures and len(answers) == len(nodes):
-            result.together, result.together_failure = (
-                min(each["values"]["all_reduce"] for each in answers.values()),
-                "",
-            )
+            result.together = min(each["values"]["all_reduce"] for each in answers.values())
+            result.together_failure = ""
             return
         result.together_failure = failures[0] if failures else "no answer"
         if len(answers) < len(nodes):  # a node is gone

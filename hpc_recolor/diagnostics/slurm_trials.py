@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -94,10 +93,8 @@ def _try_job(folder: JobFolder) -> int:
     nodes: list[str] = []
 
     def end(code: int, *reasons: str) -> int:
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        fields = {"kind": "end", "job": job, "restart": restart, "time": time, "nodes": nodes, "ranks": options.ranks}
         reason = f"preflight: {'; '.join(reasons)}"
-        append_event(folder, Event.model_validate(fields | {"exit_code": code, "reason": reason}))
+        append_event(folder, Event.now("end", job, restart, options.ranks, nodes, exit_code=code, reason=reason))
         return code
 
     try:
@@ -172,7 +169,7 @@ def _allocate(options: JobOptions, name: str) -> str:
         "qos": options.qos,
         "constraint": options.constraint,
         "time": ALLOCATED_MIN,
-        "mem": None if options.memory_gb is None else f"{max(1, round(options.memory_gb * 1024))}M",
+        "mem": options.memory,
         "job-name": name,
         "immediate": QUEUE_S,
     }
@@ -209,9 +206,8 @@ def _step(
     options: JobOptions, command: Sequence[str], *more: str, unset: Sequence[str] = ()
 ) -> Callable[[str], list[str]]:
     """Starts a command on a node, as a step with all that the job has there. unset: variables of another job."""
-    per_rank = options.cpus_per_node and max(1, options.cpus_per_node // options.ranks_per_node)
     flags = ["--nodes=1", "--ntasks=1", "--ntasks-per-node=1", *more]
-    flags += [f"--cpus-per-task={per_rank * options.ranks_per_node}"] if per_rank else []
+    flags += [f"--cpus-per-task={options.cpus_per_rank * options.ranks_per_node}"] if options.cpus_per_rank else []
     flags += [f"--gpus-per-node={options.gpus_per_node}"] if options.gpus_per_node else []
     srun = ["env", *(f"--unset={name}" for name in unset), "srun", *flags]
     return lambda node: [*srun, f"--nodelist={node}", *command]

@@ -22,8 +22,9 @@ import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -86,6 +87,17 @@ class Event(_FrozenModel):
     images: int | None = None
     exit_code: int | None = None
     reason: str | None = None
+
+    @classmethod
+    def now(cls, kind: str, job: str, restart: int, ranks: int, nodes: Sequence[str], **more: object) -> Self:
+        """An event at this time. more: its other fields."""
+        fields = {"kind": kind, "job": job, "restart": restart, "time": timestamp(), "ranks": ranks, "nodes": nodes}
+        return cls.model_validate(fields | more)
+
+
+def timestamp() -> str:
+    """The time in seconds, as in events (ISO 8601)."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,16 @@ class JobOptions(Profile):
         """Number of ranks on all nodes together."""
         return self.nodes * self.ranks_per_node
 
+    @property
+    def cpus_per_rank(self) -> int | None:
+        """CPUs of a rank, at least one; None where nothing is said of them."""
+        return self.cpus_per_node and max(1, self.cpus_per_node // self.ranks_per_node)
+
+    @property
+    def memory(self) -> str | None:
+        """Memory of a node, as SLURM's --mem takes it; None where nothing is said of it."""
+        return None if self.memory_gb is None else f"{max(1, round(self.memory_gb * 1024))}M"
+
 
 def load_profile(file: Path) -> Profile:
     """Reads a profile, named by its file or by its name in slurm/profiles/.

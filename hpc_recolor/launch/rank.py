@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import submitit
@@ -19,6 +18,7 @@ from hpc_recolor.launch.job_folder import (
     append_event,
     read_history,
     runs_of_sweep,
+    timestamp,
 )
 from hpc_recolor.launch.profile import JobOptions
 from hpc_recolor.launch.staging import keep_caches, stage
@@ -98,7 +98,7 @@ def _run(submitted: JobFolder, info: RankInfo, request: StopRequest) -> int:
     folder.check()
     print(
         f"=== hpc_recolor job {info.job}, restart {info.restart}, rank {info.rank} of {info.size} on {info.node}, "
-        f"{_now()}, commit {code_commit() or 'unknown'}",
+        f"{timestamp()}, commit {code_commit() or 'unknown'}",
         flush=True,
     )
     options = _read_options(folder)
@@ -186,9 +186,4 @@ def _read_options(folder: JobFolder) -> JobOptions:
 
 
 def _event(info: RankInfo, kind: str, **more: object) -> Event:
-    fields = {"job": info.job, "restart": info.restart, "time": _now(), "ranks": info.size, "nodes": info.nodes}
-    return Event.model_validate({"kind": kind} | fields | more)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return Event.now(kind, info.job, info.restart, info.size, info.nodes, **more)

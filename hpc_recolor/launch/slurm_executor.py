@@ -72,8 +72,8 @@ leaving=$!"""
 
 # Runs after srun, or instead of it. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its
 # handler, where nothing held it; nothing is lost. A job that SLURM already ends may be one that its user cancelled
-# after a signal, which only accounting tells, a little late. Nodes can be excluded as soon as the job is requeued, when
-# SLURM also sends SIGTERM to all of its processes.
+# after a signal, which only accounting tells, a little late. SLURM sends SIGTERM to all processes of a job that it
+# requeues; only then can nodes be excluded.
 END_JOB = f"""\
 end_job() {{  # EXIT_CODE
   code=$1
@@ -101,13 +101,14 @@ end_job() {{  # EXIT_CODE
       esac
     done
   fi
+  trap '' TERM
   if [ "$restart" -ge $max_requeues ]; then
     echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
   elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge {IDLE_STARTS} ]; then
     echo "stopped: {IDLE_STARTS} times in a row a signal came before training began; give the job more --time" >&2
     rm -f "$early"
-  elif (trap '' TERM; scontrol requeue "$job"); then
-    [ ! -e "$excluded" ] || (trap '' TERM; scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")")
+  elif scontrol requeue "$job"; then
+    [ ! -e "$excluded" ] || scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")"
     exit 0
   else
     echo "error: SLURM could not requeue job $job" >&2
@@ -179,15 +180,14 @@ def test_only(made: RankExecutor, script: Path) -> str:
 
 
 def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -> dict[str, Any]:
-    per_rank = options.cpus_per_node and max(1, options.cpus_per_node // options.ranks_per_node)
     requeues = NO_REQUEUE_LIMIT if options.max_requeues is None else options.max_requeues
     return {
         "job_name": name,
         "nodes": options.nodes,
         "ntasks_per_node": options.ranks_per_node,
         "gpus_per_node": options.gpus_per_node or None,
-        "cpus_per_task": per_rank,
-        "mem": None if options.memory_gb is None else f"{max(1, round(options.memory_gb * 1024))}M",
+        "cpus_per_task": options.cpus_per_rank,
+        "mem": options.memory,
         "time": options.time_min,
         "partition": options.partition,
         "account": options.account,
@@ -212,7 +212,7 @@ def _parameters(folder: JobFolder, code: Path, name: str, options: JobOptions) -
             LEAVE_LOST_RANKS,
         ],
         # A rank that fails ends the others.
-        "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options, per_rank)],
+        "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_srun_arguments(folder, options)],
         "teardown": ["end_job $?"],
     }
 
@@ -230,9 +230,9 @@ def _preflight(folder: JobFolder, options: JobOptions) -> str:
     return f"{shlex.join(command)} || end_job $?"
 
 
-def _srun_arguments(folder: JobFolder, options: JobOptions, cpus_per_rank: int | None) -> list[str]:
+def _srun_arguments(folder: JobFolder, options: JobOptions) -> list[str]:
     # Since SLURM 22.05 srun does not inherit it from sbatch.
-    cpus = [f"--cpus-per-task={cpus_per_rank}"] if cpus_per_rank else []
+    cpus = [f"--cpus-per-task={options.cpus_per_rank}"] if options.cpus_per_rank else []
     container = options.container
     if not container or not _is_pyxis(options):
         return cpus

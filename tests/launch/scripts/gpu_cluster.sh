@@ -58,13 +58,14 @@ end_job() {  # EXIT_CODE
       esac
     done
   fi
+  trap '' TERM
   if [ "$restart" -ge $max_requeues ]; then
     echo "stopped: requeued $restart times, the limit set by max_requeues" >&2
   elif [ "$(cat "$early" 2>/dev/null | wc -l)" -ge 5 ]; then
     echo "stopped: 5 times in a row a signal came before training began; give the job more --time" >&2
     rm -f "$early"
-  elif (trap '' TERM; scontrol requeue "$job"); then
-    [ ! -e "$excluded" ] || (trap '' TERM; scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")")
+  elif scontrol requeue "$job"; then
+    [ ! -e "$excluded" ] || scontrol update JobId="$job" ExcNodeList="$(cat "$excluded")"
     exit 0
   else
     echo "error: SLURM could not requeue job $job" >&2
