@@ -25,6 +25,7 @@ MAY_DIFFER = ("kernel",)
 
 SHARED_FIX = "no fault of single nodes: see the disk, network or options that they share"
 NETWORK_FIX = "see network_interface and what lies between the nodes"
+SILENT = "see whether it answers ssh and what its slurmd logs; leave it out"
 SLOW = "see what else runs on it and whether it is throttled, or leave it out"
 
 
@@ -199,14 +200,7 @@ def rate_of(node: str, pairs: Pairs) -> float | None:
 
 def _broken(report: NodeReport) -> list[Outlier]:
     if report.silence:
-        return [
-            Outlier(
-                report.node,
-                report.silence,
-                "see whether it answers ssh and what its slurmd logs; leave it out",
-                "silence",
-            )
-        ]
+        return [Outlier(report.node, report.silence, SILENT, "silence")]
     return [
         Outlier(report.node, f"{part}: {failure}", "repair it, or leave it out", part)
         for part, failure in report.failures.items()
@@ -230,8 +224,6 @@ def _badly_connected(node: str, pairs: Pairs) -> list[Outlier]:
     own, others = rate_of(node, pairs), [rate for pair, rate in pairs.items() if node not in pair]
     if own is None:
         return []
-    if not others:  # of two nodes
-        return []
     return [_beside(node, own, median(others), PAIRS)] if _is_worse(own, others, PAIRS) else []
 
 
@@ -239,10 +231,9 @@ def _is_worse(value: float, others: Sequence[float], metric: Metric) -> bool:
     if not others or (metric.enough is not None and _worseness(value, metric) <= _worseness(metric.enough, metric)):
         return False
     worseness = [_worseness(other, metric) for other in others]
-    usual = median(worseness)
-    scatter = (
-        DEVIATION_OF_MAD * median(abs(one - usual) for one in worseness) if len(others) >= FEWEST_THAT_SCATTER else 0
-    )
+    usual, scatter = median(worseness), 0.0
+    if len(others) >= FEWEST_THAT_SCATTER:
+        scatter = DEVIATION_OF_MAD * median(abs(one - usual) for one in worseness)
     least = math.log(metric.ratio)
     return _worseness(value, metric) - usual > min(max(least, CERTAINTY * scatter), LARGEST_RATIO_POWER * least)
 

@@ -440,7 +440,7 @@ def _launch_backward(
     sums, d_weight, d_bias = split.sums(x), torch.empty_like(mean), torch.empty_like(mean)
     split.launch_over_parts(_gradient_sums_kernel, **common, sums_ptr=sums, skipped_channels=_channels(skipped))
     split.launch_merging(_merge_gradients_kernel, sums_ptr=sums, d_weight_ptr=d_weight, d_bias_ptr=d_bias)
-    d_x, _, _, d_skipped = _empty_gradients(d_y, x, weight, bias, mean, rstd, seed, skipped, slope, dropout)
+    d_x, d_skipped = _empty_feature_gradients(x, skipped)
     split.launch_over_tiles(
         _norm_act_backward_kernel, skipped, **common, skipped_ptr=x if skipped is None else skipped,
         d_weight_ptr=d_weight, d_bias_ptr=d_bias, d_x_ptr=d_x, d_skipped_ptr=d_skipped,
@@ -462,13 +462,14 @@ def _empty_gradients(
     slope: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_x, d_skipped = _empty_feature_gradients(x_NCHW, skipped_NSHW)
+    return d_x, weight.new_empty(weight.shape), bias.new_empty(bias.shape), d_skipped
+
+
+def _empty_feature_gradients(x_NCHW: Tensor, skipped_NSHW: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Those of the features and of the skipped ones, which are empty without any."""
     d_skipped = x_NCHW.new_empty(0) if skipped_NSHW is None else _empty_last(x_NCHW, tuple(skipped_NSHW.shape))
-    return (
-        _empty_last(x_NCHW, tuple(x_NCHW.shape)),
-        weight.new_empty(weight.shape),
-        bias.new_empty(bias.shape),
-        d_skipped,
-    )
+    return _empty_last(x_NCHW, tuple(x_NCHW.shape)), d_skipped
 
 
 # ---- registration ----
