@@ -301,7 +301,7 @@ class Poisoned(Trainer):
             return super().run_step(batch)
 
     @staticmethod
-    def nan_images(rgb: torch.Tensor, color: Any, memory_format: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def nan_images(rgb: torch.Tensor, color: Any, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         shape = len(rgb), *rgb.shape[1:3]
         return torch.full((shape[0], 1, *shape[1:]), torch.nan), torch.zeros(shape[0], 2, *shape[1:])
 
