@@ -72,8 +72,10 @@ class TimeLedger:
     def enter_phase(self, phase: str) -> None:
         """The main thread does this from here on, see EnterPhase; phase: the Trainer's."""
         self._count()
-        self._activity = self._activity_of(phase)
-        if self._run and self._since_s >= self._due_s:
+        before, self._activity = self._activity, self._activity_of(phase)
+        # Readers count the time since the record as its activity.
+        has_started = before == "starting" and self._activity == "training"
+        if has_started or self._since_s >= self._due_s:
             self._write()
 
     def start_checkpoint(self, images_seen: int) -> None:

@@ -1,12 +1,13 @@
 """What a start spends its time on is written to the run folder while it runs, and accounts for all of it."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from hpc_recolor.run_folder.folder import RunFolder
-from hpc_recolor.run_folder.time_account import Mark, Start, TimeAccount, account, read_starts
+from hpc_recolor.run_folder.time_account import Mark, Start, TimeAccount, account, read_starts, write_starts
 from hpc_recolor.runtime.distributed import World
 from hpc_recolor.runtime.launcher_environment import ADOPTED_JOB
 from hpc_recolor.training.time_ledger import WRITE_EVERY_S, TimeLedger, process_age_s
@@ -68,6 +69,20 @@ def test_it_is_written_every_few_seconds_and_no_more_often(ledger: TimeLedger, c
     assert written(tmp_path).seconds["training"] == 0
     ledger.enter_phase("training")
     assert written(tmp_path).seconds["training"] == 1.5 * WRITE_EVERY_S
+
+
+def test_a_run_is_known_to_train_from_its_first_step_on_however_slow_its_disk(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(run: RunFolder, starts: Sequence[Start]) -> None:
+        clock.now_s += 0.5
+        write_starts(run, starts)
+
+    monkeypatch.setattr("hpc_recolor.training.time_ledger.write_starts", slow)
+    ledger = TimeLedger(clock=clock)
+    ledger.open(RunFolder(tmp_path), images_seen=12)
+    spend(ledger, clock, ("loading photographs", 1), ("training", 1))
+    assert written(tmp_path).activity == "training"
 
 
 def test_a_record_that_cannot_be_written_is_left_out(clock: Clock, tmp_path: Path) -> None:
