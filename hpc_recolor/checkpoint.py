@@ -36,8 +36,8 @@ app = cli.command("checkpoint")
 
 DAMAGED = 1
 HEADINGS = (
-    Heading("checkpoint"),  # which `export` needs whole
-    *(Heading(name, is_number=True) for name in ("images", "epoch", "ranks", "ZeRO", "size [MiB]")),
+    Heading("checkpoint"),  # which `export` needs whole, and which says how many images it has seen
+    *(Heading(name, is_number=True) for name in ("epoch", "ranks", "ZeRO", "size")),
     Heading("written"),
     Heading("code", folds=True),
 )
@@ -56,7 +56,7 @@ def list_(run: Run, /) -> None:
             rows.append(Row([path.name, *_row(path, checkpoints.read_manifest(path))]))
         except (UserError, FileNotFoundError):
             if path.exists():  # else training has pruned it meanwhile
-                rows.append(Row([path.name, *[""] * 6, "damaged; see verify"], style="red"))
+                rows.append(Row([path.name, *[""] * 5, "damaged; see verify"], style="red"))
     print_table(HEADINGS, rows)
 
 
@@ -192,12 +192,11 @@ def _row(path: Path, manifest: Manifest) -> list[str]:
     size_mib = sum(record.size_bytes for record in manifest.files.values()) / MIB
     written = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime).astimezone()
     return [
-        str(manifest.images_seen),
         "" if manifest.snapshot_epoch is None else str(manifest.snapshot_epoch),
         str(manifest.world_size),
         str(manifest.zero_stage),
-        f"{size_mib:.1f}",
-        f"{written:%Y-%m-%d %H:%M:%S}",
+        f"{size_mib:.1f} MiB",
+        f"{written:%Y-%m-%d %H:%M}",
         manifest.commit or "unknown",
     ]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,22 @@ def test_list_shows_a_line_for_each_checkpoint(run: RunFolder, capsys: pytest.Ca
     os.utime(run.checkpoints / "images-000000000008" / "manifest.json", (1_700_000_000,) * 2)
     assert call("list", run.path) == 0
     head, *_, first, second = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert head == ["checkpoint", "images", "epoch", "ranks", "ZeRO", "size", "[MiB]", "written", "code"]
-    assert first[:5] == ["images-000000000008", "8", "15", "2", "1"]
+    assert head == ["checkpoint", "epoch", "ranks", "ZeRO", "size", "written", "code"]
+    assert first[:4] == ["images-000000000008", "15", "2", "1"]
     assert first[6].startswith("2023-11-1") and first[-1] == "abc"
-    assert second[:4] == ["images-000000000016", "16", "2", "3"]
+    assert second[:3] == ["images-000000000016", "2", "3"]
     assert second[-1] == "unknown"
+
+
+def test_dates_stay_on_one_line_at_80_columns(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    manifest = run.checkpoints / "images-000000000008" / "manifest.json"
+    os.utime(manifest, (1_700_000_000,) * 2)
+    date = datetime.fromtimestamp(1_700_000_000).astimezone()
+    assert call("list", run.path) == 0
+    assert f"{date:%Y-%m-%d %H:%M}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", [40, 80])
