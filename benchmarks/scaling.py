@@ -1,15 +1,19 @@
 """`python -m benchmarks.scaling`: how fast a step should be on one H100 and on many, from counts and a few constants.
 
-On several ranks it checks the part about communication: torchrun --nproc_per_node 2 -m benchmarks.scaling
+On several ranks it checks the part about communication: torchrun --nproc_per_node 2 -m benchmarks.scaling. With
+--mbit it predicts that, too, between hosts whose network has a known rate, as in the dev cluster.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from benchmarks.machine import synchronize
 from hpc_recolor import cli
@@ -93,6 +97,9 @@ class Network:
         return self.latency_s + 2 * (self.ranks - 1) / self.ranks * size_bytes / self.bandwidth
 
 
+# Of a packet of 1,500 bytes what is not headers of TCP, IP and Ethernet; an all-reduce of few bytes between two hosts.
+PAYLOAD, LATENCY_S = 1448 / 1514, 0.5e-3
+
 GPUS_PER_NODE = 8
 GPUS = (4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -150,11 +157,18 @@ def weak_scaling(step_s: float, network: Network, compiled: bool) -> float:
 
 
 @app.default
-def scaling(*, flags: cli.ConfigFlags = cli.NO_FLAGS) -> None:
+def scaling(
+    *,
+    mbit: Annotated[
+        float | None, Parameter(help="Rate of the network between ranks [Mbit/s].", validator=Number(gt=0))
+    ] = None,
+    flags: cli.ConfigFlags = cli.NO_FLAGS,
+) -> None:
     """Print predictions for H100s; on several ranks, a step's time beside those of its parts."""
-    if world_size() > 1:
+    if (ranks := world_size()) > 1:
         config = cli.load(None, flags)
-        for line in check_communication(config):
+        network = Network(f"{mbit:g} Mbit/s", ranks, mbit * 1e6 / 8 * PAYLOAD, LATENCY_S) if mbit else None
+        for line in check_communication(config, network):
             print(line)
         return
     print("\n".join([*step_table(), "", *scaling_table(), "", *nodes_table()]))
@@ -209,11 +223,11 @@ def nodes_table() -> Iterator[str]:
         yield f"| {name} | {' | '.join(map(cell, GPUS))} |"
 
 
-def check_communication(config: Config, rounds: int = 15) -> list[str]:
+def check_communication(config: Config, network: Network | None = None, rounds: int = 15) -> list[str]:
     """A step with and without communication, and communication alone, in turn; lines for rank 0, none for others.
 
     The model says that a step takes between its computation alone, where all but the small gradients is hidden, and
-    the sum of both.
+    the sum of both; and, of a given network, how long communication takes.
     """
     from benchmarks.loop_step import LoopStep, random_images
     from hpc_recolor.runtime.distributed import start, stop
@@ -221,9 +235,10 @@ def check_communication(config: Config, rounds: int = 15) -> list[str]:
     world = start(config.train.device, config.train.threads)
     images = random_images(config, world)
     whole, silent = LoopStep(config, world), _without_communication(LoopStep(config, world))
+    sizes = _reduced_sizes(whole)
     ways: dict[str, Callable[[], Any]] = {
         "alone": lambda: silent(images),
-        "all-reduces": _all_reduces(whole, world),
+        "all-reduces": _all_reduces(sizes, world),
         "step": lambda: whole(images),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -236,11 +251,16 @@ def check_communication(config: Config, rounds: int = 15) -> list[str]:
     if not world.is_main:
         return []
     alone_s, communication_s, step_s = (median(taken) for taken in times.values())
+    of_network = []
+    if network:
+        predicted_s = sum(network.all_reduce_s(4 * size) for size in sizes)
+        of_network = [f"{network.name}: all-reduces are predicted to take {predicted_s * 1000:.0f} ms alone"]
     return [
         f"{world.size} ranks, width {config.model.width}, batch {config.train.batch_size}, medians of {rounds} rounds: "
         f"computation alone {alone_s * 1000:.0f} ms, all-reduces alone {communication_s * 1000:.0f} ms",
         f"a step is predicted to take {alone_s * 1000:.0f} to {(alone_s + communication_s) * 1000:.0f} ms, by how much "
         f"is hidden; it took {step_s * 1000:.0f} ms",
+        *of_network,
     ]
 
 
@@ -267,11 +287,8 @@ def _without_communication(loop: "LoopStep") -> "LoopStep":
     return loop
 
 
-def _all_reduces(loop: "LoopStep", world: "World") -> Callable[[], None]:
-    """All that a step reduces, on tensors of the same sizes."""
-    import torch
-    import torch.distributed as dist
-
+def _reduced_sizes(loop: "LoopStep") -> list[int]:
+    """Of all tensors that a step reduces: how many values they have."""
     from hpc_recolor.training.engine.gradients import ALONE_NUMEL
 
     sizes: list[int] = []
@@ -279,7 +296,15 @@ def _all_reduces(loop: "LoopStep", world: "World") -> Callable[[], None]:
         numels = [parameter.numel() for parameter in engine.module.parameters()]
         sizes += [numel for numel in numels if numel >= ALONE_NUMEL]
         sizes.append(sum(numel for numel in numels if numel < ALONE_NUMEL))
-    tensors = [torch.zeros(size, device=world.device) for size in (*sizes, len(loop.step.verdict))]
+    return [*sizes, len(loop.step.verdict)]
+
+
+def _all_reduces(sizes: Sequence[int], world: "World") -> Callable[[], None]:
+    """All that a step reduces, on tensors of the same sizes."""
+    import torch
+    import torch.distributed as dist
+
+    tensors = [torch.zeros(size, device=world.device) for size in sizes]
 
     def reduce_all() -> None:
         for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:

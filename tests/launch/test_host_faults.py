@@ -181,18 +181,75 @@ def test_a_run_outlives_a_host_that_falls_dead_at_the_worst_moment(
 
 
 @pytest.mark.hosts
-def test_a_run_outlives_its_controller_being_lost_for_half_a_minute(
-    hosts: Hosts, tmp_path: Path, photos: Path, undisturbed: dict[str, bytes], forked_python: Path
+@pytest.mark.parametrize(("what", "daemons"), [("controller", ["slurmctld"]), ("database", ["slurmdbd", "mariadbd"])])
+def test_a_run_outlives_slurm_losing_a_part_for_half_a_minute(
+    what: str,
+    daemons: list[str],
+    hosts: Hosts,
+    tmp_path: Path,
+    photos: Path,
+    undisturbed: dict[str, bytes],
+    forked_python: Path,
 ) -> None:
     live = Live(tmp_path, python=forked_python)
     live.submit(photos, **LONG)
     live.until_training()
-    cost = Cost(live, "the controller lost for 30 s")
-    os.kill(int((hosts.folder / "slurmctld.pid").read_text()), signal.SIGKILL)
+    cost = Cost(live, f"the {what} lost for 30 s")
+    for daemon in daemons:
+        os.kill(int((hosts.folder / f"{daemon}.pid").read_text()), signal.SIGKILL)
     time.sleep(30)
     script("up")
     finish(live, cost, hosts)
     assert result(live.run) == undisturbed
+
+
+@pytest.mark.hosts
+def test_a_run_outlives_a_host_without_memory(
+    hosts: Hosts, tmp_path: Path, photos: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """On new interpreters, whose memory counts as the host's."""
+    live = Live(tmp_path)
+    hosts.fault("node2", "memory", 300)
+    live.submit(photos, **LONG)
+    cost = Cost(live, "a host with 300 MiB of memory")
+    finish(live, cost, hosts)
+    assert result(live.run) == undisturbed
+
+
+@pytest.mark.hosts
+def test_a_run_outlives_a_host_whose_scratch_is_full(
+    hosts: Hosts, tmp_path: Path, photos: Path, fork_server: ForkServer
+) -> None:
+    """On new interpreters, which have the host's own scratch."""
+    prepared = recolor(tmp_path, "prepare", photos, "--out", "data", "--size", 32, "--val", 3, "--min-side", 1)
+    assert prepared.returncode == 0, prepared.stderr
+    of_data = LONG | {"data.photos": "null", "data.shards": tmp_path / "data", "data.held_out_count": 0}
+    (tmp_path / "hpc_recolor.yaml").write_text("scratch: /tmp/scratch\n")
+    live = Live(tmp_path)
+    hosts.fault("node2", "fill")
+    live.submit(photos, **of_data)
+    cost = Cost(live, "a host whose scratch is full")
+    finish(live, cost, hosts)
+    (tmp_path / "local").mkdir()
+    assert result(live.run) == result(local_ranks(fork_server, 2, tmp_path / "local", photos, **of_data))
+
+
+@pytest.mark.hosts
+def test_a_run_outlives_forty_requeues_in_a_row(
+    hosts: Hosts, tmp_path: Path, photos: Path, fork_server: ForkServer, forked_python: Path
+) -> None:
+    long: dict[str, Any] = {"train.epochs": 1500}
+    live = Live(tmp_path, python=forked_python)
+    live.submit(photos, **long)
+    cost = Cost(live, "forty requeues in a row")
+    for start in range(1, 41):
+        live.until_saved_again(start)
+        slurm("scontrol", "requeue", live.job)
+        live.until_waiting()
+    finish(live, cost, hosts)
+    assert live.starts == 41
+    (tmp_path / "local").mkdir()
+    assert result(live.run) == result(local_ranks(fork_server, 2, tmp_path / "local", photos, **long))
 
 
 @pytest.mark.hosts

@@ -109,6 +109,11 @@ class Live:
         seen = self.images_seen
         until(lambda: self.images_seen > seen, "a step")
 
+    def until_saved_again(self, start: int) -> None:
+        """Wait until that start, counted from 1, has saved a checkpoint of its own."""
+        before = self.saved
+        until(lambda: self.starts >= start and self.saved[-1:] > before[-1:], f"a checkpoint of start {start}")
+
     def until_waiting(self) -> None:
         """Wait until it is requeued, and let it start at once instead of in two minutes."""
         until(lambda: self.squeue("%r") == "BeginTime" or not self.squeue("%T"), "requeue")
