@@ -8,7 +8,7 @@ from hpc_recolor.training.agreement import Flags, Verdicts
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.run_state import RunState
 from hpc_recolor.training.schedule import Phase
-from hpc_recolor.training.step_runner import StepRunner
+from hpc_recolor.training.step_runner import StepRunner, set_up_gpu
 
 
 class LoopStep:
@@ -18,6 +18,7 @@ class LoopStep:
     """
 
     def __init__(self, config: Config, world: World) -> None:
+        set_up_gpu(config, world)
         self.config = config
         self.state = RunState.initial(config, world)
         engines, average = self.state.engines, self.state.average

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_releases: list[Callable[[], None]] = []
+
 
 @dataclass(frozen=True)
 class World:
@@ -156,10 +158,17 @@ def _meeting(rank: int, size: int) -> Meeting:
     return Meeting(rank, size, address, (port,), attempt, by_agent)
 
 
+def before_stop(release: Callable[[], None]) -> None:
+    """Have `release` called by the next `stop`, before the process group is left, and forgotten."""
+    _releases.append(release)
+
+
 def stop() -> None:
     """Leave the process group; this process may join another."""
     import torch.distributed as dist
 
+    while _releases:
+        _releases.pop()()
     if not dist.is_initialized():
         return
     # DeepSpeed, if it was used, keeps groups of its own, and would use them again after a new start.

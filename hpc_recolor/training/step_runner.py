@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hpc_recolor.config import Config
-from hpc_recolor.runtime.distributed import World
+from hpc_recolor.runtime.distributed import World, allow_tf32, before_stop
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.convolution_types import ConvolutionTypes
 from hpc_recolor.training.schedule import Phase
@@ -26,6 +26,13 @@ def is_capturable(config: Config, world: World) -> bool:
         and config.train.accumulate == 1
         and config.model.norm != "sync_batch"
     )
+
+
+def set_up_gpu(config: Config, world: World) -> None:
+    """Set how this process's GPU, if it has one, computes: with or without TF32, by cuDNN's fastest algorithms."""
+    if world.device.type == "cuda":
+        allow_tf32(config.train.tf32)
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
 
 
 class StepRunner:
@@ -59,6 +66,7 @@ class StepGraphs:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
+        before_stop(self._graphs.clear)  # NCCL waits for graphs that use it when it is left (pytorch/pytorch#115388)
 
     def run(self, rgb_u8_NHWC: Tensor, phase: Phase, picks: Tensor | None = None) -> None:
         """As DeviceStep.body."""

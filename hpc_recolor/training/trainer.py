@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
 
-import torch
-
 from hpc_recolor.config import Config
 from hpc_recolor.data.batch import Batch
 from hpc_recolor.data.batches import training_batches
@@ -16,7 +14,7 @@ from hpc_recolor.data.pipeline import describe_loader
 from hpc_recolor.data.sets import SampleSets
 from hpc_recolor.run_folder.folder import RunFolder, claim
 from hpc_recolor.run_folder.full_disk import full_disk_as_rank_error
-from hpc_recolor.runtime.distributed import World, allow_tf32, average_, is_main_process, on_main, start, stop
+from hpc_recolor.runtime.distributed import World, average_, is_main_process, on_main, start, stop
 from hpc_recolor.runtime.errors import EarlyEndError, UserError
 from hpc_recolor.runtime.exit_codes import DIVERGED, STOPPED
 from hpc_recolor.runtime.progress import show_phase
@@ -35,7 +33,7 @@ from hpc_recolor.training.run_lock import locked
 from hpc_recolor.training.run_state import restore
 from hpc_recolor.training.schedule import backbone_scale, phase_at
 from hpc_recolor.training.step import StepLosses
-from hpc_recolor.training.step_runner import StepRunner
+from hpc_recolor.training.step_runner import StepRunner, set_up_gpu
 from hpc_recolor.training.time_ledger import TimeLedger
 from hpc_recolor.training.validation import Validation
 from hpc_recolor.training.watchdog.watchdog import EnterPhase, Watchdog
@@ -53,7 +51,7 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
     """
     ledger = TimeLedger(age_s)
     world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
-    _set_up_gpu(config, world)
+    set_up_gpu(config, world)
     try:
         limits = config.train.hang_s, config.train.silence_s
         with Watchdog(world, *limits, before_exit=ledger.close) as watchdog:
@@ -68,12 +66,6 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
     finally:
         stop()
     return run
-
-
-def _set_up_gpu(config: Config, world: World) -> None:
-    if world.device.type == "cuda":
-        allow_tf32(config.train.tf32)
-        torch.backends.cudnn.benchmark = True  # all batches have one shape
 
 
 def _end_if_stopped(request: StopRequest) -> None:

@@ -89,30 +89,26 @@ def blames(live: Live) -> list[str]:
     return [line for line in lines if re.match(r"error: (the launcher's store .*)?ranks? \d.* on host node\d ", line)]
 
 
-def cut_for(seconds: float) -> Callable[[Hosts, str], None]:
-    """A fault: the cable of a host is pulled for a while."""
-
-    def cut(hosts: Hosts, node: str) -> None:
-        hosts.fault(node, "cut")
-        time.sleep(seconds)
-        hosts.fault(node, "heal")
-
-    return cut
-
-
-def lasting(*what: object) -> Callable[[Hosts, str], None]:
-    """A fault that stays until all is over."""
+def lasting(*what: object, for_s: float | None = None) -> Callable[[Hosts, str], None]:
+    """A fault, and how long it lasts [s]; by default until all is over."""
     name, *value = what
-    return lambda hosts, node: hosts.fault(node, str(name), *value)
+
+    def disturb(hosts: Hosts, node: str) -> None:
+        hosts.fault(node, str(name), *value)
+        if for_s:
+            time.sleep(for_s)
+            hosts.fault(node, "heal")
+
+    return disturb
 
 
 FAULTS = {
-    "a link cut for 5 s": cut_for(5),
-    "a link cut for 60 s": cut_for(60),
+    "a link cut for 5 s": lasting("cut", for_s=5),
+    "a link cut for 60 s": lasting("cut", for_s=60),
     "a link cut for good": lasting("cut"),
     "a host that loses all that it sends": lasting("mute"),
     "a host that loses all that it gets": lasting("deaf"),
-    "30 % of the packets of a host lost": lasting("loss", 30),
+    "30 % of the packets of a host lost for 120 s": lasting("loss", 30, for_s=120),
     "a host at a twentieth of its processors": lasting("slow", 0.05),
     "a host that falls dead": lasting("kill"),
 }

@@ -24,7 +24,7 @@ def show_jobs() -> None:
 
 
 def show_checkpoints() -> None:
-    cells = ("images-000000012345", "12345", "15", "16", "3", "1702.5", "2026-11-26 22:00:00", "v0.1.0-12-gabcdef0")
+    cells = ("images-000000012345", "15", "16", "3", "1702.5 MiB", "2026-11-26 22:00", "v0.1.0-12-gabcdef0")
     print_table(checkpoint.HEADINGS, [Row(cells)])
 
 
@@ -41,7 +41,7 @@ def show_scores() -> None:
     ("show", "words"),
     [
         (show_jobs, ["123456_12", "1234.5", "12.5/100"]),
-        (show_checkpoints, ["images-000000012345", "1702.5", "2026-11-26"]),
+        (show_checkpoints, ["images-000000012345", "1702.5 MiB", "2026-11-26"]),
         (show_findings, ["preparation", "warning", "explain"]),
         (show_scores, ["colorfulness", "12.3", "mean"]),
     ],

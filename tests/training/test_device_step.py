@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -233,6 +234,15 @@ def test_steps_are_captured_on_gpus_where_the_host_is_not_needed(captured: bool,
     config = load_config(None, sections)
     assert is_capturable(config, World(0, 1, 0, torch.device("cuda", 0))) == captured
     assert not is_capturable(config, World(0, 1, 0, torch.device("cpu")))
+
+
+def test_torch_lets_a_step_be_captured(reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose optimizers refuse it unless they were told; on a device without data, in a stream that says it captures."""
+    step = bare_step(small_config(), TWO_ON_META)
+    capturing = SimpleNamespace(is_capturing=lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: META)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda: capturing)
+    step.body(torch.zeros(4, 32, 32, 3, dtype=torch.uint8, device=META), Phase.BOTH)
 
 
 @pytest.mark.filterwarnings("default")  # torch's compiler inspects deprecated attributes

@@ -54,6 +54,8 @@ class Engine:
         dtype = torch.float64 if world.device.type == "cpu" else torch.float32
         for group in self.adam.param_groups:
             group["lr"] = torch.full((), group["lr"], dtype=dtype, device=world.device)
+            group["capturable"] = world.device.type != "cpu"  # else torch refuses to capture its step
+        self.adam._warned_capturable_if_run_uncaptured = True  # as warming up is
         self.adam.found_inf = self.skipped  # type: ignore[attr-defined]  # where it is 1, fused Adam changes nothing
 
     def __call__(self, *inputs: Tensor, **options: bool) -> Tensor:
