@@ -24,6 +24,10 @@ def serve(
     host: Annotated[
         str, Parameter(help="Address to listen on; 0.0.0.0 for all of this machine's, open to its network.")
     ] = "127.0.0.1",
+    name: Annotated[
+        tuple[str, ...],
+        Parameter(help="Names that browsers reach it under, beside this machine's: a proxy's, for one."),
+    ] = (),
     port: Annotated[int, Parameter(help="Port; 0 takes a free one.", validator=Number(gte=0, lte=65535))] = 7860,
     max_megabytes: Annotated[
         int, Parameter(help="Largest file of a photograph [MB].", validator=Number(gte=1, lte=500))
@@ -48,8 +52,8 @@ def serve(
 
     limits = Limits(max_megabytes * 1_000_000, max_megapixels * 1_000_000, max_waiting)
     with server.listen(host, port) as listening:
-        name = "the one in the package" if run == COLORIZER else escaped(run.name)
-        page = make_app(Colorizer.load(run), name, limits, host)
+        shown = "the one in the package" if run == COLORIZER else escaped(run.name)
+        page = make_app(Colorizer.load(run), shown, limits, (host, *name))
         if not server.is_loopback(listening):
             print(f"warning: --host {host} lets everyone in its network color photographs here", file=sys.stderr)
         print(f"color photographs at {server.address_of(listening)} (Ctrl-C ends it)", flush=True)

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,14 +23,16 @@ HEADERS = {
 class Gatekeeper:
     """ASGI middleware: refuses foreign hosts and origins with 403, and adds HEADERS to every answer.
 
-    host: the name that the server was told to listen on. A page elsewhere can let its own name point here (DNS
-    rebinding), but an address or this machine's name cannot be made to belong to it.
+    names: further ones that the server is reached under, as the one that it listens on, and those of proxies in front
+    of it. A page elsewhere can let its own name point here (DNS rebinding), but an address or this machine's name
+    cannot be made to belong to it.
     """
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
+    def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
         self._app = app
+        self._further = frozenset(map(str.lower, names))
         machine = socket.gethostname().lower()
-        self._names = {"localhost", host.lower(), machine, machine.partition(".")[0], f"{machine}.local"}
+        self._names = self._further | {"localhost", machine, machine.partition(".")[0], f"{machine}.local"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -46,18 +49,25 @@ class Gatekeeper:
     def _problem(self, headers: Headers) -> str | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_own(host):
-            return "the Host header names another machine"
-        if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
-            return "asked by a page of another site"
-        return None
+            return "the Host header names another machine; `serve --name NAME` allows a name"
+        if origin is None or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
+            return None
+        if _name_in(origin) in self._further:  # a proxy may have put its own address in place of the Host header
+            return None
+        return "asked by a page of another site"
 
     def _is_own(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        name = _name_in(f"//{host}")
         try:
             ipaddress.ip_address(name)
         except ValueError:
             return name in self._names
         return True
+
+
+def _name_in(url: str) -> str:
+    """The host that an URL names, lower case; empty if it names none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

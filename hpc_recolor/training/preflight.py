@@ -1,5 +1,7 @@
 """Checks of a run before anything slow: no torch is imported, no process group joined, no image opened."""
 
+import os
+import shutil
 from pathlib import Path
 
 from hpc_recolor.config import Config, check_ranks
@@ -33,6 +35,19 @@ def check(config: Config, ranks: int) -> tuple[Config, RunFolder]:
     run = find_run(config)
     check_ranks(config, ranks)  # again, by what the run has recorded
     return config, run
+
+
+def check_compiler(config: Config) -> None:
+    """Raises UserError if networks are to be compiled on this machine and it has no compiler.
+
+    torch.compile needs g++, or what CXX names, on CPUs; on GPUs Triton needs gcc, clang or what CC names.
+    """
+    names = [os.environ.get("CXX", "g++")]
+    if config.train.device != "cpu":
+        names += [os.environ.get("CC", "gcc"), "clang"]
+    if config.train.compile and not any(map(shutil.which, names)):
+        problem = f"no compiler on this machine ({', '.join(names)})"
+        raise UserError("train.compile=true", problem, "install g++, or set train.compile=false")
 
 
 def _check_is_utf8(folder: Path) -> None:

@@ -49,6 +49,7 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
     fit; EarlyEndError, with the state saved, if it is asked to stop, or if losses stay not finite. age_s: how long this
     process has been starting, for the account of its time.
     """
+    preflight.check_compiler(config)
     ledger = TimeLedger(age_s)
     world = start(config.train.device, config.train.threads, lambda: _end_if_stopped(request))
     set_up_gpu(config, world)

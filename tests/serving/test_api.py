@@ -23,7 +23,7 @@ from hpc_recolor.serving.limits import Limits
 from hpc_recolor.serving.previews import LONGEST_SIDE
 from hpc_recolor.serving.server import HEADER_BYTES
 from tests.conftest import ROOT, paint_photo
-from tests.serving.conftest import Answer, Served, announce, announced, encode, levels_apart, running
+from tests.serving.conftest import NAME, Answer, Served, announce, announced, encode, levels_apart, running
 from tests.support import tolerances
 from tests.support.bad_photos import sixteen_bit_png, write_bomb, write_unreadable
 from tests.support.icc import rgb_profile
@@ -239,6 +239,7 @@ def test_all_of_twenty_users_at_once_get_their_own_photographs(served: Served) -
         ("[::1]:80", True),
         ("192.168.1.20:7860", True),
         (socket.gethostname(), True),
+        (NAME, True),
         ("attacker.example", False),
         ("127.0.0.1.attacker.example:7860", False),
         ("localhost.attacker.example", False),
@@ -249,7 +250,7 @@ def test_all_of_twenty_users_at_once_get_their_own_photographs(served: Served) -
 def test_names_that_others_can_point_here_are_refused(served: Served, host: str, allowed: bool) -> None:
     answer = served.get("/api/info", Host=host)
     assert answer.status == (200 if allowed else 403)
-    assert allowed or answer.line == "the Host header names another machine"
+    assert allowed or answer.line == "the Host header names another machine; `serve --name NAME` allows a name"
 
 
 @pytest.mark.parametrize("origin", ["http://attacker.example", "null", "http://127.0.0.1:1", "https://localhost"])
@@ -260,6 +261,12 @@ def test_pages_of_other_sites_are_refused(served: Served, origin: str) -> None:
 
 def test_our_own_page_is_not_refused(served: Served) -> None:
     assert served.color(turned_photo(), Origin=served.address).status == 200
+
+
+@pytest.mark.parametrize("host", [NAME, "127.0.0.1:7860"])
+def test_our_own_page_is_not_refused_behind_a_proxy(served: Served, host: str) -> None:
+    """Whether it passes the Host header on, or puts the server's address in its place."""
+    assert served.color(turned_photo(), Host=host, Origin=f"https://{NAME}").status == 200
 
 
 def test_the_api_describes_itself(served: Served) -> None:

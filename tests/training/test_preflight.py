@@ -5,6 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from hpc_recolor.config_file import load_config
+from hpc_recolor.runtime.errors import UserError
+from hpc_recolor.training import preflight
+
 # Argument: a JSON list of command lines. All run in one process, which fails if that imports torch.
 SCRIPT = """
 import json, sys
@@ -13,6 +19,18 @@ codes = [cli.run(train.app, argv) for argv in json.loads(sys.argv[1])]
 assert codes == [2] * len(codes), codes
 assert "torch" not in sys.modules
 """
+
+
+def test_a_machine_without_a_compiler_is_told_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(None, {"train": {"compile": True, "device": "cpu"}})
+    preflight.check_compiler(config)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"train\.compile=true: no compiler on this machine \(g\+\+\); install g"):
+        preflight.check_compiler(config)
+    preflight.check_compiler(load_config(None, {}))
 
 
 def test_what_the_config_alone_tells_needs_no_torch(tmp_path: Path) -> None:
