@@ -71,25 +71,30 @@ leave_lost_ranks &
 leaving=$!"""
 
 # Runs after srun, or instead of it. Exit code 140 = 128 + SIGUSR2: the signal came before a rank had installed its
-# handler, where nothing held it; nothing is lost. A job that SLURM already ends may be one that its user cancelled
-# after a signal, which only accounting tells, a little late. SLURM sends SIGTERM to all processes of a job that it
-# requeues; only then can nodes be excluded.
+# handler, where nothing held it; nothing is lost. 137 = 128 + SIGKILL: of a rank, unless lost ranks were left, after
+# which `leaving` is over. A job that SLURM already ends may be one that its user cancelled after a signal, which only
+# accounting tells, a little late. SLURM sends SIGTERM to all processes of a job that it requeues; only then can nodes
+# be excluded.
 END_JOB = f"""\
 end_job() {{  # EXIT_CODE
   code=$1
-  kill $leaving 2>/dev/null || :
+  kill $leaving 2>/dev/null && watched=yes || watched=
   request=$job_folder/requeue-$job-$restart
   early=$job_folder/early-$job
   excluded=$job_folder/excluded-$job
-  if [ -e "$request" ]; then
-    rm -f "$early"
-  else
-    [ $code -eq 140 ] || exit $code
-    echo "$restart" >> "$early"
-  fi
   run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
   resume="restart $(printf %q "$run")"
   [ -e "$request" ] || [ ! -e "$job_folder/{JobFolder.TASKS}" ] || resume="list $(printf %q "$(dirname "$run")")"
+  if [ -e "$request" ]; then
+    rm -f "$early"
+  else
+    if [ $code -eq 137 ] && [ $watched ]; then
+      echo "error: a rank was killed on the node that srun names, as for lack of memory (memory_gb asks for more)" >&2
+      echo "Once that is done: python -m hpc_recolor.jobs $resume" >&2
+    fi
+    [ $code -eq 140 ] || exit $code
+    echo "$restart" >> "$early"
+  fi
   rm -f "$request"
   [ -e "$job_folder/cancelled-$job" ] && exit {STOPPED}
   if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then

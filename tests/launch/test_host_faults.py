@@ -83,10 +83,14 @@ def finish(live: Live, cost: Cost, hosts: Hosts) -> None:
     cost.tell(f"`{blame.split(';')[0]}`; restarted")
 
 
+BLAME = re.compile(
+    r"error: (the launcher's store .*)?ranks? \d.* on host node\d |srun: error: node\d: task \d+: Killed"
+)
+
+
 def blames(live: Live) -> list[str]:
-    """The lines of all ranks that name one."""
-    lines = [line for rank in range(4) for line in live.log(rank).splitlines()]
-    return [line for line in lines if re.match(r"error: (the launcher's store .*)?ranks? \d.* on host node\d ", line)]
+    """The lines of all ranks, and of SLURM, that name one."""
+    return [line for rank in range(4) for line in live.log(rank).splitlines() if BLAME.match(line)]
 
 
 def lasting(*what: object, for_s: float | None = None) -> Callable[[Hosts, str], None]:
@@ -219,7 +223,7 @@ def test_a_run_outlives_a_host_whose_scratch_is_full(
     """On new interpreters, which have the host's own scratch."""
     prepared = recolor(tmp_path, "prepare", photos, "--out", "data", "--size", 32, "--val", 3, "--min-side", 1)
     assert prepared.returncode == 0, prepared.stderr
-    of_data = LONG | {"data.photos": "null", "data.shards": tmp_path / "data", "data.held_out_count": 0}
+    of_data = LONG | {"data.photos": "null", "data.shards": tmp_path / "data"}
     (tmp_path / "hpc_recolor.yaml").write_text("scratch: /tmp/scratch\n")
     live = Live(tmp_path)
     hosts.fault("node2", "fill")

@@ -214,6 +214,12 @@ def test_ranks_that_do_not_request_it_end_the_job_with_their_code(code: int, tmp
     assert (done.returncode, done.stdout) == (code, "")
 
 
+def test_a_job_whose_rank_was_killed_says_what_to_do(tmp_path: Path) -> None:
+    first, second = after_srun(tmp_path, 137).stderr.splitlines()
+    assert "a rank was killed on the node that srun names" in first
+    assert second.endswith(f"jobs restart {tmp_path}")
+
+
 def test_a_signal_before_python_has_a_handler_requeues_the_job(tmp_path: Path) -> None:
     assert after_srun(tmp_path, 140).stdout == "scontrol requeue 7\n"
 

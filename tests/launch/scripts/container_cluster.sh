@@ -28,19 +28,23 @@ job=${job:-$SLURM_JOB_ID} restart=${SLURM_RESTART_COUNT:-0}
 trap : TERM
 end_job() {  # EXIT_CODE
   code=$1
-  kill $leaving 2>/dev/null || :
+  kill $leaving 2>/dev/null && watched=yes || watched=
   request=$job_folder/requeue-$job-$restart
   early=$job_folder/early-$job
   excluded=$job_folder/excluded-$job
-  if [ -e "$request" ]; then
-    rm -f "$early"
-  else
-    [ $code -eq 140 ] || exit $code
-    echo "$restart" >> "$early"
-  fi
   run=$(cat "$request" 2>/dev/null || dirname "$job_folder")
   resume="restart $(printf %q "$run")"
   [ -e "$request" ] || [ ! -e "$job_folder/tasks.json" ] || resume="list $(printf %q "$(dirname "$run")")"
+  if [ -e "$request" ]; then
+    rm -f "$early"
+  else
+    if [ $code -eq 137 ] && [ $watched ]; then
+      echo "error: a rank was killed on the node that srun names, as for lack of memory (memory_gb asks for more)" >&2
+      echo "Once that is done: python -m hpc_recolor.jobs $resume" >&2
+    fi
+    [ $code -eq 140 ] || exit $code
+    echo "$restart" >> "$early"
+  fi
   rm -f "$request"
   [ -e "$job_folder/cancelled-$job" ] && exit 75
   if scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q JobState=COMPLETING; then
