@@ -37,6 +37,7 @@ class Backbone(nn.Module):
             )
         statistics = self.network.pretrained_cfg
         self.mean_std = list(zip(statistics["mean"], statistics["std"], strict=True))
+        self.train()  # new modules train, and nobody need tell them
 
     def forward(self, condition: Tensor) -> list[Tensor]:
         """Features, in the order of `channels`. The network sees a gray image, normalized as in its own training."""

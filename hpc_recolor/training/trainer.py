@@ -56,7 +56,10 @@ def train(config: Config, request: StopRequest, age_s: float = 0.0) -> RunFolder
     try:
         limits = config.train.hang_s, config.train.silence_s
         with Watchdog(world, *limits, before_exit=ledger.close) as watchdog:
-            config, run = on_main(world, lambda: preflight.check(config, world.size))
+            checked, run = on_main(world, lambda: preflight.check(config, world.size))
+            # Not rank 0's: a node that has no room for a copy of them reads them elsewhere.
+            own = checked.data.model_copy(update={"shards": config.data.shards})
+            config = checked.model_copy(update={"data": own})
             photos = collect_photographs(config, world, watchdog.enter_phase)
             with locked(run, world), ledger:
                 config = fit_memory(config, world, run, photos, watchdog.enter_phase)

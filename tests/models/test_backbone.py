@@ -53,11 +53,13 @@ def test_other_backbones_of_timm(backbone: str, strides: set[int]) -> None:
     assert network(torch.zeros(2, 1, 64, 32)).shape == (2, 2, 64, 32)
 
 
+@pytest.mark.parametrize("switched", [False, True])
 @pytest.mark.parametrize("norm", ["fixed", "batch"])
-def test_only_batch_norm_that_is_not_fixed_follows_the_batches(norm: str) -> None:
+def test_only_batch_norm_that_is_not_fixed_follows_the_batches(norm: str, switched: bool) -> None:
     network = build(backbone_norm=norm)
-    network.eval()
-    network.train()
+    if switched:
+        network.eval()
+        network.train()
     before = {name: buffer.clone() for name, buffer in network.backbone.named_buffers()}
     network(torch.rand(2, 1, 32, 32))
     unchanged = all(torch.equal(buffer, before[name]) for name, buffer in network.backbone.named_buffers())

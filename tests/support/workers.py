@@ -37,6 +37,7 @@ from hpc_recolor.training.bin_weights import set_bin_weights
 from hpc_recolor.training.device_step import DeviceStep
 from hpc_recolor.training.engine.deepspeed_engine import build_engines
 from hpc_recolor.training.engine.engine import Engines
+from hpc_recolor.training.photo_check import collect_photographs
 from hpc_recolor.training.run_state import RunState
 from hpc_recolor.training.schedule import Phase
 from hpc_recolor.training.step import gan_step
@@ -378,6 +379,27 @@ def trainings_in_turn(world: World, photos: str, folder: str) -> list[str]:
             came_to.append(error.problem)
     start("cpu", threads=1)
     return came_to
+
+
+def shards_of_rank(world: World, data: str, folder: str) -> str:
+    """Where a rank reads its samples, if each has them at a place of its own: data/RANK."""
+    stop()
+    read: list[str] = []
+
+    def noting(config: Config, *arguments: Any) -> SampleSets:
+        read.append(str(config.data.shards))
+        return collect_photographs(config, *arguments)
+
+    config = small_config(
+        data={"shards": f"{data}/{world.rank}", "size": 32},
+        train={"batch_size": 4, "epochs": 1, "device": "cpu", "threads": 1},
+        run={"folder": folder},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpc_recolor.training.trainer.collect_photographs", noting)
+        train(config, StopRequest())
+    start("cpu", threads=1)
+    return read[0]
 
 
 def fitted_runs(world: World, photos: str, folder: str, stage: int) -> dict[str, Any]:
