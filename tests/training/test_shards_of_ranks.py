@@ -15,5 +15,5 @@ def test_each_rank_reads_the_copy_of_its_node(on_ranks: Worker, photos: Path, tm
     options = PrepareOptions(size=32, val=3, min_side=1, min_colorfulness=0)
     places = [tmp_path / "nodes" / str(rank) for rank in range(2)]
     assert pack.prepare([photos], places[0], options, threads=2, progress=silent)
-    shutil.copytree(*places)
+    shutil.copytree(places[0], places[1])
     assert on_ranks(2, shards_of_rank, str(places[0].parent), str(tmp_path / "runs")) == [*map(str, places)]
