@@ -238,7 +238,7 @@ def test_a_run_outlives_a_host_whose_scratch_is_full(
 def test_a_run_outlives_forty_requeues_in_a_row(
     hosts: Hosts, tmp_path: Path, photos: Path, fork_server: ForkServer, forked_python: Path
 ) -> None:
-    long: dict[str, Any] = {"train.epochs": 1500}
+    long: dict[str, Any] = {"train.epochs": 600}
     live = Live(tmp_path, python=forked_python)
     live.submit(photos, **long)
     cost = Cost(live, "forty requeues in a row")
