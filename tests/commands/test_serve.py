@@ -1,6 +1,7 @@
 """The page as a command: where it listens, what it prints, how it ends."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_recolor.models.weights_package import COLORIZER
 from tests.conftest import Command, contents, error_line
 from tests.serving.conftest import announced
 from tests.support.commands import environment
@@ -62,6 +64,17 @@ def test_it_prints_its_address_colors_photographs_and_ends_at_ctrl_c(fork_server
         started.process.send_signal(signal.SIGINT)
         assert started.process.wait(60) == 0
         assert started.err.read_text() == "stopped\n"
+
+
+def test_it_colors_with_a_file_that_was_exported(fork_server: ForkServer, tmp_path: Path) -> None:
+    file = shutil.copy(COLORIZER, tmp_path / "mine.safetensors")
+    (tmp_path / "here").mkdir()
+    with forked(fork_server, tmp_path / "here", file, "--port", 0) as started:
+        address = started.line(0).split()[3]
+        with urllib.request.urlopen(f"{address}/api/info", timeout=60) as answer:
+            assert json.load(answer)["colorizer"] == "mine.safetensors"
+        with urllib.request.urlopen(f"{address}/api/colorize", GRAY_PHOTO.read_bytes(), timeout=300) as answer:
+            assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
 def test_it_warns_where_others_can_reach_it(fork_server: ForkServer, tmp_path: Path) -> None:
