@@ -155,8 +155,14 @@ def _account(run: RunFolder, submission: Submission, history: Sequence[Event], s
         submitted = datetime.fromisoformat(submission.first_submitted or submission.submitted).timestamp()
     except ValueError:
         return ()
+    if not starts:
+        return ()
+    # The ranks of a job that was queued again record themselves late: until then the last start is an earlier one.
+    job = starts[-1].job
+    newest = next((f"{event.job} {event.restart}" for event in reversed(history) if event.kind == "start"), job)
+    is_over = job is not None and (job != newest or any(end.job == job for end in ends))
     now = None if state in ENDED_STATES else time.time()
-    return tuple(account(starts, submitted, now, state in ("running", "ending"), ends)) if starts else ()
+    return tuple(account(starts, submitted, now, state in ("running", "ending") and not is_over, ends))
 
 
 def _newest_checkpoint(run: RunFolder) -> Path | None:

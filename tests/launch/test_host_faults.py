@@ -37,9 +37,11 @@ def nothing_stays_behind(hosts: Hosts) -> Iterator[None]:
     """Once the hosts are healed no job is queued, no node drained or down, no rank alive."""
     yield
     hosts.heal()
-    for job in slurm("squeue", "-h", "-o", "%i").split():
-        slurm("scancel", job)
-    until(lambda: not slurm("squeue", "-h"), "the queue is empty")
+    try:
+        until(lambda: not slurm("squeue", "-h"), "the queue is empty")
+    finally:
+        for job in slurm("squeue", "-h", "-o", "%i").split():
+            slurm("scancel", job)
     until(lambda: set(slurm("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}, "all nodes are idle")
     until(lambda: not ranks(hosts.folder), "no rank is alive")
 
@@ -75,6 +77,7 @@ def finish(live: Live, cost: Cost, hosts: Hosts) -> None:
     if until_over(live) == "finished":
         again = sum(event.kind == "start" for event in live.history) > 1
         return cost.tell("was queued again" if again else "went on")
+    assert blames(live), live.log()
     blame = blames(live)[0]
     hosts.heal()
     done = recolor(live.folder, "jobs", "restart", "runs/train")

@@ -20,6 +20,7 @@ from hpc_recolor.launch.job_states import JobState
 from hpc_recolor.launch.lifecycle import ENDED_STATES, NO_END_RECORDED, SLURM_ENDS, State
 from hpc_recolor.launch.overview import Overview, SchedulerReply, make_overview
 from hpc_recolor.run_folder.folder import RunFolder
+from hpc_recolor.run_folder.time_account import Mark, Start, TimeAccount, write_starts
 from tests.conftest import ROOT
 from tests.support.live import slurm, until
 from tests.support.submitted_runs import end, refusal, start, submitted
@@ -135,6 +136,21 @@ def test_a_job_that_runs_again_shows_how_it_stopped_before(tmp_path: Path) -> No
         assert (row.state, row.last_stop, row.restarts) == ("running", "stopped by SIGUSR2", number)
     row = described(submitted(tmp_path / "killed", start(), start(restart=1)), again)
     assert (row.state, row.last_stop) == ("running", NO_END_RECORDED)
+
+
+@pytest.mark.parametrize("again", [[start(restart=1)], []])
+def test_time_since_a_start_that_is_over_is_not_its_training(tmp_path: Path, again: list[Event]) -> None:
+    """While the ranks of a job that was queued again have not recorded theirs yet."""
+    spent = {"starting": 20.0, "training": 100.0}
+    began = datetime.fromisoformat(start().time).timestamp()
+    run = submitted(tmp_path / "run", start(), *again)
+    mark = Mark(images=10, seconds=spent)
+    write_starts(run, [Start(began=began, images=0, activity="training", seconds=spent, marks=(mark,), job="42 0")])
+    if not again:
+        JobFolder.of(run).ended.write_text(f"42 0 {began + 125}\n")
+    first, since = described(run, JobState("42", "RUNNING", restarts=1)).time
+    assert first == TimeAccount(training=100, starting=20 if again else 25)
+    assert since == TimeAccount(waiting=since.total)
 
 
 def test_events_from_before_the_last_start_belong_to_an_earlier_start(tmp_path: Path) -> None:
