@@ -38,7 +38,7 @@ def fit_memory(config: Config, world: World, run: RunFolder, photos: SampleSets,
     All ranks call it together, before their networks are made; each tries steps alone, on networks that it throws away,
     and after each a batch of validation. What they found is printed, and recorded if the run folder has a config.yaml.
     Without train.fit_memory, on CPUs, and where a run resumes from a checkpoint, nothing is tried. Raises UserError if
-    not even one image at a time fits.
+    not even one image at a time fits, unless deepspeed.zero_stage divides what networks need, which is not tried.
     """
     if not config.train.fit_memory or not _raises_out_of_memory(world.device):
         return config
@@ -53,6 +53,8 @@ def fit_memory(config: Config, world: World, run: RunFolder, photos: SampleSets,
             break
         first_without = first_without or without[0]
     else:
+        if config.deepspeed.zero_stage:
+            return config
         raise UserError(
             f"train.batch_size={config.train.batch_size}",
             f"not even one image at a time fits into the memory of {first_without}, with a validation between steps",

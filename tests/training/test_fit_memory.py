@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_recolor.config import Config
+from hpc_recolor.config import Config, DeepSpeedConfig
 from hpc_recolor.config_file import load_config
 from hpc_recolor.data.sets import collect
 from hpc_recolor.run_folder.folder import RunFolder, claim, record_accumulate
@@ -233,6 +233,15 @@ def test_without_memory_for_one_image_a_run_is_refused(
     ):
         fitted(batch_of(4, photos, tmp_path), world)
     assert contents(tmp_path) == {}
+
+
+def test_a_run_whose_ranks_share_networks_is_not_refused_for_what_one_alone_has_no_memory_for(
+    memory: Memory, photos: Path, tmp_path: Path, world: World
+) -> None:
+    memory.images = 0
+    config = batch_of(4, photos, tmp_path)
+    sharing = config.model_copy(update={"deepspeed": DeepSpeedConfig(zero_stage=1)})
+    assert fitted(sharing, world) == sharing
 
 
 @pytest.mark.parametrize("is_gpu", [True, False])
