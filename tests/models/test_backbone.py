@@ -109,7 +109,7 @@ def test_with_bins_the_output_is_decoded_from_logits_at_the_chroma_stride(chroma
 @torch.no_grad()
 def test_interpolation_leaves_no_checkerboard_on_a_flat_gray(upsampling: str) -> None:
     """The shares of the spectrum at periods of 2 and 4 pixels, far from the borders."""
-    network = build(pretrained=True, upsampling=upsampling, chroma_stride=1, dropout=0)  # features of some size
+    network = build(pretrained=True, upsampling=upsampling, chroma_stride=1).eval()  # features of some size
     output = network(torch.zeros(1, 1, 512, 512))[0, :, 192:320, 192:320]
     spectrum = torch.fft.fft2(output - output.mean((1, 2), keepdim=True)).abs()
     periodic = max(float(spectrum[:, :, 128 // period].max()) for period in (2, 4)) / output[0].numel()
