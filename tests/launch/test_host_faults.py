@@ -26,10 +26,16 @@ from tests.support.tolerances import ACCOUNT
 LONG: dict[str, Any] = {"train.epochs": 100}  # not over before the fault has shown
 
 
+def result_here(server: ForkServer, count: int, folder: Path, photos: Path, **values: object) -> dict[str, bytes]:
+    """The result of the same run on ranks of this machine without SLURM, in a new folder."""
+    folder.mkdir()
+    return result(local_ranks(server, count, folder, photos, **values))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(fork_server: ForkServer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The result of the same run on two ranks of this machine without SLURM."""
-    return result(local_ranks(fork_server, 2, tmp_path_factory.mktemp("local"), photos, **LONG))
+    """The result of the same run on two ranks."""
+    return result_here(fork_server, 2, tmp_path_factory.mktemp("undisturbed") / "local", photos, **LONG)
 
 
 @pytest.fixture(autouse=True)
@@ -207,15 +213,23 @@ def test_a_run_outlives_slurm_losing_a_part_for_half_a_minute(
 
 
 @pytest.mark.hosts
-def test_a_run_outlives_a_host_without_memory(
-    hosts: Hosts, tmp_path: Path, photos: Path, undisturbed: dict[str, bytes]
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("a host with 300 MiB of memory", ("memory", 300)), ("the clock of a host an hour ahead", ("clock", 3600))],
+)
+def test_a_run_outlives_a_host_that_is_odd_from_the_start(
+    name: str,
+    fault: tuple[str, int],
+    hosts: Hosts,
+    tmp_path: Path,
+    photos: Path,
+    undisturbed: dict[str, bytes],
 ) -> None:
-    """On new interpreters, whose memory counts as the host's."""
+    """On new interpreters, whose memory counts as the host's, and which libfaketime is loaded into."""
+    hosts.fault("node2", *fault)
     live = Live(tmp_path)
-    hosts.fault("node2", "memory", 300)
     live.submit(photos, **LONG)
-    cost = Cost(live, "a host with 300 MiB of memory")
-    finish(live, cost, hosts)
+    finish(live, Cost(live, name), hosts)
     assert result(live.run) == undisturbed
 
 
@@ -233,8 +247,7 @@ def test_a_run_outlives_a_host_whose_scratch_is_full(
     live.submit(photos, **of_data)
     cost = Cost(live, "a host whose scratch is full")
     finish(live, cost, hosts)
-    (tmp_path / "local").mkdir()
-    assert result(live.run) == result(local_ranks(fork_server, 2, tmp_path / "local", photos, **of_data))
+    assert result(live.run) == result_here(fork_server, 2, tmp_path / "local", photos, **of_data)
 
 
 @pytest.mark.hosts
@@ -251,21 +264,7 @@ def test_a_run_outlives_forty_requeues_in_a_row(
         live.until_waiting()
     finish(live, cost, hosts)
     assert live.starts == 41
-    (tmp_path / "local").mkdir()
-    assert result(live.run) == result(local_ranks(fork_server, 2, tmp_path / "local", photos, **long))
-
-
-@pytest.mark.hosts
-def test_a_host_whose_clock_is_an_hour_ahead_trains_as_any_other(
-    hosts: Hosts, tmp_path: Path, photos: Path, undisturbed: dict[str, bytes]
-) -> None:
-    """On new interpreters, which libfaketime is loaded into."""
-    hosts.fault("node2", "clock", 3600)
-    live = Live(tmp_path)
-    live.submit(photos, **LONG)
-    cost = Cost(live, "the clock of a host an hour ahead")
-    finish(live, cost, hosts)
-    assert result(live.run) == undisturbed
+    assert result(live.run) == result_here(fork_server, 2, tmp_path / "local", photos, **long)
 
 
 @pytest.mark.hosts
@@ -278,8 +277,7 @@ def test_halves_that_lose_each_other_end_with_a_line_and_train_on_once_they_are_
     cost = Cost(live, "a split into two halves")
     hosts.fault("node1,node2", "split")
     finish(live, cost, hosts)
-    (tmp_path / "local").mkdir()
-    assert result(live.run) == result(local_ranks(fork_server, 4, tmp_path / "local", photos, **LONG))
+    assert result(live.run) == result_here(fork_server, 4, tmp_path / "local", photos, **LONG)
 
 
 class OutsideClock:
