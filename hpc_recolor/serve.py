@@ -53,7 +53,7 @@ def serve(
     limits = Limits(max_megabytes * 1_000_000, max_megapixels * 1_000_000, max_waiting)
     with server.listen(host, port) as listening:
         shown = "the one in the package" if run == COLORIZER else escaped(run.name)
-        page = make_app(Colorizer.load(run), shown, limits, (host, *name))
+        page = make_app(Colorizer.load(run), shown, limits, host, name)
         if not server.is_loopback(listening):
             print(f"warning: --host {host} lets everyone in its network color photographs here", file=sys.stderr)
         print(f"color photographs at {server.address_of(listening)} (Ctrl-C ends it)", flush=True)

@@ -135,8 +135,8 @@ def _as_answer(error: BaseException) -> BaseException:
     return error
 
 
-def make_app(colorizer: Colorizer, name: str, limits: Limits, names: Iterable[str] = ()) -> FastAPI:
-    """The server as an ASGI app. name: of the colorizer, to be shown; names: see `Gatekeeper`."""
+def make_app(colorizer: Colorizer, name: str, limits: Limits, host: str, proxies: Iterable[str] = ()) -> FastAPI:
+    """The server as an ASGI app. name: of the colorizer, to be shown; host, proxies: see `Gatekeeper`."""
     app = FastAPI(
         title="hpc_recolor",
         version=PACKAGE_VERSION,
@@ -144,7 +144,7 @@ def make_app(colorizer: Colorizer, name: str, limits: Limits, names: Iterable[st
         docs_url=None,  # these two load scripts of other servers
         redoc_url=None,
     )
-    app.add_middleware(Gatekeeper, names=names)
+    app.add_middleware(Gatekeeper, host=host, proxies=proxies)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     for path, file in FILES.items():
         _add_file(app, path, PAGE / file)

@@ -23,16 +23,17 @@ HEADERS = {
 class Gatekeeper:
     """ASGI middleware: refuses foreign hosts and origins with 403, and adds HEADERS to every answer.
 
-    names: further ones that the server is reached under, as the one that it listens on, and those of proxies in front
-    of it. A page elsewhere can let its own name point here (DNS rebinding), but an address or this machine's name
-    cannot be made to belong to it.
+    host: the name that the server was told to listen on. proxies: names that pages may come from, too, whatever the
+    port. A page elsewhere can let its own name point here (DNS rebinding), but an address or this machine's name cannot
+    be made to belong to it.
     """
 
-    def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, host: str, proxies: Iterable[str] = ()) -> None:
         self._app = app
-        self._further = frozenset(map(str.lower, names))
+        self._proxies = frozenset(map(str.lower, proxies))
         machine = socket.gethostname().lower()
-        self._names = self._further | {"localhost", machine, machine.partition(".")[0], f"{machine}.local"}
+        own = {"localhost", host.lower(), machine, machine.partition(".")[0], f"{machine}.local"}
+        self._names = own | self._proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -52,7 +53,7 @@ class Gatekeeper:
             return "the Host header names another machine; `serve --name NAME` allows a name"
         if origin is None or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
             return None
-        if _name_in(origin) in self._further:  # a proxy may have put its own address in place of the Host header
+        if _name_in(origin) in self._proxies:  # one may have put its own address in place of the Host header
             return None
         return "asked by a page of another site"
 

@@ -92,7 +92,7 @@ NAME = "color.example"  # of a proxy in front of the server
 def running(colorizer: Colorizer, limits: Limits) -> Iterator[Served]:
     """A server on a free port, until the end of the context."""
     with listen("127.0.0.1", 0) as listening:
-        server = make_server(make_app(colorizer, "of the tests", limits, [NAME]))
+        server = make_server(make_app(colorizer, "of the tests", limits, "127.0.0.1", [NAME]))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
